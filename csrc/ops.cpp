@@ -1,0 +1,47 @@
+// Every operator of torch_manual_conv, as torch.ops.tmc.<name>: the one-page map of the C++ side.
+//
+// An op is named after what it returns. Tensors are [N, C, H, W]; pairs are (height, width). The kernels stand in
+// cpu/<stem>.cpp and cuda/<stem>.cpp, what they compute and every check in <stem>.h, derivatives in Python.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(tmc, m) {
+  // conv2d: one bilinear form in three maps. padding: (height, width) or (top, bottom, left, right).
+  m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[] padding, SymInt[2] dilation,"
+        " SymInt groups) -> Tensor");
+  m.def("conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride,"
+        " SymInt[] padding, SymInt[2] dilation, SymInt groups) -> Tensor");
+  m.def("conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, SymInt[2] stride,"
+        " SymInt[] padding, SymInt[2] dilation, SymInt groups) -> Tensor");
+  m.def("conv2d_grad_bias(Tensor grad_output) -> Tensor");
+
+  // sigmoid: elementwise, any shape.
+  m.def("sigmoid(Tensor input) -> Tensor");
+  m.def("sigmoid_grad_input(Tensor grad_output, Tensor output) -> Tensor");
+
+  // max_pool2d: `winners` holds each maximum's offset in its window, uint8 up to 256 taps, else int32.
+  m.def("max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation,"
+        " bool ceil_mode) -> (Tensor output, Tensor winners)");
+  m.def("max_pool2d_grad_input(Tensor grad_output, Tensor winners, SymInt[2] input_size, SymInt[2] kernel_size,"
+        " SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, bool ceil_mode) -> Tensor");
+  m.def("max_pool2d_select(Tensor input, Tensor winners, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding,"
+        " SymInt[2] dilation, bool ceil_mode) -> Tensor");
+  m.def("max_pool2d_indices(Tensor winners, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride,"
+        " SymInt[2] padding, SymInt[2] dilation, bool ceil_mode) -> Tensor");
+
+  // avg_pool2d: sum pooling is divisor_override=1.
+  m.def("avg_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, bool ceil_mode,"
+        " bool count_include_pad, SymInt? divisor_override) -> Tensor");
+  m.def("avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride,"
+        " SymInt[2] padding, bool ceil_mode, bool count_include_pad, SymInt? divisor_override) -> Tensor");
+
+  // adaptive pooling: the same maps over windows that tile the input.
+  m.def("adaptive_max_pool2d(Tensor input, SymInt[2] output_size) -> (Tensor output, Tensor winners)");
+  m.def("adaptive_max_pool2d_grad_input(Tensor grad_output, Tensor winners, SymInt[2] input_size) -> Tensor");
+  m.def("adaptive_max_pool2d_select(Tensor input, Tensor winners) -> Tensor");
+  m.def("adaptive_max_pool2d_indices(Tensor winners, SymInt[2] input_size) -> Tensor");
+  m.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size) -> Tensor");
+  m.def("adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size) -> Tensor");
+
+  // Which instruction set the CPU kernels use: base, avx2 or avx512 (forced by TMC_CPU_ISA).
+  m.def("cpu_isa() -> str");
+}
