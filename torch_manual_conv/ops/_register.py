@@ -1,0 +1,180 @@
+"""What every operator needs once: its two doors, argument normalisation, autocast, batching and layout rules.
+
+An operator has **two doors** to one hand-written gradient. In eager mode its `autograd.Function` is applied: that
+gives jvp, vmap and second derivatives. Under `torch.compile` and `torch.export` the registered op is called, whose
+gradient (`register_autograd`) is the same two static methods of the same class. Either door alone is silently wrong
+somewhere: the op has no forward-mode derivative in eager mode, and Dynamo refuses a Function with a jvp.
+"""
+
+import operator
+
+import torch
+from torch.autograd import forward_ad
+
+
+def two_doors(name, function, fake, vmap):
+    """Registers torch.ops.tmc.<name>'s fake, gradient and batching rule; returns the callable that picks the door.
+
+    All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
+    """
+    op = getattr(torch.ops.tmc, name).default
+    torch.library.register_fake(f"tmc::{name}", fake)
+    torch.library.register_vmap(f"tmc::{name}", vmap)
+    torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
+
+    def call(*args):
+        return op(*args) if torch.compiler.is_compiling() else function.apply(*args)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def in_forward_ad():
+    """Whether a forward-mode derivative is being taken (dual numbers, torch.func.jvp, hessian)."""
+    return forward_ad._current_level >= 0
+
+
+def in_compiled_forward_ad():
+    """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
+    registered ops have no rule (torch would silently return a zero tangent)."""
+    return torch.compiler.is_compiling() and in_forward_ad()
+
+
+def save(ctx, *tensors):
+    """Keeps tensors for backward, and for the forward-mode derivative only while one is being taken."""
+    ctx.save_for_backward(*tensors)
+    if in_forward_ad():
+        ctx.save_for_forward(*tensors)
+
+
+def check_tensor(op, name, value):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def check_rank(op, name, value, *ranks):
+    check_tensor(op, name, value)
+    if value.dim() not in ranks:
+        wanted = " or ".join(map(str, ranks))
+        raise RuntimeError(f"{op}: {name} must have {wanted} dimensions, got shape {list(value.shape)}")
+
+
+def batched(op, input, call, spatial=2):
+    """call(input) for an input [N, C, ...] or, without its batch dimension, [C, ...]; results follow."""
+    check_rank(op, "input", input, spatial + 1, spatial + 2)
+    if input.dim() == spatial + 2:
+        return call(input)
+    output = call(input.unsqueeze(0))
+    return tuple(o.squeeze(0) for o in output) if isinstance(output, tuple) else output.squeeze(0)
+
+
+def is_int(value):
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def integers(op, name, value, length):
+    """An int, or a sequence of one or `length` ints, as a list of `length`."""
+    values = list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
+    if len(values) == 1:
+        values = values * length
+    if len(values) != length:
+        raise RuntimeError(f"{op}: {name} must be an int or a sequence of {length} ints, got {value!r}")
+    try:
+        return [v if is_int(v) else operator.index(v) for v in values]
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int or a sequence of {length} ints, got {value!r}") from None
+
+
+def integer(op, name, value):
+    return integers(op, name, value, 1)[0]
+
+
+def autocast(*tensors):
+    """The tensors as autocast wants a convolution's operands: in its dtype, float64 excepted."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    )
+
+
+# ---- Fakes: shape, dtype, device and strides of a result, for tracing.
+
+
+def check_fake(op, *named):
+    """What tracing can check cheaply: (name, tensor, rank) triples on one device. The kernels check everything."""
+    first_name, first, _ = named[0]
+    for name, tensor, rank in named:
+        if tensor.dim() != rank:
+            raise RuntimeError(f"{op}: {name} must have {rank} dimensions, got shape {list(tensor.shape)}")
+        if tensor.device != first.device:
+            raise RuntimeError(
+                f"{op}: {name} must be on the device of {first_name} ({first.device}), got {tensor.device}"
+            )
+
+
+def check_fake_floating(op, name, tensor):
+    if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise RuntimeError(f"{op}: {name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+
+
+def is_channels_last(tensor):
+    """torch's suggest_memory_format: do the strides order the data as N, H, W, C? (csrc/tensor.cpp's twin)"""
+    if tensor.dim() != 4 or tensor.stride(1) == 0:
+        return False
+    least = 0
+    for axis in (1, 3, 2, 0):  # innermost to outermost
+        if tensor.size(axis) == 0 or tensor.stride(axis) < least:
+            return False
+        if axis == 0 and least == tensor.stride(1):
+            return False
+        least = tensor.stride(axis)
+        if tensor.size(axis) > 1:
+            least = least * tensor.size(axis)
+    return True
+
+
+def empty_nchw(like, sizes, channels_last, dtype=None):
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(sizes, dtype=dtype or like.dtype, device=like.device, memory_format=form)
+
+
+# ---- Batching rules (vmap): a batch of B problems becomes one larger problem.
+
+
+def fold_into_batch(info, tensor, dim):
+    """[N, ...] with B hidden at `dim` (None: the same for all) -> [B * N, ...]."""
+    moved = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return moved.flatten(0, 1)
+
+
+def unfold_batch(info, tensor):
+    return tensor.unflatten(0, (info.batch_size, -1)) if tensor.size(0) else tensor.new_empty(
+        (info.batch_size, 0, *tensor.shape[1:])
+    )
+
+
+def fold_into_channels(info, tensor, dim, axis):
+    """The same for the channel dimension `axis`: [.., C, ..] -> [.., B * C, ..], the batch outermost."""
+    moved = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], info.batch_size, *tensor.shape[axis:]) if (
+        dim is None
+    ) else tensor.movedim(dim, axis)
+    return moved.flatten(axis, axis + 1)
+
+
+def samplewise_vmap(op):
+    """The rule of an op that treats the samples of all its tensors alike: fold B into N."""
+
+    def rule(info, in_dims, *args):
+        folded = [
+            fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a for a, d in zip(args, in_dims, strict=True)
+        ]
+        output = op(*folded)
+        if isinstance(output, tuple):
+            return tuple(unfold_batch(info, o) for o in output), (0,) * len(output)
+        return unfold_batch(info, output), 0
+
+    return rule

@@ -1,0 +1,275 @@
+"""Adaptive max and average pooling: the maps of pool2d.py over windows that tile the input (eq. 6-10).
+
+Output i of an axis sees the input from floor(i * in / out) up to ceil((i + 1) * in / out).
+"""
+
+import torch
+
+from ._register import (
+    batched,
+    check_fake,
+    check_fake_floating,
+    empty_nchw,
+    in_compiled_forward_ad,
+    integer,
+    is_channels_last,
+    samplewise_vmap,
+    two_doors,
+)
+from .pool2d import save_winners, winners_dtype
+
+_ops = torch.ops.tmc
+
+
+class AdaptiveMaxPool2dFunction(torch.autograd.Function):
+    """(output, winners). Saves: winners."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, output_size):
+        return _ops.adaptive_max_pool2d.default(input, output_size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.input_size = inputs[0].shape[2:]
+        save_winners(ctx, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, grad_output, _):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_grad_input(grad_output, winners, ctx.input_size), None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, _):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_select(input_tangent, winners), None
+
+
+class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
+    """Each grad_output goes to its window's winner (eq. 8)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, winners, input_size):
+        return _ops.adaptive_max_pool2d_grad_input.default(grad_output, winners, input_size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, winners, ctx.input_size = inputs
+        save_winners(ctx, winners)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_select(grad, winners), None, None
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, *_):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_grad_input(grad_output_tangent, winners, ctx.input_size)
+
+
+class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
+    """Each output takes the input at its window's winner (eq. 10)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, winners):
+        return _ops.adaptive_max_pool2d_select.default(input, winners)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, winners = inputs
+        ctx.input_size = input.shape[2:]
+        save_winners(ctx, winners)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_grad_input(grad_output, winners, ctx.input_size), None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, _):
+        (winners,) = ctx.saved_tensors
+        return adaptive_max_pool2d_select(input_tangent, winners)
+
+
+class AdaptiveAvgPool2dFunction(torch.autograd.Function):
+    """Window means (eq. 7). Saves: nothing but sizes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, output_size):
+        return _ops.adaptive_avg_pool2d.default(input, output_size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, ctx.output_size = inputs
+        ctx.input_size = input.shape[2:]
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return adaptive_avg_pool2d_grad_input(grad_output, ctx.input_size), None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, _):
+        return adaptive_avg_pool2d_op(input_tangent, ctx.output_size)
+
+
+class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
+    """Each grad_output, over its window's size, goes to every position of its window (eq. 9)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, input_size):
+        return _ops.adaptive_avg_pool2d_grad_input.default(grad_output, input_size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_output, ctx.input_size = inputs
+        ctx.output_size = grad_output.shape[2:]
+
+    @staticmethod
+    def backward(ctx, grad):
+        return adaptive_avg_pool2d_op(grad, ctx.output_size), None
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, _):
+        return adaptive_avg_pool2d_grad_input(grad_output_tangent, ctx.input_size)
+
+
+# ---- Shapes for tracing.
+
+
+def _largest_window(size, out):
+    """csrc/pool2d.cpp: adaptive_axis."""
+    if out == 0:
+        return 1
+    return min(size, -(-size // out) + (1 if size % out != 0 else 0))
+
+
+def _check_adaptive(op, input, output_size):
+    check_fake(op, ("input", input, 4))
+    check_fake_floating(op, "input", input)
+    if any(extent < 0 for extent in output_size):
+        raise RuntimeError(f"{op}: output_size must be >= 0, got {list(output_size)}")
+
+
+def _adaptive_max_pool2d_fake(input, output_size):
+    _check_adaptive("adaptive_max_pool2d", input, output_size)
+    shape, channels_last = (*input.shape[:2], *output_size), is_channels_last(input)
+    taps = _largest_window(input.size(2), output_size[0]) * _largest_window(input.size(3), output_size[1])
+    return empty_nchw(input, shape, channels_last), empty_nchw(input, shape, channels_last, winners_dtype(taps))
+
+
+def _adaptive_max_pool2d_grad_input_fake(grad_output, winners, input_size):
+    check_fake("adaptive_max_pool2d_grad_input", ("grad_output", grad_output, 4), ("winners", winners, 4))
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+
+
+def _adaptive_max_pool2d_select_fake(input, winners):
+    check_fake("adaptive_max_pool2d_select", ("input", input, 4), ("winners", winners, 4))
+    return empty_nchw(input, winners.shape, is_channels_last(input))
+
+
+def _adaptive_max_pool2d_indices_fake(winners, input_size):
+    check_fake("adaptive_max_pool2d_indices", ("winners", winners, 4))
+    return empty_nchw(winners, winners.shape, is_channels_last(winners), torch.int64)
+
+
+def _adaptive_avg_pool2d_fake(input, output_size):
+    _check_adaptive("adaptive_avg_pool2d", input, output_size)
+    return empty_nchw(input, (*input.shape[:2], *output_size), is_channels_last(input))
+
+
+def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size):
+    check_fake("adaptive_avg_pool2d_grad_input", ("grad_output", grad_output, 4))
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+
+
+def _two_doors(name, function, fake):
+    return two_doors(name, function, fake, samplewise_vmap(getattr(_ops, name)))
+
+
+adaptive_max_pool2d_op = _two_doors("adaptive_max_pool2d", AdaptiveMaxPool2dFunction, _adaptive_max_pool2d_fake)
+adaptive_max_pool2d_grad_input = _two_doors(
+    "adaptive_max_pool2d_grad_input", AdaptiveMaxPool2dGradInputFunction, _adaptive_max_pool2d_grad_input_fake
+)
+adaptive_max_pool2d_select = _two_doors(
+    "adaptive_max_pool2d_select", AdaptiveMaxPool2dSelectFunction, _adaptive_max_pool2d_select_fake
+)
+adaptive_avg_pool2d_op = _two_doors("adaptive_avg_pool2d", AdaptiveAvgPool2dFunction, _adaptive_avg_pool2d_fake)
+adaptive_avg_pool2d_grad_input = _two_doors(
+    "adaptive_avg_pool2d_grad_input", AdaptiveAvgPool2dGradInputFunction, _adaptive_avg_pool2d_grad_input_fake
+)
+# Integers to integers: nothing to differentiate.
+torch.library.register_fake("tmc::adaptive_max_pool2d_indices", _adaptive_max_pool2d_indices_fake)
+torch.library.register_vmap("tmc::adaptive_max_pool2d_indices", samplewise_vmap(_ops.adaptive_max_pool2d_indices))
+
+
+# ---- The public functions.
+
+
+def _output_size(op, output_size, input):
+    """(P, Q) from an int or a pair in which None keeps the input's extent."""
+    sizes = list(output_size) if isinstance(output_size, (tuple, list, torch.Size)) else [output_size] * 2
+    if len(sizes) != 2:
+        raise RuntimeError(f"{op}: output_size must be an int or (height, width), got {output_size!r}")
+    return [
+        extent if size is None else integer(op, "output_size", size)
+        for size, extent in zip(sizes, input.shape[-2:], strict=True)
+    ]
+
+
+def adaptive_max_pool2d(input, output_size, return_indices=False):
+    """The largest value of each window, the windows chosen so that the output has the wanted size.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        output_size: int or (height, width); None keeps the input's extent.
+        return_indices: also return where each maximum was found.
+    Returns:
+        [N, C, *output_size]; with return_indices a pair of it and the int64 positions h * W + w.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.adaptive_max_pool2d(input, output_size, return_indices).
+    Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
+    """
+    op = "adaptive_max_pool2d"
+    if in_compiled_forward_ad():
+        return torch.nn.functional.adaptive_max_pool2d(input, output_size, return_indices)
+
+    def pool(input):
+        output, winners = adaptive_max_pool2d_op(input, _output_size(op, output_size, input))
+        if not return_indices:
+            return output
+        return output, _ops.adaptive_max_pool2d_indices(winners, input.shape[2:])
+
+    return batched(op, input, pool)
+
+
+def adaptive_avg_pool2d(input, output_size):
+    """The mean of each window, the windows chosen so that the output has the wanted size.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        output_size: int or (height, width); None keeps the input's extent.
+    Returns:
+        [N, C, *output_size].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.adaptive_avg_pool2d(input, output_size).
+    Saves for backward: sizes only, no tensor.
+    """
+    op = "adaptive_avg_pool2d"
+    if in_compiled_forward_ad():
+        return torch.nn.functional.adaptive_avg_pool2d(input, output_size)
+    return batched(op, input, lambda input: adaptive_avg_pool2d_op(input, _output_size(op, output_size, input)))

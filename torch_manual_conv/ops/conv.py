@@ -1,0 +1,213 @@
+"""The public convolutions: conv2d itself, and conv1d, conv3d, conv_transpose2d as views of its three maps (eq. 18-20)."""
+
+import torch
+
+from ._register import autocast, batched, check_rank, check_tensor, in_compiled_forward_ad, integer, integers
+from .conv2d import conv2d_grad_input, conv2d_op
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Two-dimensional convolution (cross-correlation) of an image batch with a bank of filters.
+
+    Args:
+        input: [N, C, H, W], or [C, H, W] without a batch.
+        weight: [K, C / groups, R, S], same dtype and device.
+        bias: [K] or None.
+        stride: step between output positions; int or (height, width).
+        padding: zeros added around the input: int, (height, width), 'valid' (none) or 'same' (the output has the
+            input's size; stride must be 1).
+        dilation: distance between the taps of a filter; int or (height, width).
+        groups: number of blocks of channels that do not see each other.
+    Returns:
+        [N, K, P, Q] with P = floor((H + 2 * padding - dilation * (R - 1) - 1) / stride) + 1, Q likewise;
+        channels_last if input or weight is.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: input if weight needs a gradient, weight if input does.
+    """
+    check_rank("conv2d", "weight", weight, 4)
+    geometry = _geometry("conv2d", weight, stride, padding, dilation, groups)
+    return _convolve("conv2d", input, weight, bias, geometry, torch.nn.functional.conv2d)
+
+
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """One-dimensional convolution: conv2d of images that are one row high.
+
+    Args:
+        input: [N, C, L] or [C, L]. weight: [K, C / groups, S]. bias: [K] or None.
+        stride, padding, dilation: int or (int,); padding may be 'valid' or 'same'. groups: as in conv2d.
+    Returns:
+        [N, K, Q].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv1d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: as conv2d.
+    """
+    check_rank("conv1d", "weight", weight, 3)
+    check_rank("conv1d", "input", input, 2, 3)
+    (stride,), padding, (dilation,), groups = _geometry("conv1d", weight, stride, padding, dilation, groups)
+    padding = [0, 0, *padding] if len(padding) == 2 else [0, *padding]
+    geometry = [1, stride], padding, [1, dilation], groups
+    rows = _convolve("conv1d", input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
+    return rows.squeeze(-2)
+
+
+def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Three-dimensional convolution, as one conv2d whose channels are (channel, depth tap).
+
+    Each output depth sees T input depths; they are laid side by side as channels, which takes T times the input's
+    memory. Correct with every gradient; a kernel of its own may replace it.
+
+    Args:
+        input: [N, C, D, H, W] or [C, D, H, W]. weight: [K, C / groups, T, R, S]. bias: [K] or None.
+        stride, padding, dilation: int or (depth, height, width); padding may be 'valid' or 'same'.
+    Returns:
+        [N, K, O, P, Q].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv3d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: the laid-out input and the weight, as conv2d.
+    """
+    op = "conv3d"
+    check_rank(op, "weight", weight, 5)
+    stride, padding, dilation, groups = _geometry(op, weight, stride, padding, dilation, groups)
+    before, after = (padding[0], padding[1]) if len(padding) == 6 else (padding[0], padding[0])
+    plane_padding = padding[2:] if len(padding) == 6 else padding[1:]
+    taps = weight.size(2)
+
+    def volume(input):
+        if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+            raise RuntimeError(
+                f"{op}: stride and dilation must be >= 1 and padding >= 0, "
+                f"got stride={stride}, padding={padding}, dilation={dilation}"
+            )
+        padded = torch.nn.functional.pad(input, (0, 0, 0, 0, before, after))
+        n, c, depth, h, w = padded.shape
+        reach = dilation[0] * (taps - 1) + 1
+        if depth < reach:
+            raise RuntimeError(
+                f"{op}: kernel_size must not exceed the padded input along depth: "
+                f"dilation * (kernel_size - 1) + 1 = {reach}, padded input size is {depth}"
+            )
+        out = (depth - reach) // stride[0] + 1
+        # [N, C, O, H, W, T]: the T depths that each output depth sees.
+        windows = padded.unfold(2, reach, stride[0])[..., :: dilation[0]]
+        planes = windows.permute(0, 2, 1, 5, 3, 4).reshape(n * out, c * taps, h, w)
+        geometry = stride[1:], plane_padding, dilation[1:], groups
+        result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry, torch.nn.functional.conv2d)
+        return result.reshape(n, out, *result.shape[1:]).transpose(1, 2)
+
+    return batched(op, input, volume, spatial=3)
+
+
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Transposed convolution: exactly conv2d's gradient with respect to its input.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W]; what conv2d would call grad_output.
+        weight: [C, K / groups, R, S]. bias: [K] or None.
+        stride, padding, dilation: of the convolution that this transposes; int or (height, width).
+        output_padding: rows and columns added at the end, smaller than stride or dilation.
+        groups: number of blocks of channels that do not see each other.
+    Returns:
+        [N, K, P, Q] with P = (H - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1, Q likewise.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups,
+        dilation).
+    Saves for backward: input if weight needs a gradient, weight if input does.
+    """
+    op = "conv_transpose2d"
+    check_rank(op, "weight", weight, 4)
+    stride, padding = integers(op, "stride", stride, 2), integers(op, "padding", padding, 2)
+    dilation, extra = integers(op, "dilation", dilation, 2), integers(op, "output_padding", output_padding, 2)
+    groups = integer(op, "groups", groups)
+    check_rank(op, "input", input, 3, 4)
+    _check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups)
+    if in_compiled_forward_ad():
+        return torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, extra, groups, dilation)
+    input, weight, bias = autocast(input, weight, bias)
+
+    def transpose(input):
+        # Output padding beyond stride - 1 (dilation may allow it) reaches rows that no tap touches: zeros.
+        touched = [min(e, s - 1) for e, s in zip(extra, stride, strict=True)]
+        size = [
+            (i - 1) * s - 2 * p + d * (k - 1) + e + 1
+            for i, s, p, d, k, e in zip(
+                input.shape[2:], stride, padding, dilation, weight.shape[2:], touched, strict=True
+            )
+        ]
+        untouched = [e - t for e, t in zip(extra, touched, strict=True)]
+        if min(size) + min(untouched) < 1:
+            raise RuntimeError(f"{op}: padding must leave at least one output position, got output size {size}")
+        output = conv2d_grad_input(input, weight, size, stride, padding, dilation, groups)
+        if any(untouched):
+            output = torch.nn.functional.pad(output, (0, untouched[1], 0, untouched[0]))
+        return output if bias is None else output + bias.view(-1, 1, 1)
+
+    return batched(op, input, transpose)
+
+
+def _geometry(op, weight, stride, padding, dilation, groups):
+    """(stride, padding, dilation, groups) as lists of one int for each spatial axis.
+
+    padding 'same' that cannot be split evenly becomes a list of (before, after) pairs, torch's: the odd one after.
+    """
+    axes = weight.dim() - 2
+    stride, dilation = integers(op, "stride", stride, axes), integers(op, "dilation", dilation, axes)
+    groups = integer(op, "groups", groups)
+    if not isinstance(padding, str):
+        return stride, integers(op, "padding", padding, axes), dilation, groups
+    if padding == "valid":
+        return stride, [0] * axes, dilation, groups
+    if padding != "same":
+        raise RuntimeError(f"{op}: padding must be an int, ints, 'valid' or 'same', got {padding!r}")
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f"{op}: padding='same' needs stride 1, got stride {stride}")
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return stride, [total // 2 for total in totals], dilation, groups
+    return stride, [pad for total in totals for pad in (total // 2, total - total // 2)], dilation, groups
+
+
+def _convolve(op, input, weight, bias, geometry, torch_twin):
+    check_tensor(op, "input", input)
+    if bias is not None:
+        check_tensor(op, "bias", bias)
+    if in_compiled_forward_ad():
+        stride, padding, dilation, groups = geometry
+        if len(padding) == 4:
+            input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
+        return torch_twin(input, weight, bias, stride, padding, dilation, groups)
+    input, weight, bias = autocast(input, weight, bias)
+    return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry))
+
+
+def _check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups):
+    for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1),
+                              ("output_padding", extra, 0)):  # fmt: skip
+        if any(v < low for v in values):
+            raise RuntimeError(f"{op}: {name} must be >= {low}, got {values}")
+    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+        raise RuntimeError(
+            f"{op}: output_padding must be smaller than stride or dilation, "
+            f"got output_padding={extra}, stride={stride}, dilation={dilation}"
+        )
+    if groups < 1:
+        raise RuntimeError(f"{op}: groups must be >= 1, got {groups}")
+    if input.size(-3) != weight.size(0):
+        raise RuntimeError(
+            f"{op}: input must have weight.size(0) = {weight.size(0)} channels, "
+            f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
+        )
+    if bias is not None:
+        check_tensor(op, "bias", bias)
+        if list(bias.shape) != [weight.size(1) * groups]:
+            raise RuntimeError(
+                f"{op}: bias must have shape [{weight.size(1) * groups}], got {list(bias.shape)}"
+            )

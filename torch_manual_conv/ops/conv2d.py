@@ -1,0 +1,278 @@
+"""Convolution: one bilinear form in three maps, each of which is the derivative of the other two.
+
+    conv2d              output      = input * weight + bias           docs/derivations.md, eq. 1
+    conv2d_grad_weight  grad_weight = grad_output x input             eq. 3   (the lecture's A)
+    conv2d_grad_input   grad_input  = grad_output x weight            eq. 5   (the lecture's B and C)
+
+conv1d, conv3d and conv_transpose2d fall out of them: see conv.py.
+"""
+
+import torch
+
+from ._register import (
+    check_fake,
+    check_fake_floating,
+    empty_nchw,
+    fold_into_batch,
+    fold_into_channels,
+    in_forward_ad,
+    is_channels_last,
+    save,
+    two_doors,
+    unfold_batch,
+)
+
+_ops = torch.ops.tmc
+
+
+class Conv2dFunction(torch.autograd.Function):
+    """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, weight, bias, stride, padding, dilation, groups):
+        return _ops.conv2d.default(input, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, weight, _, *ctx.geometry = inputs
+        ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
+        save_operands(ctx, input, weight)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        input, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
+        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
+        grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
+        return grad_input, grad_weight, grad_bias, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
+        input, weight = ctx.saved_tensors
+        tangents = []
+        if input_tangent is not None:
+            tangents.append(conv2d_op(input_tangent, weight, None, *ctx.geometry))
+        if weight_tangent is not None:
+            tangents.append(conv2d_op(input, weight_tangent, None, *ctx.geometry))
+        if bias_tangent is not None:
+            shape = conv2d_output_size(input.shape[2:], weight.shape[2:], *ctx.geometry[:3])
+            tangents.append(bias_tangent.view(-1, 1, 1).expand(input.size(0), -1, *shape))
+        return sum(tangents[1:], tangents[0])
+
+
+class Conv2dGradInputFunction(torch.autograd.Function):
+    """grad_input from grad_output and weight; linear in both (eq. 14)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, weight, input_size, stride, padding, dilation, groups):
+        return _ops.conv2d_grad_input.default(grad_output, weight, input_size, stride, padding, dilation, groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_output, weight, ctx.input_size, *ctx.geometry = inputs
+        ctx.kernel_size = weight.shape[2:]
+        save_operands(ctx, grad_output, weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_output, weight = ctx.saved_tensors
+        for_output = conv2d_op(grad, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        for_weight = (
+            conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
+        )
+        return for_output, for_weight, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, weight_tangent, *_):
+        grad_output, weight = ctx.saved_tensors
+        return product_rule(
+            lambda g, w: conv2d_grad_input(g, w, ctx.input_size, *ctx.geometry),
+            (grad_output, grad_output_tangent),
+            (weight, weight_tangent),
+        )
+
+
+class Conv2dGradWeightFunction(torch.autograd.Function):
+    """grad_weight from grad_output and input; linear in both (eq. 14)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, input, kernel_size, stride, padding, dilation, groups):
+        return _ops.conv2d_grad_weight.default(grad_output, input, kernel_size, stride, padding, dilation, groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
+        ctx.input_size = input.shape[2:]
+        save_operands(ctx, grad_output, input)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_output, input = ctx.saved_tensors
+        for_output = conv2d_op(input, grad, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
+        for_input = (
+            conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
+        )
+        return for_output, for_input, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, input_tangent, *_):
+        grad_output, input = ctx.saved_tensors
+        return product_rule(
+            lambda g, x: conv2d_grad_weight(g, x, ctx.kernel_size, *ctx.geometry),
+            (grad_output, grad_output_tangent),
+            (input, input_tangent),
+        )
+
+
+class Conv2dGradBiasFunction(torch.autograd.Function):
+    """grad_bias[k] = sum of grad_output over samples and positions (eq. 4). Saves: nothing."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output):
+        return _ops.conv2d_grad_bias.default(grad_output)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.output_shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad.view(-1, 1, 1).expand(ctx.output_shape)
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent):
+        return conv2d_grad_bias(grad_output_tangent)
+
+
+def save_operands(ctx, left, right):
+    """Each operand of a bilinear map is needed only for the other one's gradient (both for a jvp)."""
+    keep_left, keep_right = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
+    if in_forward_ad():
+        keep_left = keep_right = True
+    save(ctx, left if keep_left else None, right if keep_right else None)
+
+
+def product_rule(bilinear, left, right):
+    """The tangent of bilinear(x, y): bilinear(dx, y) + bilinear(x, dy), for (value, tangent or None) pairs."""
+    (x, dx), (y, dy) = left, right
+    if dx is None:
+        return bilinear(x, dy)
+    return bilinear(dx, y) if dy is None else bilinear(dx, y) + bilinear(x, dy)
+
+
+# ---- Shapes for tracing.
+
+
+def conv2d_output_size(input_size, kernel_size, stride, padding, dilation):
+    """(P, Q): floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1 along each axis (eq. 2)."""
+    pads = (padding[0] + padding[1], padding[2] + padding[3]) if len(padding) == 4 else (2 * padding[0], 2 * padding[1])
+    return tuple(
+        (size + pad - d * (k - 1) - 1) // s + 1
+        for size, pad, k, s, d in zip(input_size, pads, kernel_size, stride, dilation, strict=True)
+    )
+
+
+def _check_geometry(op, stride, padding, dilation, groups):
+    for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if any(v < low for v in values):
+            raise RuntimeError(f"{op}: {name} must be >= {low}, got {list(values)}")
+    if groups < 1:
+        raise RuntimeError(f"{op}: groups must be >= 1, got {groups}")
+
+
+def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups):
+    check_fake("conv2d", ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
+    check_fake_floating("conv2d", "input", input)
+    _check_geometry("conv2d", stride, padding, dilation, groups)
+    if input.size(1) != groups * weight.size(1):
+        raise RuntimeError(
+            f"conv2d: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
+            f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
+        )
+    size = conv2d_output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    if any(extent < 1 for extent in size):
+        raise RuntimeError(
+            f"conv2d: kernel_size must not exceed the padded input, got input shape {list(input.shape)} "
+            f"and weight shape {list(weight.shape)}"
+        )
+    shape = (input.size(0), weight.size(0), *size)
+    return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight))
+
+
+def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, dilation, groups):
+    check_fake("conv2d_grad_input", ("grad_output", grad_output, 4), ("weight", weight, 4))
+    _check_geometry("conv2d_grad_input", stride, padding, dilation, groups)
+    shape = (grad_output.size(0), weight.size(1) * groups, *input_size)
+    return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
+
+
+def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, dilation, groups):
+    check_fake("conv2d_grad_weight", ("grad_output", grad_output, 4), ("input", input, 4))
+    _check_geometry("conv2d_grad_weight", stride, padding, dilation, groups)
+    return empty_nchw(input, (grad_output.size(1), input.size(1) // groups, *kernel_size), channels_last=False)
+
+
+def _conv2d_grad_bias_fake(grad_output):
+    check_fake("conv2d_grad_bias", ("grad_output", grad_output, 4))
+    return grad_output.new_empty((grad_output.size(1),))
+
+
+# ---- Batching rules: a batch of weights becomes groups, a batch of inputs only becomes samples (eq. 16).
+
+
+def _conv2d_vmap(info, in_dims, input, weight, bias, stride, padding, dilation, groups):
+    input_dim, weight_dim, bias_dim = in_dims[:3]
+    if weight_dim is None and bias_dim is None:
+        output = _ops.conv2d(fold_into_batch(info, input, input_dim), weight, bias, stride, padding, dilation, groups)
+        return unfold_batch(info, output), 0
+    output = _ops.conv2d(
+        fold_into_channels(info, input, input_dim, 1),
+        fold_into_channels(info, weight, weight_dim, 0),
+        None if bias is None else fold_into_channels(info, bias, bias_dim, 0),
+        stride, padding, dilation, groups * info.batch_size,
+    )  # fmt: skip
+    return output.unflatten(1, (info.batch_size, -1)), 1
+
+
+def _conv2d_grad_input_vmap(info, in_dims, grad_output, weight, input_size, stride, padding, dilation, groups):
+    output_dim, weight_dim = in_dims[:2]
+    geometry = stride, padding, dilation
+    if weight_dim is None:
+        grad_output = fold_into_batch(info, grad_output, output_dim)
+        return unfold_batch(info, _ops.conv2d_grad_input(grad_output, weight, input_size, *geometry, groups)), 0
+    grad_output = fold_into_channels(info, grad_output, output_dim, 1)
+    weight = fold_into_channels(info, weight, weight_dim, 0)
+    grad_input = _ops.conv2d_grad_input(grad_output, weight, input_size, *geometry, groups * info.batch_size)
+    return grad_input.unflatten(1, (info.batch_size, -1)), 1
+
+
+def _conv2d_grad_weight_vmap(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups):
+    grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
+    input = fold_into_channels(info, input, in_dims[1], 1)
+    groups = groups * info.batch_size
+    grad_weight = _ops.conv2d_grad_weight(grad_output, input, kernel_size, stride, padding, dilation, groups)
+    return grad_weight.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _conv2d_grad_bias_vmap(info, in_dims, grad_output):
+    grad_bias = _ops.conv2d_grad_bias(fold_into_channels(info, grad_output, in_dims[0], 1))
+    return grad_bias.unflatten(0, (info.batch_size, -1)), 0
+
+
+conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _conv2d_vmap)
+conv2d_grad_input = two_doors(
+    "conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _conv2d_grad_input_vmap
+)
+conv2d_grad_weight = two_doors(
+    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _conv2d_grad_weight_vmap
+)
+conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, _conv2d_grad_bias_vmap)

@@ -1,0 +1,332 @@
+"""Max, average and sum pooling over sliding windows (docs/derivations.md, eq. 6-10).
+
+Every gradient here is a linear map, and each map's own gradient is its transpose:
+    max:      max_pool2d_grad_input  <->  max_pool2d_select     (the winners are constants)
+    average:  avg_pool2d             <->  avg_pool2d_grad_input
+"""
+
+import torch
+
+from ._register import (
+    batched,
+    check_fake,
+    check_fake_floating,
+    empty_nchw,
+    in_compiled_forward_ad,
+    integer,
+    integers,
+    is_channels_last,
+    samplewise_vmap,
+    two_doors,
+)
+
+_ops = torch.ops.tmc
+
+
+class MaxPool2dFunction(torch.autograd.Function):
+    """(output, winners). Saves: winners, one byte per output for windows of up to 256 taps; never the input."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, *window):
+        return _ops.max_pool2d.default(input, *window)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, *ctx.window = inputs
+        ctx.input_size = input.shape[2:]
+        save_winners(ctx, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, grad_output, _):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_grad_input(grad_output, winners, ctx.input_size, *ctx.window), *[None] * len(ctx.window)
+
+    @staticmethod
+    def jvp(ctx, input_tangent, *_):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_select(input_tangent, winners, *ctx.window), None
+
+
+class MaxPool2dGradInputFunction(torch.autograd.Function):
+    """Each grad_output goes to its window's winner (eq. 8)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, winners, input_size, *window):
+        return _ops.max_pool2d_grad_input.default(grad_output, winners, input_size, *window)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, winners, ctx.input_size, *ctx.window = inputs
+        save_winners(ctx, winners)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_select(grad, winners, *ctx.window), None, None, *[None] * len(ctx.window)
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, *_):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_grad_input(grad_output_tangent, winners, ctx.input_size, *ctx.window)
+
+
+class MaxPool2dSelectFunction(torch.autograd.Function):
+    """Each output takes the input at its window's winner (eq. 10), the transpose of eq. 8."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, winners, *window):
+        return _ops.max_pool2d_select.default(input, winners, *window)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, winners, *ctx.window = inputs
+        ctx.input_size = input.shape[2:]
+        save_winners(ctx, winners)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_grad_input(grad_output, winners, ctx.input_size, *ctx.window), None, *[None] * len(ctx.window)
+
+    @staticmethod
+    def jvp(ctx, input_tangent, *_):
+        (winners,) = ctx.saved_tensors
+        return max_pool2d_select(input_tangent, winners, *ctx.window)
+
+
+class AvgPool2dFunction(torch.autograd.Function):
+    """Window sums over their divisors (eq. 7). Saves: nothing but sizes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, *window):
+        return _ops.avg_pool2d.default(input, *window)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, *ctx.window = inputs
+        ctx.input_size = input.shape[2:]
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return avg_pool2d_grad_input(grad_output, ctx.input_size, *ctx.window), *[None] * len(ctx.window)
+
+    @staticmethod
+    def jvp(ctx, input_tangent, *_):
+        return avg_pool2d_op(input_tangent, *ctx.window)
+
+
+class AvgPool2dGradInputFunction(torch.autograd.Function):
+    """Each grad_output, over its divisor, goes to every position of its window (eq. 9)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, input_size, *window):
+        return _ops.avg_pool2d_grad_input.default(grad_output, input_size, *window)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.input_size, *ctx.window = inputs
+
+    @staticmethod
+    def backward(ctx, grad):
+        return avg_pool2d_op(grad, *ctx.window), None, *[None] * len(ctx.window)
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, *_):
+        return avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, *ctx.window)
+
+
+def save_winners(ctx, winners):
+    ctx.save_for_backward(winners)
+    ctx.save_for_forward(winners)
+
+
+# ---- Shapes for tracing.
+
+MAX_BYTE_TAPS = 256  # csrc/pool2d.h: kMaxByteTaps
+
+
+def winners_dtype(taps):
+    return torch.uint8 if taps <= MAX_BYTE_TAPS else torch.int32
+
+
+def pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+    """(P, Q), with torch's ceil_mode: the last window must start inside the input or its leading padding."""
+    out = []
+    for size, k, s, pad, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True):
+        if k < 1 or s < 1 or d < 1 or pad < 0 or pad > k // 2:
+            raise RuntimeError(
+                f"{op}: kernel_size, stride and dilation must be >= 1 and padding between 0 and kernel_size / 2, "
+                f"got kernel_size={list(kernel_size)}, stride={list(stride)}, padding={list(padding)}, "
+                f"dilation={list(dilation)}"
+            )
+        extent = (size + 2 * pad - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (extent - 1) * s >= size + pad:
+            extent = extent - 1
+        if extent < 1:
+            raise RuntimeError(
+                f"{op}: kernel_size must not exceed the padded input, got kernel_size={list(kernel_size)} "
+                f"and input size {list(input_size)}"
+            )
+        out.append(extent)
+    return out
+
+
+def _max_pool2d_fake(input, kernel_size, stride, padding, dilation, ceil_mode):
+    check_fake("max_pool2d", ("input", input, 4))
+    check_fake_floating("max_pool2d", "input", input)
+    size = pool2d_output_size("max_pool2d", input.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    shape = (*input.shape[:2], *size)
+    channels_last = is_channels_last(input)
+    dtype = winners_dtype(kernel_size[0] * kernel_size[1])
+    return empty_nchw(input, shape, channels_last), empty_nchw(input, shape, channels_last, dtype)
+
+
+def _max_pool2d_grad_input_fake(grad_output, winners, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+    check_fake("max_pool2d_grad_input", ("grad_output", grad_output, 4), ("winners", winners, 4))
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+
+
+def _max_pool2d_select_fake(input, winners, kernel_size, stride, padding, dilation, ceil_mode):
+    check_fake("max_pool2d_select", ("input", input, 4), ("winners", winners, 4))
+    return empty_nchw(input, winners.shape, is_channels_last(input))
+
+
+def _max_pool2d_indices_fake(winners, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+    check_fake("max_pool2d_indices", ("winners", winners, 4))
+    return empty_nchw(winners, winners.shape, is_channels_last(winners), torch.int64)
+
+
+def _avg_pool2d_fake(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    check_fake("avg_pool2d", ("input", input, 4))
+    check_fake_floating("avg_pool2d", "input", input)
+    size = pool2d_output_size("avg_pool2d", input.shape[2:], kernel_size, stride, padding, (1, 1), ceil_mode)
+    return empty_nchw(input, (*input.shape[:2], *size), is_channels_last(input))
+
+
+def _avg_pool2d_grad_input_fake(grad_output, input_size, *window):
+    check_fake("avg_pool2d_grad_input", ("grad_output", grad_output, 4))
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+
+
+max_pool2d_op = two_doors("max_pool2d", MaxPool2dFunction, _max_pool2d_fake, samplewise_vmap(_ops.max_pool2d))
+max_pool2d_grad_input = two_doors(
+    "max_pool2d_grad_input",
+    MaxPool2dGradInputFunction,
+    _max_pool2d_grad_input_fake,
+    samplewise_vmap(_ops.max_pool2d_grad_input),
+)
+max_pool2d_select = two_doors(
+    "max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap(_ops.max_pool2d_select)
+)
+avg_pool2d_op = two_doors("avg_pool2d", AvgPool2dFunction, _avg_pool2d_fake, samplewise_vmap(_ops.avg_pool2d))
+avg_pool2d_grad_input = two_doors(
+    "avg_pool2d_grad_input",
+    AvgPool2dGradInputFunction,
+    _avg_pool2d_grad_input_fake,
+    samplewise_vmap(_ops.avg_pool2d_grad_input),
+)
+# Integers to integers: nothing to differentiate.
+torch.library.register_fake("tmc::max_pool2d_indices", _max_pool2d_indices_fake)
+torch.library.register_vmap("tmc::max_pool2d_indices", samplewise_vmap(_ops.max_pool2d_indices))
+
+
+# ---- The public functions.
+
+
+def _windows(op, kernel_size, stride, padding, dilation=1):
+    kernel_size = integers(op, "kernel_size", kernel_size, 2)
+    omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
+    stride = kernel_size if omitted else integers(op, "stride", stride, 2)
+    return kernel_size, stride, integers(op, "padding", padding, 2), integers(op, "dilation", dilation, 2)
+
+
+def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """The largest value of each window, each channel alone.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        kernel_size: the window; int or (height, width).
+        stride: step between windows; None: kernel_size.
+        padding: positions of -inf added on each side, at most half of kernel_size.
+        dilation: distance between the positions of a window.
+        ceil_mode: round the number of windows up instead of down.
+        return_indices: also return where each maximum was found.
+    Returns:
+        [N, C, P, Q]; with return_indices a pair of it and the int64 positions h * W + w, of the same shape.
+        A NaN in a window wins; among equal values the first does.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode,
+        return_indices).
+    Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
+    """
+    window = *_windows("max_pool2d", kernel_size, stride, padding, dilation), bool(ceil_mode)
+    if in_compiled_forward_ad():
+        return torch.nn.functional.max_pool2d(input, *window, return_indices)
+
+    def pool(input):
+        output, winners = max_pool2d_op(input, *window)
+        if not return_indices:
+            return output
+        return output, _ops.max_pool2d_indices(winners, input.shape[2:], *window)
+
+    return batched("max_pool2d", input, pool)
+
+
+def avg_pool2d(
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    """The mean of each window, each channel alone.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        kernel_size: the window; int or (height, width).
+        stride: step between windows; None: kernel_size.
+        padding: zeros added on each side, at most half of kernel_size.
+        ceil_mode: round the number of windows up instead of down.
+        count_include_pad: whether the padding counts in the divisor.
+        divisor_override: divide by this instead.
+    Returns:
+        [N, C, P, Q].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.avg_pool2d with the same arguments.
+    Saves for backward: sizes only, no tensor.
+    """
+    op = "avg_pool2d"
+    kernel_size, stride, padding, _ = _windows(op, kernel_size, stride, padding)
+    divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
+    window = kernel_size, stride, padding, bool(ceil_mode), bool(count_include_pad), divisor
+    if in_compiled_forward_ad():
+        return torch.nn.functional.avg_pool2d(input, *window)
+    return batched(op, input, lambda input: avg_pool2d_op(input, *window))
+
+
+def sum_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """The sum of each window, each channel alone.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W].
+        kernel_size, stride, padding, ceil_mode: as in avg_pool2d.
+    Returns:
+        [N, C, P, Q].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override=1).
+    Saves for backward: sizes only, no tensor.
+    """
+    return avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override=1)

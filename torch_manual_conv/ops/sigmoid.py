@@ -1,0 +1,115 @@
+"""Sigmoid and its gradient (docs/derivations.md, eq. 11 and 12)."""
+
+import torch
+
+from ._register import check_fake_floating, check_tensor, in_compiled_forward_ad, save, two_doors
+
+_ops = torch.ops.tmc
+
+
+class SigmoidFunction(torch.autograd.Function):
+    """y = 1 / (1 + exp(-x)). Saves: y."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input):
+        return _ops.sigmoid.default(input)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        save(ctx, output)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (output,) = ctx.saved_tensors
+        return sigmoid_grad_input(grad_output, output)
+
+    @staticmethod
+    def jvp(ctx, input_tangent):
+        (output,) = ctx.saved_tensors
+        return sigmoid_grad_input(input_tangent, output)  # an elementwise derivative is its own transpose
+
+
+class SigmoidGradInputFunction(torch.autograd.Function):
+    """grad_input = grad_output * (1 - y) * y. Saves: grad_output, y. Its derivatives: eq. 13."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_output, output):
+        return _ops.sigmoid_grad_input.default(grad_output, output)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        save(ctx, *inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_output, output = ctx.saved_tensors
+        for_grad_output = sigmoid_grad_input(grad, output) if ctx.needs_input_grad[0] else None
+        for_output = grad * grad_output * (1 - 2 * output) if ctx.needs_input_grad[1] else None
+        return for_grad_output, for_output
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, output_tangent):
+        grad_output, output = ctx.saved_tensors
+        tangent = torch.zeros_like(output)
+        if grad_output_tangent is not None:
+            tangent = tangent + sigmoid_grad_input(grad_output_tangent, output)
+        if output_tangent is not None:
+            tangent = tangent + output_tangent * grad_output * (1 - 2 * output)
+        return tangent
+
+
+def _sigmoid_fake(input):
+    check_fake_floating("sigmoid", "input", input)
+    return torch.empty_like(input)
+
+
+def _sigmoid_grad_input_fake(grad_output, output):
+    check_fake_floating("sigmoid_grad_input", "output", output)
+    if grad_output.shape != output.shape:
+        raise RuntimeError(
+            f"sigmoid_grad_input: grad_output must have the shape of output {list(output.shape)}, "
+            f"got {list(grad_output.shape)}"
+        )
+    return torch.empty_like(output)
+
+
+def _elementwise_vmap(op):
+    """Any shape will do, so the batch simply stays in front."""
+
+    def rule(info, in_dims, *tensors):
+        moved = [
+            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip(tensors, in_dims, strict=True)
+        ]
+        return op(*moved), 0
+
+    return rule
+
+
+_sigmoid = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, _elementwise_vmap(_ops.sigmoid))
+sigmoid_grad_input = two_doors(
+    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, _elementwise_vmap(_ops.sigmoid_grad_input)
+)
+
+
+def sigmoid(input):
+    """The logistic function 1 / (1 + exp(-input)), elementwise.
+
+    Args:
+        input: any shape and strides; float64, float32, bfloat16 or float16.
+    Returns:
+        A tensor of the same shape, dtype and strides, with values in [0, 1].
+    Raises:
+        RuntimeError: for a dtype that is not one of the four.
+
+    Equivalent to: torch.sigmoid(input).
+    Saves for backward: the output.
+    """
+    check_tensor("sigmoid", "input", input)
+    if in_compiled_forward_ad():
+        return torch.sigmoid(input)
+    return _sigmoid(input)
