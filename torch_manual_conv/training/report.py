@@ -1,0 +1,121 @@
+"""What a run shows and writes: a progress bar on a terminal, plain lines in a pipe, and the files in its folder.
+
+config.yaml     every option          metrics.jsonl   one line for each epoch, and for the loss every few steps
+curves.png      loss and accuracy     last.pt, best.pt   written by the engine
+"""
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+
+SECONDS_BETWEEN_LINES = 30  # of a long epoch, when the output is no terminal
+
+
+class Report:
+    """Speaks for one process: `speaks` is False in all but the first, which then only pass on warnings."""
+
+    def __init__(self, out=None, speaks=True):
+        self.out = out if speaks else None
+        self.speaks = speaks
+        self.told = set()
+
+    def line(self, text):
+        if self.speaks:
+            print(text, flush=True)
+
+    def warn(self, text):
+        if text not in self.told:
+            self.told.add(text)
+            print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
+
+    def problems(self, problems):
+        for text in problems:
+            self.warn(f"image left out, another of its class used instead: {text}")
+
+    def start(self, config, epochs_done=0):
+        """Prepares the files; of those of an earlier part of the run keeps what belongs to `epochs_done`."""
+        if self.out is None:
+            return
+        import yaml
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.yaml").write_text(yaml.safe_dump(config.record(), sort_keys=False))
+        metrics = self.out / "metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        kept = [line for line in lines if epochs_done and json.loads(line)["epoch"] <= epochs_done]
+        metrics.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, record):
+        if self.out is not None:
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def step(self, record):
+        self.write(record)
+
+    def epoch(self, record, epochs):
+        self.write(record)
+        self.line(
+            f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   train loss {record['train_loss']:.4f}   "
+            f"{self.scores(record)}   {record['images_per_second']:.0f} images/s"
+        )
+
+    @staticmethod
+    def scores(record):
+        return "held-out loss {val_loss:.4f}   top-1 {val_top1:.4f}   top-5 {val_top5:.4f}".format(**record)
+
+    @contextmanager
+    def progress(self, title, steps):
+        """Gives a function to call with (step, loss) now and then."""
+        if self.speaks and sys.stdout.isatty():
+            with _bar(title, steps) as advance:
+                yield advance
+            return
+        spoke = time.monotonic()
+
+        def advance(step, loss):
+            nonlocal spoke
+            if time.monotonic() - spoke > SECONDS_BETWEEN_LINES:
+                spoke = time.monotonic()
+                self.line(f"{title}   step {step}/{steps}   loss {loss:.4f}")
+
+        yield advance
+
+    def curves(self, history):
+        """Draws curves.png; without matplotlib it says so, and the run is complete all the same."""
+        if self.out is None:
+            return
+        try:
+            import matplotlib
+        except ImportError:
+            self.line("no curves.png: matplotlib is not installed")
+            return
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        epochs = [record["epoch"] for record in history]
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+        left.plot(epochs, [r["train_loss"] for r in history], "o-", label="training")
+        left.plot(epochs, [r["val_loss"] for r in history], "s--", label="held out")
+        left.set(xlabel="epoch", ylabel="cross-entropy")
+        left.legend()
+        right.plot(epochs, [r["val_top1"] for r in history], "o-", label="top-1")
+        right.plot(epochs, [r["val_top5"] for r in history], "s--", label="top-5")
+        right.set(xlabel="epoch", ylabel="accuracy on held-out images", ylim=(0, 1.02))
+        right.legend()
+        figure.savefig(self.out / "curves.png", dpi=120)
+        pyplot.close(figure)
+
+    def files(self):
+        return sorted(path for path in self.out.iterdir() if path.is_file()) if self.out else []
+
+
+@contextmanager
+def _bar(title, steps):
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True) as progress:
+        task = progress.add_task(title, total=steps, loss="-")
+        yield lambda step, loss: progress.update(task, completed=step, loss=f"{loss:.4f}")
