@@ -12,20 +12,22 @@ import torch
 from torch.autograd import forward_ad
 
 
-def two_doors(name, function, fake, vmap):
+def two_doors(name, function, fake, batching):
     """Registers torch.ops.tmc.<name>'s fake, gradient and batching rule; returns the callable that picks the door.
 
+    `batching(call)` makes the vmap rule out of that callable, so that a batched call is differentiable in its turn.
     All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
-    torch.library.register_fake(f"tmc::{name}", fake)
-    torch.library.register_vmap(f"tmc::{name}", vmap)
-    torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
 
     def call(*args):
         return op(*args) if torch.compiler.is_compiling() else function.apply(*args)
 
     call.__name__ = call.__qualname__ = name
+    function.vmap = staticmethod(batching(call))
+    torch.library.register_fake(f"tmc::{name}", fake)
+    torch.library.register_vmap(f"tmc::{name}", function.vmap)
+    torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
     return call
 
 
@@ -165,14 +167,14 @@ def fold_into_channels(info, tensor, dim, axis):
     return moved.flatten(axis, axis + 1)
 
 
-def samplewise_vmap(op):
+def samplewise_vmap(call):
     """The rule of an op that treats the samples of all its tensors alike: fold B into N."""
 
     def rule(info, in_dims, *args):
         folded = [
             fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a for a, d in zip(args, in_dims, strict=True)
         ]
-        output = op(*folded)
+        output = call(*folded)
         if isinstance(output, tuple):
             return tuple(unfold_batch(info, o) for o in output), (0,) * len(output)
         return unfold_batch(info, output), 0

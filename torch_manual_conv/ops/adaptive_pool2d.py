@@ -24,8 +24,6 @@ _ops = torch.ops.tmc
 class AdaptiveMaxPool2dFunction(torch.autograd.Function):
     """(output, winners). Saves: winners."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input, output_size):
         return _ops.adaptive_max_pool2d.default(input, output_size)
@@ -50,8 +48,6 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
 class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output goes to its window's winner (eq. 8)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(grad_output, winners, input_size):
         return _ops.adaptive_max_pool2d_grad_input.default(grad_output, winners, input_size)
@@ -74,8 +70,6 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
 
 class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
     """Each output takes the input at its window's winner (eq. 10)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(input, winners):
@@ -101,8 +95,6 @@ class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
 class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     """Window means (eq. 7). Saves: nothing but sizes."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input, output_size):
         return _ops.adaptive_avg_pool2d.default(input, output_size)
@@ -123,8 +115,6 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
 
 class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its window's size, goes to every position of its window (eq. 9)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad_output, input_size):
@@ -194,7 +184,7 @@ def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size):
 
 
 def _two_doors(name, function, fake):
-    return two_doors(name, function, fake, samplewise_vmap(getattr(_ops, name)))
+    return two_doors(name, function, fake, samplewise_vmap)
 
 
 adaptive_max_pool2d_op = _two_doors("adaptive_max_pool2d", AdaptiveMaxPool2dFunction, _adaptive_max_pool2d_fake)

@@ -134,20 +134,23 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     input, weight, bias = autocast(input, weight, bias)
 
     def transpose(input):
-        # Output padding beyond stride - 1 (dilation may allow it) reaches rows that no tap touches: zeros.
-        touched = [min(e, s - 1) for e, s in zip(extra, stride, strict=True)]
+        # Output padding first takes what the strided convolution rounds away (at most stride - 1 rows), then what the
+        # trailing padding cut off, and last rows that no tap reaches: zeros.
+        rounded = [min(e, s - 1) for e, s in zip(extra, stride, strict=True)]
+        after = [max(p - (e - r), 0) for p, e, r in zip(padding, extra, rounded, strict=True)]
+        zeros = [max(e - r - p, 0) for p, e, r in zip(padding, extra, rounded, strict=True)]
         size = [
-            (i - 1) * s - 2 * p + d * (k - 1) + e + 1
-            for i, s, p, d, k, e in zip(
-                input.shape[2:], stride, padding, dilation, weight.shape[2:], touched, strict=True
+            (i - 1) * s - p - a + d * (k - 1) + r + 1
+            for i, s, p, a, d, k, r in zip(
+                input.shape[2:], stride, padding, after, dilation, weight.shape[2:], rounded, strict=True
             )
         ]
-        untouched = [e - t for e, t in zip(extra, touched, strict=True)]
-        if min(size) + min(untouched) < 1:
+        if any(extent + z < 1 for extent, z in zip(size, zeros, strict=True)):
             raise RuntimeError(f"{op}: padding must leave at least one output position, got output size {size}")
-        output = conv2d_grad_input(input, weight, size, stride, padding, dilation, groups)
-        if any(untouched):
-            output = torch.nn.functional.pad(output, (0, untouched[1], 0, untouched[0]))
+        pads = [padding[0], after[0], padding[1], after[1]]
+        output = conv2d_grad_input(input, weight, size, stride, pads, dilation, groups)
+        if any(zeros):
+            output = torch.nn.functional.pad(output, (0, zeros[1], 0, zeros[0]))
         return output if bias is None else output + bias.view(-1, 1, 1)
 
     return batched(op, input, transpose)

@@ -28,8 +28,6 @@ _ops = torch.ops.tmc
 class Conv2dFunction(torch.autograd.Function):
     """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input, weight, bias, stride, padding, dilation, groups):
         return _ops.conv2d.default(input, weight, bias, stride, padding, dilation, groups)
@@ -66,8 +64,6 @@ class Conv2dFunction(torch.autograd.Function):
 class Conv2dGradInputFunction(torch.autograd.Function):
     """grad_input from grad_output and weight; linear in both (eq. 14)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(grad_output, weight, input_size, stride, padding, dilation, groups):
         return _ops.conv2d_grad_input.default(grad_output, weight, input_size, stride, padding, dilation, groups)
@@ -100,8 +96,6 @@ class Conv2dGradInputFunction(torch.autograd.Function):
 class Conv2dGradWeightFunction(torch.autograd.Function):
     """grad_weight from grad_output and input; linear in both (eq. 14)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(grad_output, input, kernel_size, stride, padding, dilation, groups):
         return _ops.conv2d_grad_weight.default(grad_output, input, kernel_size, stride, padding, dilation, groups)
@@ -133,8 +127,6 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
 
 class Conv2dGradBiasFunction(torch.autograd.Function):
     """grad_bias[k] = sum of grad_output over samples and positions (eq. 4). Saves: nothing."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad_output):
@@ -226,53 +218,51 @@ def _conv2d_grad_bias_fake(grad_output):
     return grad_output.new_empty((grad_output.size(1),))
 
 
-# ---- Batching rules: a batch of weights becomes groups, a batch of inputs only becomes samples (eq. 16).
+# ---- Batching rules: a batch of weights becomes groups, a batch of inputs alone becomes samples (eq. 16).
 
 
-def _conv2d_vmap(info, in_dims, input, weight, bias, stride, padding, dilation, groups):
-    input_dim, weight_dim, bias_dim = in_dims[:3]
-    if weight_dim is None and bias_dim is None:
-        output = _ops.conv2d(fold_into_batch(info, input, input_dim), weight, bias, stride, padding, dilation, groups)
-        return unfold_batch(info, output), 0
-    output = _ops.conv2d(
-        fold_into_channels(info, input, input_dim, 1),
-        fold_into_channels(info, weight, weight_dim, 0),
-        None if bias is None else fold_into_channels(info, bias, bias_dim, 0),
-        stride, padding, dilation, groups * info.batch_size,
-    )  # fmt: skip
-    return output.unflatten(1, (info.batch_size, -1)), 1
+def _operand_vmap(call):
+    """For call(images, weight, ...), the images [N, ...] and the weight [K, ...] of conv2d or conv2d_grad_input."""
+
+    def rule(info, in_dims, images, weight, bias_or_size, stride, padding, dilation, groups):
+        is_bias = isinstance(bias_or_size, torch.Tensor)
+        if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
+            images = fold_into_batch(info, images, in_dims[0])
+            output = call(images, weight, bias_or_size, stride, padding, dilation, groups)
+            return unfold_batch(info, output), 0
+        images = fold_into_channels(info, images, in_dims[0], 1)
+        weight = fold_into_channels(info, weight, in_dims[1], 0)
+        if is_bias:
+            bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
+        output = call(images, weight, bias_or_size, stride, padding, dilation, groups * info.batch_size)
+        return output.unflatten(1, (info.batch_size, -1)), 1
+
+    return rule
 
 
-def _conv2d_grad_input_vmap(info, in_dims, grad_output, weight, input_size, stride, padding, dilation, groups):
-    output_dim, weight_dim = in_dims[:2]
-    geometry = stride, padding, dilation
-    if weight_dim is None:
-        grad_output = fold_into_batch(info, grad_output, output_dim)
-        return unfold_batch(info, _ops.conv2d_grad_input(grad_output, weight, input_size, *geometry, groups)), 0
-    grad_output = fold_into_channels(info, grad_output, output_dim, 1)
-    weight = fold_into_channels(info, weight, weight_dim, 0)
-    grad_input = _ops.conv2d_grad_input(grad_output, weight, input_size, *geometry, groups * info.batch_size)
-    return grad_input.unflatten(1, (info.batch_size, -1)), 1
+def _grad_weight_vmap(call):
+    def rule(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups):
+        grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
+        input = fold_into_channels(info, input, in_dims[1], 1)
+        grad_weight = call(grad_output, input, kernel_size, stride, padding, dilation, groups * info.batch_size)
+        return grad_weight.unflatten(0, (info.batch_size, -1)), 0
+
+    return rule
 
 
-def _conv2d_grad_weight_vmap(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups):
-    grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
-    input = fold_into_channels(info, input, in_dims[1], 1)
-    groups = groups * info.batch_size
-    grad_weight = _ops.conv2d_grad_weight(grad_output, input, kernel_size, stride, padding, dilation, groups)
-    return grad_weight.unflatten(0, (info.batch_size, -1)), 0
+def _grad_bias_vmap(call):
+    def rule(info, in_dims, grad_output):
+        grad_bias = call(fold_into_channels(info, grad_output, in_dims[0], 1))
+        return grad_bias.unflatten(0, (info.batch_size, -1)), 0
+
+    return rule
 
 
-def _conv2d_grad_bias_vmap(info, in_dims, grad_output):
-    grad_bias = _ops.conv2d_grad_bias(fold_into_channels(info, grad_output, in_dims[0], 1))
-    return grad_bias.unflatten(0, (info.batch_size, -1)), 0
-
-
-conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _conv2d_vmap)
+conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _operand_vmap)
 conv2d_grad_input = two_doors(
-    "conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _conv2d_grad_input_vmap
+    "conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _operand_vmap
 )
 conv2d_grad_weight = two_doors(
-    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _conv2d_grad_weight_vmap
+    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _grad_weight_vmap
 )
-conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, _conv2d_grad_bias_vmap)
+conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, _grad_bias_vmap)

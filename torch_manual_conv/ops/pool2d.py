@@ -26,8 +26,6 @@ _ops = torch.ops.tmc
 class MaxPool2dFunction(torch.autograd.Function):
     """(output, winners). Saves: winners, one byte per output for windows of up to 256 taps; never the input."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input, *window):
         return _ops.max_pool2d.default(input, *window)
@@ -53,8 +51,6 @@ class MaxPool2dFunction(torch.autograd.Function):
 class MaxPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output goes to its window's winner (eq. 8)."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(grad_output, winners, input_size, *window):
         return _ops.max_pool2d_grad_input.default(grad_output, winners, input_size, *window)
@@ -77,8 +73,6 @@ class MaxPool2dGradInputFunction(torch.autograd.Function):
 
 class MaxPool2dSelectFunction(torch.autograd.Function):
     """Each output takes the input at its window's winner (eq. 10), the transpose of eq. 8."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(input, winners, *window):
@@ -104,8 +98,6 @@ class MaxPool2dSelectFunction(torch.autograd.Function):
 class AvgPool2dFunction(torch.autograd.Function):
     """Window sums over their divisors (eq. 7). Saves: nothing but sizes."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input, *window):
         return _ops.avg_pool2d.default(input, *window)
@@ -126,8 +118,6 @@ class AvgPool2dFunction(torch.autograd.Function):
 
 class AvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its divisor, goes to every position of its window (eq. 9)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad_output, input_size, *window):
@@ -219,22 +209,22 @@ def _avg_pool2d_grad_input_fake(grad_output, input_size, *window):
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 
-max_pool2d_op = two_doors("max_pool2d", MaxPool2dFunction, _max_pool2d_fake, samplewise_vmap(_ops.max_pool2d))
+max_pool2d_op = two_doors("max_pool2d", MaxPool2dFunction, _max_pool2d_fake, samplewise_vmap)
 max_pool2d_grad_input = two_doors(
     "max_pool2d_grad_input",
     MaxPool2dGradInputFunction,
     _max_pool2d_grad_input_fake,
-    samplewise_vmap(_ops.max_pool2d_grad_input),
+    samplewise_vmap,
 )
 max_pool2d_select = two_doors(
-    "max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap(_ops.max_pool2d_select)
+    "max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap
 )
-avg_pool2d_op = two_doors("avg_pool2d", AvgPool2dFunction, _avg_pool2d_fake, samplewise_vmap(_ops.avg_pool2d))
+avg_pool2d_op = two_doors("avg_pool2d", AvgPool2dFunction, _avg_pool2d_fake, samplewise_vmap)
 avg_pool2d_grad_input = two_doors(
     "avg_pool2d_grad_input",
     AvgPool2dGradInputFunction,
     _avg_pool2d_grad_input_fake,
-    samplewise_vmap(_ops.avg_pool2d_grad_input),
+    samplewise_vmap,
 )
 # Integers to integers: nothing to differentiate.
 torch.library.register_fake("tmc::max_pool2d_indices", _max_pool2d_indices_fake)

@@ -10,8 +10,6 @@ _ops = torch.ops.tmc
 class SigmoidFunction(torch.autograd.Function):
     """y = 1 / (1 + exp(-x)). Saves: y."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(input):
         return _ops.sigmoid.default(input)
@@ -33,8 +31,6 @@ class SigmoidFunction(torch.autograd.Function):
 
 class SigmoidGradInputFunction(torch.autograd.Function):
     """grad_input = grad_output * (1 - y) * y. Saves: grad_output, y. Its derivatives: eq. 13."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(grad_output, output):
@@ -77,7 +73,7 @@ def _sigmoid_grad_input_fake(grad_output, output):
     return torch.empty_like(output)
 
 
-def _elementwise_vmap(op):
+def _elementwise_vmap(call):
     """Any shape will do, so the batch simply stays in front."""
 
     def rule(info, in_dims, *tensors):
@@ -85,14 +81,14 @@ def _elementwise_vmap(op):
             t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
             for t, d in zip(tensors, in_dims, strict=True)
         ]
-        return op(*moved), 0
+        return call(*moved), 0
 
     return rule
 
 
-_sigmoid = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, _elementwise_vmap(_ops.sigmoid))
+sigmoid_op = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, _elementwise_vmap)
 sigmoid_grad_input = two_doors(
-    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, _elementwise_vmap(_ops.sigmoid_grad_input)
+    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, _elementwise_vmap
 )
 
 
@@ -112,4 +108,4 @@ def sigmoid(input):
     check_tensor("sigmoid", "input", input)
     if in_compiled_forward_ad():
         return torch.sigmoid(input)
-    return _sigmoid(input)
+    return sigmoid_op(input)

@@ -1,0 +1,56 @@
+# make train   train the default network on real images, beside the same network through torch's own layers
+# make test    every test that needs no GPU
+# make lint    ruff and clang-format          make format   let them rewrite
+# make verify  every op and gradient against float64, next to torch's own error
+# make bench   ours beside torch's best, on this machine
+# make gpu-check   on a machine with a GPU: build, all tests on CUDA, sanitizer, benchmark table
+#
+# All of them work in .venv, which the first one creates. TORCH=... picks other versions, ARGS=... goes to the command.
+
+PYTHON ?= python3
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+
+.PHONY: train test lint format verify bench gpu-check clean
+
+train: $(VENV)/.built
+	$(BIN)/python train.py --compare $(ARGS)
+
+test: $(VENV)/.built
+	$(BIN)/python -m pytest $(ARGS)
+
+verify: $(VENV)/.built
+	$(BIN)/python -m torch_manual_conv.verify $(ARGS)
+
+bench: $(VENV)/.built
+	$(BIN)/python benchmarks/conv2d.py $(ARGS)
+	$(BIN)/python benchmarks/pool2d.py $(ARGS)
+
+gpu-check: $(VENV)/.built
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
+lint: $(VENV)/.built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
+
+format: $(VENV)/.built
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+# torch first: the build then finds it in the environment instead of fetching a second one for itself.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	touch $@
+
+# Editable: the sources are used where they lie, and only the kernels that changed are compiled again.
+$(VENV)/.built: $(VENV)/.torch $(SOURCES) setup.py pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[train,plots,test,lint]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info torch_manual_conv/*.so
