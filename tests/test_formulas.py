@@ -189,6 +189,7 @@ def test_conv_act_pool2d(activation, pool):
 
 # What to break in the source of formulas.py, and the check that must notice.
 EVERYTHING, OVERLAPPING = CONV_CASES["everything"], MAX_CASES["overlapping"]
+DROPPED = MAX_CASES["ceil_mode drops a window"]
 MUTATIONS = [
     ("z[nkpq] += x[nchw] * w[kcrs]", "z[nkpq] += x[nchw] + w[kcrs]", check_conv2d, EVERYTHING),
     ("grad_w[kcrs] += grad_z[nkpq]", "grad_w[kcrs] -= grad_z[nkpq]", check_conv2d, EVERYTHING),
@@ -201,7 +202,7 @@ MUTATIONS = [
     ("grad_o * o * (1 - o)", "grad_o * o * (1 + o)", check_sigmoid, ()),
     ("x[n, c, h, w] > best", "x[n, c, h, w] < best", check_max_pool2d, OVERLAPPING),
     ("grad_x[n, c, h, w] += grad_y", "grad_x[n, c, h, w] = grad_y", check_max_pool2d, OVERLAPPING),
-    ("* s >= size + padding", "* s > size + padding", check_max_pool2d, MAX_CASES["ceil_mode drops a window"]),
+    ("* stride >= size + padding", "* stride > size + padding", check_max_pool2d, DROPPED),
     ("x[:, :, h, w] / area", "x[:, :, h, w]", check_avg_pool2d, AVG_CASES["overlapping"]),
     ("n + p), d) for", "n + 2 * p), d) for", check_avg_pool2d, AVG_CASES["ceil_mode"]),
 ]

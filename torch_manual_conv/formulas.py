@@ -107,7 +107,7 @@ def sigmoid_grad_input(grad_o, o):
 
 
 def backpropagate(grad_z_next, w_next, o, stride=1, padding=0, dilation=1, groups=1):
-    """Eq. 13 (B with C and D put in), from one layer's z to the z of the layer before it:
+    """Eq. 25 (B with C and D put in), from one layer's z to the z of the layer before it:
 
     dJ/dz_t[i, j] = sum over i', j' of dJ/dz_t+1[i', j'] * w_t+1[i - i', j - j'] * o_t[i, j] * (1 - o_t[i, j])
 
@@ -265,7 +265,7 @@ ACTIVATIONS = {  # o = g(z), and dJ/dz from dJ/do and o
 
 def conv_act_pool2d(x, w, b=None, *, activation="sigmoid", pool="max", pool_size=2, pool_stride=None, pool_padding=0,
                     **conv):  # fmt: skip
-    """Eq. 24: y = pool(g(conv(x))). x [N, C, H, W] -> y; `conv` holds stride, padding, dilation, groups."""
+    """Eq. 21: y = pool(g(conv(x))). x [N, C, H, W] -> y; `conv` holds stride, padding, dilation, groups."""
     g, _ = ACTIVATIONS[activation]
     o, window = g(conv2d(x, w, b, **conv)), (pool_size, pool_stride, pool_padding)
     if pool == "max":
@@ -275,7 +275,7 @@ def conv_act_pool2d(x, w, b=None, *, activation="sigmoid", pool="max", pool_size
 
 def conv_act_pool2d_gradients(grad_y, x, w, b=None, *, activation="sigmoid", pool="max", pool_size=2, pool_stride=None,
                               pool_padding=0, **conv):  # fmt: skip
-    """Eq. 25, the chain rule down one stage: dJ/dy -> dJ/do -> dJ/dz -> dJ/dx, dJ/dw, dJ/db.
+    """Eq. 22, the chain rule down one stage: dJ/dy -> dJ/do -> dJ/dz -> dJ/dx, dJ/dw, dJ/db.
 
     grad_y as conv_act_pool2d returns it -> grad_x [N, C, H, W], grad_w [K, C/groups, R, S], grad_b [K]
     """
