@@ -1,0 +1,241 @@
+// conv2d, conv2d_grad_input and conv2d_grad_weight (conv2d.h, eq. 1, 5, 3) as one matrix product with three maps.
+//
+// The one map is the patch matrix of an image (im2col, never stored): a row for each position (n, y, x) of a window,
+// a column for each tap (c, u, v) in it; its element is image[n, c, origin + y * step + u * tap_step, likewise w],
+// zero outside. With P(input; output positions x kernel taps), O(output; its pixels x its channels) and
+// W(weight; filters x kernel taps), all of them patch matrices:
+//
+//   forward       O = P W^T + bias          grad_weight   W = O^T P
+//   grad_input    again O = P W^T, with grad_output as the image, grad_input as the output and the kernel turned
+//                 round; a stride splits it into dense products, one for each residue of the position (see Residue)
+//
+// Each product is computed as it stands when the image is channels_last (a patch row is then contiguous: taps in the
+// order u, v, c) and transposed when it is contiguous (a patch column is: c, u, v), so that packing always copies
+// runs, and results are written along the axis that is contiguous in them.
+#include "conv2d.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "gemm.h"
+#include "tensor.h"
+
+namespace tmc {
+namespace {
+
+// Four-dimensional strided data; n and c are also the weight's k and c.
+struct Image {
+  char* data;
+  int64_t element_size;
+  int64_t n, c, h, w;
+  int64_t n_stride, c_stride, h_stride, w_stride;
+
+  Image(const Tensor& tensor, void* data_)
+      : data(static_cast<char*>(data_)), element_size(tensor.element_size()),
+        n(tensor.size(0)), c(tensor.size(1)), h(tensor.size(2)), w(tensor.size(3)),
+        n_stride(tensor.stride(0)), c_stride(tensor.stride(1)), h_stride(tensor.stride(2)), w_stride(tensor.stride(3)) {}
+
+  // The channels, or the filters, of one group.
+  Image channels(int64_t group, int64_t count) const {
+    Image part = *this;
+    part.data += group * count * c_stride * element_size, part.c = count;
+    return part;
+  }
+  Image filters(int64_t group, int64_t count) const {
+    Image part = *this;
+    part.data += group * count * n_stride * element_size, part.n = count;
+    return part;
+  }
+  Image swapped() const {
+    Image other = *this;
+    std::swap(other.n, other.c), std::swap(other.n_stride, other.c_stride);
+    return other;
+  }
+};
+
+Image read(const Tensor& tensor) { return {tensor, const_cast<void*>(tensor.const_data_ptr())}; }
+Image write(Tensor& tensor) { return {tensor, tensor.mutable_data_ptr()}; }
+
+// Along one spatial axis: `count` positions of a window with `taps` taps; tap t of position i is at
+// origin + i * step + t * tap_step.
+struct Window {
+  int64_t count, origin, step, taps, tap_step;
+};
+Window pixels(int64_t extent) { return {extent, 0, 1, 1, 1}; }
+Window all_taps(int64_t extent) { return {1, 0, 1, extent, 1}; }
+
+// Which of a patch's axes runs fastest: the channel or the column.
+enum class TapOrder { channels_last, channels_first };
+
+MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder order) {
+  const Axis n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
+  const Axis y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
+  const Axis x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
+  return {image.data, {n, y, x}, order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
+          along_h.origin, along_w.origin, image.h, image.w, image.h_stride, image.w_stride};
+}
+
+MatrixView transposed(MatrixView view) {
+  std::swap(view.rows, view.columns);
+  return view;
+}
+
+DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::float64;
+    case ScalarType::Float: return DType::float32;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    default: return DType::float16;
+  }
+}
+
+// Tile extents, from a search on Zen 5 (1 MiB of L2): the packed patches (168 x 1 KiB) and the tile of results
+// (168 x 512 x 4 bytes) stay in L2 while the packed weights pass by.
+constexpr int64_t kPixelTile = 168, kFilterTile = 512;
+constexpr int64_t kGradTapTile = 512, kGradFilterTile = 256;
+
+// One spatial axis of O = P W^T: how image, weight and output are stepped through.
+struct Windows {
+  Window image, weight, output;
+};
+
+// The product O = P W^T of one group.
+Gemm correlation(const Image& image, const Image& weight, const Image& output, const Windows& h, const Windows& w,
+                 TapOrder order) {
+  const MatrixView p = patches(image, h.image, w.image, order);
+  const MatrixView f = patches(weight, h.weight, w.weight, order);
+  const MatrixView o = patches(output, h.output, w.output, TapOrder::channels_first);
+  Gemm gemm;
+  if (order == TapOrder::channels_last)
+    gemm = {.a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile, .keep_b = true};
+  else
+    gemm = {.a = f, .b = transposed(p), .result = transposed(o), .tile_rows = kFilterTile, .tile_columns = kPixelTile, .keep_a = true};
+  for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
+  return gemm;
+}
+
+TapOrder tap_order(const Image& image) {
+  return image.c_stride == 1 && image.c > 1 ? TapOrder::channels_last : TapOrder::channels_first;
+}
+
+Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
+                  IntList padding, IntList dilation, int64_t groups) {
+  const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
+  const Conv2dShape shape = conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr,
+                                         {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d", "input", input);
+  check_like("conv2d", "weight", weight, "input", input);
+  if (bias) check_like("conv2d", "bias", *bias, "input", input);
+  Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
+
+  const Image image = read(input), kernel = read(weight), result = write(output);
+  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : output;
+  const Windows h = {{shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
+  const Windows w = {{shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, all_taps(shape.s), pixels(shape.q)};
+  const TapOrder order = tap_order(image);
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  std::vector<Gemm> gemms;
+  for (int64_t g = 0; g < groups; ++g) {
+    gemms.push_back(correlation(image.channels(g, c), kernel.filters(g, k), result.channels(g, k), h, w, order));
+    if (!bias) continue;
+    gemms.back().bias = static_cast<const char*>(dense_bias.const_data_ptr()) + g * k * image.element_size;
+    gemms.back().bias_along = order == TapOrder::channels_last ? BiasAlong::columns : BiasAlong::rows;
+  }
+  gemm(gemms.data(), groups, dtype_of(input));
+  return output;
+}
+
+// ---- grad_input. Row h of the input is read by the taps r and output rows p with p * stride = h + pad - r * dilation.
+// With h + pad = stride * y + f, the residue f fixes which taps those are: r = first + u * tap_step, and then
+// p = y + (f - first * dilation) / stride - u * p_step: for each f a dense correlation of grad_output, of stride 1.
+
+// The windows of residues f .. f + joint - 1 along one axis. Joint residues are further columns of one product; their
+// kernels are filled up with zeros to equal length (dilation 1 only, where first = f).
+Windows residue_windows(int64_t f, int64_t joint, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
+                        int64_t dilation) {
+  const int64_t common = std::gcd(stride, dilation), tap_step = stride / common, p_step = dilation / common;
+  int64_t first = 0;
+  while (first < kernel && first < tap_step && (f - first * dilation) % stride != 0) ++first;
+  const bool any = first < kernel && (f - first * dilation) % stride == 0;
+  const int64_t taps = any ? ceil_div(kernel - first, tap_step) : 0;
+  const int64_t shift = any ? (f - first * dilation) / stride : 0;
+  const int64_t y_begin = ceil_div(pad - f - joint + 1, stride), y_end = floor_div(extent - 1 + pad - f, stride) + 1;
+  const int64_t count = std::max<int64_t>(0, y_end - y_begin);
+  return {{count, y_begin + shift - (taps - 1) * p_step, 1, taps, p_step},
+          {joint, first + (taps - 1) * tap_step, 1, taps, -tap_step},
+          {count, stride * y_begin + f - pad, stride, joint, 1}};
+}
+
+// All residues of one axis that occur. A group of few channels would leave most of a vector empty: there, all
+// residues are computed as one product.
+std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
+                              int64_t dilation) {
+  constexpr int64_t kFewChannels = 8;
+  if (channels <= kFewChannels && dilation == 1 && stride <= kernel)
+    return {residue_windows(0, stride, extent, pad, stride, kernel, dilation)};
+  std::vector<Windows> all;
+  for (int64_t h = 0; h < std::min(stride, extent); ++h)
+    all.push_back(residue_windows((h + pad) % stride, 1, extent, pad, stride, kernel, dilation));
+  return all;
+}
+
+Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
+                             IntList padding, IntList dilation, int64_t groups) {
+  const Conv2dShape shape = conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size),
+                                                    {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d_grad_input", "grad_output", grad_output);
+  check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
+  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
+                                 is_channels_last(grad_output) || is_channels_last(weight));
+
+  const Image image = read(grad_output), kernel = read(weight).swapped(), result = write(grad_input);
+  const TapOrder order = tap_order(image);
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  for (const Windows& h : residues(c, shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h))
+    for (const Windows& w : residues(c, shape.w, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w)) {
+      std::vector<Gemm> gemms;
+      for (int64_t g = 0; g < groups; ++g)
+        gemms.push_back(correlation(image.channels(g, k), kernel.channels(g, k), result.channels(g, c), h, w, order));
+      gemm(gemms.data(), groups, dtype_of(grad_output));
+    }
+  return grad_input;
+}
+
+Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
+                              IntList padding, IntList dilation, int64_t groups) {
+  const Conv2dShape shape = conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size),
+                                                     {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d_grad_weight", "grad_output", grad_output);
+  check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  Tensor grad_weight = empty_nchw(grad_output, shape.k, c, shape.r, shape.s, false);
+
+  const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
+  const TapOrder order = tap_order(image);
+  std::vector<Gemm> gemms;
+  for (int64_t g = 0; g < groups; ++g) {
+    const MatrixView o = patches(grad.channels(g, k), pixels(shape.p), pixels(shape.q), order);
+    const MatrixView p = patches(image.channels(g, c), {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h},
+                                 {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, order);
+    const MatrixView f = patches(result.filters(g, k), all_taps(shape.r), all_taps(shape.s), order);
+    Gemm gemm;
+    if (order == TapOrder::channels_last)
+      gemm = {.a = transposed(o), .b = p, .result = f, .tile_rows = kGradFilterTile, .tile_columns = kGradTapTile};
+    else
+      gemm = {.a = transposed(p), .b = o, .result = transposed(f), .tile_rows = kGradTapTile, .tile_columns = kGradFilterTile};
+    for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
+    gemms.push_back(gemm);
+  }
+  gemm_long_sum(gemms.data(), groups, dtype_of(input));
+  return grad_weight;
+}
+
+}  // namespace
+}  // namespace tmc
+
+STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {
+  m.impl("conv2d", TORCH_BOX(&tmc::conv2d_cpu));
+  m.impl("conv2d_grad_input", TORCH_BOX(&tmc::conv2d_grad_input_cpu));
+  m.impl("conv2d_grad_weight", TORCH_BOX(&tmc::conv2d_grad_weight_cpu));
+}

@@ -1,0 +1,3 @@
+#include "gemm_kernels.h"
+
+TMC_DEFINE_GEMM_KERNELS(avx2)
