@@ -30,8 +30,8 @@ if torch.version.cuda and (_here / "_C_cuda.so").exists():
     except OSError as error:  # built for another CUDA major version: the CPU kernels still work
         warnings.warn(f"torch_manual_conv: the CUDA kernels were not loaded: {error}", stacklevel=2)
 
-from . import functional, nn  # noqa: E402
+from . import functional, models, nn  # noqa: E402
 from .convert import convert, revert  # noqa: E402
 
-__all__ = ["convert", "functional", "has_cuda", "nn", "revert"]
+__all__ = ["convert", "functional", "has_cuda", "models", "nn", "revert"]
 __version__ = "0.1.0"

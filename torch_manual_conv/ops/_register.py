@@ -6,6 +6,7 @@ gradient (`register_autograd`) is the same two static methods of the same class.
 somewhere: the op has no forward-mode derivative in eager mode, and Dynamo refuses a Function with a jvp.
 """
 
+import inspect
 import operator
 
 import torch
@@ -21,9 +22,12 @@ def two_doors(name, function, fake, batching):
     op = getattr(torch.ops.tmc, name).default
 
     def call(*args):
-        return op(*args) if torch.compiler.is_compiling() else function.apply(*args)
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or in_forward_ad()):
+            return op(*args)  # under no_grad there is nothing to record, and the op alone costs a third
+        return function.apply(*args)
 
     call.__name__ = call.__qualname__ = name
+    function.forward.__signature__ = inspect.signature(function.forward)  # apply would compute it at every call
     function.vmap = staticmethod(batching(call))
     torch.library.register_fake(f"tmc::{name}", fake)
     torch.library.register_vmap(f"tmc::{name}", function.vmap)
