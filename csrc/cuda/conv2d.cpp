@@ -1,0 +1,102 @@
+// Entry points of convolution on CUDA: checks, allocation, launch.
+#include "conv2d.h"
+
+#include <optional>
+
+#include "glue.h"
+
+namespace tmc {
+namespace {
+
+// Partial sums are kept in the precision they are computed in.
+Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
+  const int64_t shape[] = {parts, count};
+  const ScalarType dtype = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::empty(IntList(shape, 2), dtype, std::nullopt, like.device());
+}
+
+Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
+                   IntList padding, IntList dilation, int64_t groups) {
+  const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
+  const Conv2dShape shape = conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr,
+                                         {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d", "input", input);
+  check_like("conv2d", "weight", weight, "input", input);
+  if (bias) check_like("conv2d", "bias", *bias, "input", input);
+
+  const DeviceGuard guard(input.get_device_index());
+  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
+  Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, channels_last);
+  if (output.numel() == 0) return output;
+  const Tensor dense_input = dense(input, channels_last), dense_weight = dense(weight, channels_last);
+  if (bias) bias = torch::stable::contiguous(*bias);
+  launch_conv2d(dtype_of(input), shape, channels_last, dense_input.const_data_ptr(), dense_weight.const_data_ptr(),
+                bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr(), current_stream(input));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return output;
+}
+
+Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
+                              IntList padding, IntList dilation, int64_t groups) {
+  const Conv2dShape shape = conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size),
+                                                    {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d_grad_input", "grad_output", grad_output);
+  check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
+
+  const DeviceGuard guard(grad_output.get_device_index());
+  const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
+  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w, channels_last);
+  if (grad_input.numel() == 0) return grad_input;
+  const Tensor dense_grad = dense(grad_output, channels_last), dense_weight = dense(weight, channels_last);
+  launch_conv2d_grad_input(dtype_of(grad_output), shape, channels_last, dense_grad.const_data_ptr(),
+                           dense_weight.const_data_ptr(), grad_input.mutable_data_ptr(), current_stream(grad_output));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return grad_input;
+}
+
+Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
+                               IntList padding, IntList dilation, int64_t groups) {
+  const Conv2dShape shape = conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size),
+                                                     {dims(stride), dims(padding), dims(dilation), groups});
+  check_floating("conv2d_grad_weight", "grad_output", grad_output);
+  check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
+
+  const DeviceGuard guard(grad_output.get_device_index());
+  const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
+  Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
+  const Tensor dense_grad = dense(grad_output, channels_last), dense_input = dense(input, channels_last);
+  Tensor workspace = empty_workspace(grad_output, conv2d_grad_weight_parts(shape), grad_weight.numel());
+  launch_conv2d_grad_weight(dtype_of(grad_output), shape, channels_last, dense_grad.const_data_ptr(),
+                            dense_input.const_data_ptr(), workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(),
+                            current_stream(grad_output));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return grad_weight;
+}
+
+Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
+  check_rank4("conv2d_grad_bias", "grad_output", sizes(grad_output));
+  check_floating("conv2d_grad_bias", "grad_output", grad_output);
+
+  const DeviceGuard guard(grad_output.get_device_index());
+  const int64_t n = grad_output.size(0), k = grad_output.size(1), plane = grad_output.size(2) * grad_output.size(3);
+  Tensor grad_bias =
+      torch::stable::empty(IntList(&k, 1), grad_output.scalar_type(), std::nullopt, grad_output.device());
+  if (k == 0) return grad_bias;
+  const bool channels_last = is_channels_last(grad_output);
+  const Tensor dense_grad = dense(grad_output, channels_last);
+  Tensor workspace = empty_workspace(grad_output, conv2d_grad_bias_parts(n, k, plane), k);
+  launch_conv2d_grad_bias(dtype_of(grad_output), n, k, plane, channels_last, dense_grad.const_data_ptr(),
+                          workspace.mutable_data_ptr(), grad_bias.mutable_data_ptr(), current_stream(grad_output));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return grad_bias;
+}
+
+}  // namespace
+}  // namespace tmc
+
+STABLE_TORCH_LIBRARY_IMPL(tmc, CUDA, m) {
+  m.impl("conv2d", TORCH_BOX(&tmc::conv2d_cuda));
+  m.impl("conv2d_grad_input", TORCH_BOX(&tmc::conv2d_grad_input_cuda));
+  m.impl("conv2d_grad_weight", TORCH_BOX(&tmc::conv2d_grad_weight_cuda));
+  m.impl("conv2d_grad_bias", TORCH_BOX(&tmc::conv2d_grad_bias_cuda));
+}
