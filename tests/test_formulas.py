@@ -1,4 +1,5 @@
-"""formulas.py against torch in float64, the worked numbers of docs/derivations.md, every "eq. 3" cited in the code."""
+"""formulas.py against torch and against our kernels, in float64; the worked numbers of docs/derivations.md; and every
+"eq. 3" that the code cites."""
 
 import doctest
 import inspect
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torch_manual_conv import formulas
+from torch_manual_conv import formulas, functional
 
 ROOT = Path(__file__).parents[1]
 DERIVATIONS = ROOT / "docs" / "derivations.md"
@@ -65,9 +66,9 @@ def gradients(output, inputs):
     return grad_output, *torch.autograd.grad(output, inputs, grad_output)
 
 
-def check_conv2d(formulas, input_size, weight_size, arguments):
+def check_conv2d(formulas, input_size, weight_size, arguments, reference=F):
     x, w, b = (random(*size).requires_grad_() for size in (input_size, weight_size, weight_size[:1]))
-    z = F.conv2d(x, w, b, **arguments)
+    z = reference.conv2d(x, w, b, **arguments)
     grad_z, grad_x, grad_w, grad_b = gradients(z, (x, w, b))
     x, w, b = x.detach(), w.detach(), b.detach()
     assert_equal(formulas.conv2d(x, w, b, **arguments), z.detach())
@@ -76,17 +77,17 @@ def check_conv2d(formulas, input_size, weight_size, arguments):
     assert_equal(formulas.conv2d_grad_input(grad_z, w, x.shape[2:], **arguments), grad_x)
 
 
-def check_sigmoid(formulas):
+def check_sigmoid(formulas, reference=F):
     z = random(3, 5).requires_grad_()
-    o = torch.sigmoid(z)
+    o = reference.sigmoid(z)
     grad_o, grad_z = gradients(o, z)
     assert_equal(formulas.sigmoid(z.detach()), o.detach())
     assert_equal(formulas.sigmoid_grad_input(grad_o, o.detach()), grad_z)
 
 
-def check_max_pool2d(formulas, input_size, arguments):
+def check_max_pool2d(formulas, input_size, arguments, reference=F):
     x = random(*input_size).requires_grad_()
-    y, indices = F.max_pool2d(x, **arguments, return_indices=True)
+    y, indices = reference.max_pool2d(x, **arguments, return_indices=True)
     grad_y, grad_x = gradients(y, x)
     x = x.detach()
     ours, winners = formulas.max_pool2d(x, **arguments)
@@ -96,39 +97,47 @@ def check_max_pool2d(formulas, input_size, arguments):
     assert_equal(formulas.max_pool2d_select(x, winners), ours)
 
 
-def check_avg_pool2d(formulas, input_size, arguments):
+def check_avg_pool2d(formulas, input_size, arguments, reference=F):
     x = random(*input_size).requires_grad_()
-    y = F.avg_pool2d(x, **arguments)
+    y = reference.avg_pool2d(x, **arguments)
     grad_y, grad_x = gradients(y, x)
     assert_equal(formulas.avg_pool2d(x.detach(), **arguments), y.detach())
     assert_equal(formulas.avg_pool2d_grad_input(grad_y, x.shape[2:], **arguments), grad_x)
 
 
+both = pytest.mark.parametrize("reference", [F, functional], ids=["torch", "ours"])
+
+
+@both
 @pytest.mark.parametrize("case", CONV_CASES.values(), ids=CONV_CASES)
-def test_conv2d(case):
-    check_conv2d(formulas, *case)
+def test_conv2d(case, reference):
+    check_conv2d(formulas, *case, reference)
 
 
-def test_sigmoid():
-    check_sigmoid(formulas)
+@both
+def test_sigmoid(reference):
+    check_sigmoid(formulas, reference)
 
 
+@both
 @pytest.mark.parametrize("case", MAX_CASES.values(), ids=MAX_CASES)
-def test_max_pool2d(case):
-    check_max_pool2d(formulas, *case)
+def test_max_pool2d(case, reference):
+    check_max_pool2d(formulas, *case, reference)
 
 
+@both
 @pytest.mark.parametrize("case", AVG_CASES.values(), ids=AVG_CASES)
-def test_avg_pool2d(case):
-    check_avg_pool2d(formulas, *case)
+def test_avg_pool2d(case, reference):
+    check_avg_pool2d(formulas, *case, reference)
 
 
-def test_max_pool2d_ties_and_nan():
+@both
+def test_max_pool2d_ties_and_nan(reference):
     """The first maximum wins, also among -inf; the last NaN wins over everything."""
     nan, inf = torch.nan, torch.inf
     x = torch.tensor([[1, 1, nan, 2], [1, 0, 9, nan], [-inf, -inf, 3, nan], [-inf, -inf, inf, 4]], dtype=torch.float64)
     x = x[None, None]
-    y, indices = F.max_pool2d(x, 2, return_indices=True)
+    y, indices = reference.max_pool2d(x, 2, return_indices=True)
     ours, winners = formulas.max_pool2d(x, 2)
     torch.testing.assert_close(ours, y, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(winners, indices)
@@ -144,18 +153,19 @@ def test_sum_pool2d():
     assert_equal(formulas.sum_pool2d_grad_input(grad_y, x.shape[2:], 3, 2), grad_x)
 
 
+@both
 @pytest.mark.parametrize("output_size", [1, (2, 3), (5, 4), (7, 2)])
-def test_adaptive_pools(output_size):
+def test_adaptive_pools(output_size, reference):
     """Windows that overlap, that repeat (more outputs than inputs), and one window for everything."""
     x = random(1, 2, 5, 4).requires_grad_()
-    y, indices = F.adaptive_max_pool2d(x, output_size, return_indices=True)
+    y, indices = reference.adaptive_max_pool2d(x, output_size, return_indices=True)
     grad_y, grad_x = gradients(y, x)
     ours, winners = formulas.adaptive_max_pool2d(x.detach(), output_size)
     assert_equal(ours, y.detach())
     assert torch.equal(winners, indices)
     assert_equal(formulas.max_pool2d_grad_input(grad_y, winners, x.shape[2:]), grad_x)
 
-    y = F.adaptive_avg_pool2d(x, output_size)
+    y = reference.adaptive_avg_pool2d(x, output_size)
     grad_y, grad_x = gradients(y, x)
     assert_equal(formulas.adaptive_avg_pool2d(x.detach(), output_size), y.detach())
     assert_equal(formulas.adaptive_avg_pool2d_grad_input(grad_y, x.shape[2:]), grad_x)
