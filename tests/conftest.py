@@ -1,0 +1,47 @@
+"""The devices and dtypes that the operator tests run on."""
+
+import pytest
+import torch
+
+import torch_manual_conv
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), help="run the operator tests on this device only")
+
+
+def missing(device):
+    """Why the tests cannot run on `device`, or None when they can."""
+    if device == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if not torch_manual_conv.has_cuda:
+        return "the CUDA kernels are not built"
+    return None
+
+
+def pytest_generate_tests(metafunc):
+    if "device" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--device")
+        devices = [wanted] if wanted else ["cpu", "cuda"]
+        reasons = [missing(device) for device in devices]
+        marks = [() if reason is None else pytest.mark.skip(reason=reason) for reason in reasons]
+        metafunc.parametrize("device", [pytest.param(d, marks=m) for d, m in zip(devices, marks, strict=True)])
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """torch.empty returns NaN in every test: an output element that a kernel forgets to write is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

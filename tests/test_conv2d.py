@@ -1,0 +1,147 @@
+"""Convolution: forward, gradients with respect to input, weight and bias, and their gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as torch_F
+from checks import RecordOps, check_op, check_registration, check_values, ops_called, saved_tensors
+
+import torch_manual_conv.functional as F
+
+# name: input shape, weight shape, arguments
+CASES = {
+    "lecture": ((2, 1, 6, 6), (2, 1, 3, 3), dict()),
+    "odd": ((2, 3, 7, 5), (4, 3, 3, 3), dict(padding=1)),
+    "alexnet-first": ((1, 3, 23, 23), (5, 3, 11, 11), dict(stride=4, padding=2)),
+    "stride-over-kernel": ((2, 2, 11, 8), (3, 2, 2, 2), dict(stride=3)),
+    "stride-leaves-rows-unread": ((1, 2, 8, 9), (3, 2, 3, 3), dict(stride=2)),
+    "not-square": ((1, 2, 9, 7), (3, 2, 3, 2), dict(stride=(2, 1), padding=(0, 2), dilation=(1, 2))),
+    "padding-over-kernel": ((1, 2, 3, 3), (2, 2, 2, 2), dict(padding=3)),
+    "dilation": ((1, 2, 9, 10), (3, 2, 3, 3), dict(dilation=2, padding=2)),
+    "same": ((2, 2, 5, 6), (3, 2, 3, 3), dict(padding="same", dilation=2)),
+    "same-asymmetric": ((1, 2, 5, 6), (3, 2, 4, 2), dict(padding="same")),
+    "valid": ((1, 2, 5, 6), (3, 2, 3, 3), dict(padding="valid")),
+    "one-pixel": ((2, 3, 1, 1), (4, 3, 1, 1), dict()),
+    "one-by-one": ((2, 5, 4, 3), (7, 5, 1, 1), dict()),
+    "one-by-one-strided": ((1, 4, 5, 5), (3, 4, 1, 1), dict(stride=2)),
+    "whole-input": ((2, 3, 4, 5), (4, 3, 4, 5), dict()),
+    "prime": ((1, 17, 7, 5), (13, 17, 3, 3), dict(padding=1)),
+    "groups": ((2, 6, 5, 5), (4, 3, 3, 3), dict(groups=2, padding=1)),
+    "groups-many-filters": ((1, 6, 5, 4), (9, 2, 3, 3), dict(groups=3, stride=2, padding=1)),
+    "depthwise": ((2, 5, 6, 5), (5, 1, 3, 3), dict(groups=5, padding=1)),
+    "depthwise-multiplier": ((1, 3, 6, 5), (6, 1, 3, 2), dict(groups=3)),
+}
+
+
+def terms(input, weight, groups=1, **_):
+    """The longest sum in the three maps: over a filter, over a filter bank, over a batch of pixels."""
+    n, _, h, w = input
+    k, c, r, s = weight
+    return max(c * r * s, k // groups * r * s, n * h * w)
+
+
+def tensors(input, weight, bias=True):
+    return [torch.randn(s, dtype=torch.float64) for s in (input, weight)] + [
+        torch.randn(weight[0], dtype=torch.float64) if bias else None
+    ]
+
+
+@pytest.mark.parametrize("input, weight, arguments", CASES.values(), ids=CASES)
+def test_matches_torch(input, weight, arguments, dtype, device):
+    check_op(
+        lambda x, w, b: F.conv2d(x, w, b, **arguments),
+        lambda x, w, b: torch_F.conv2d(x, w, b, **arguments),
+        *tensors(input, weight), terms=terms(input, weight, **arguments), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def test_no_bias(dtype, device):
+    check_op(F.conv2d, torch_F.conv2d, *tensors((2, 3, 5, 4), (4, 3, 3, 3), bias=False),
+             terms=40, dtype=dtype, device=device)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["alexnet-second", "alexnet-third"])
+def test_larger_than_a_block(case, dtype, device):
+    """Sizes that no tile of a blocked kernel divides, with more than one tile along every axis."""
+    input, weight, arguments = {
+        "alexnet-second": ((2, 64, 27, 27), (100, 64, 5, 5), dict(padding=2)),
+        "alexnet-third": ((3, 101, 13, 13), (67, 101, 3, 3), dict(padding=1)),
+    }[case]
+    inputs = [x.to(device, dtype) for x in tensors(input, weight)]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        check_values(
+            lambda x, w, b: F.conv2d(x, w, b, **arguments),
+            lambda x, w, b: torch_F.conv2d(x, w, b, **arguments),
+            [x.contiguous(memory_format=layout) if x.dim() == 4 else x for x in inputs],
+            terms=terms(input, weight),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("channels_last", ["input", "weight"])
+def test_one_operand_channels_last(channels_last, dtype, device):
+    """The output is channels_last when either operand is, as in torch."""
+    x, w, b = (t.to(device, dtype) for t in tensors((2, 3, 6, 5), (4, 3, 3, 3)))
+    if channels_last == "input":
+        x = x.contiguous(memory_format=torch.channels_last)
+    else:
+        w = w.contiguous(memory_format=torch.channels_last)
+    check_values(F.conv2d, torch_F.conv2d, [x, w, b], terms=60)
+
+
+def test_infinity_and_nan_stay_local(device):
+    """A padded zero never meets a value: NaN and infinity reach exactly the outputs whose window holds them."""
+    x, w = torch.ones(1, 1, 6, 6, device=device), torch.ones(1, 1, 3, 3, device=device)
+    x[0, 0, 0, 0], x[0, 0, 5, 5] = torch.nan, torch.inf
+    ours, theirs = (f(x, w, padding=1) for f in (F.conv2d, torch_F.conv2d))
+    assert torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(ours.isinf(), theirs.isinf())
+
+
+@pytest.mark.parametrize("name", ["odd", "groups", "same-asymmetric", "dilation"])
+def test_registration(name, device):
+    input, weight, arguments = CASES[name]
+    inputs = [x.to(device) for x in tensors(input, weight)]
+    called = ops_called(lambda x, w, b: F.conv2d(x, w, b, **arguments), inputs)
+    names = {op.name().removeprefix("tmc::") for op in called}
+    assert names == {"conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv2d_grad_bias"}
+    check_registration(called)
+
+
+def test_saves_only_what_the_gradients_need(device):
+    x, w = torch.randn(2, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
+    b = torch.randn(4, device=device, requires_grad=True)
+
+    def saved(*frozen):
+        leaves = {name: t.detach().requires_grad_(name not in frozen) for name, t in (("x", x), ("w", w))}
+        kept = {t.data_ptr() for t in saved_tensors(lambda: F.conv2d(leaves["x"], leaves["w"], b))}
+        return {name for name, t in leaves.items() if t.data_ptr() in kept}
+
+    assert saved() == {"x", "w"}
+    assert saved("w") == {"w"}
+    assert saved("x") == {"x"}
+    assert saved("x", "w") == set()
+
+
+def test_gradients_only_where_asked(device):
+    """A frozen operand gets no gradient computed: the op is not called."""
+    x, w = torch.randn(2, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
+    for wanted in ("conv2d_grad_input", "conv2d_grad_weight"):
+        leaves = x.detach().requires_grad_("input" in wanted), w.detach().requires_grad_("weight" in wanted)
+        output = F.conv2d(*leaves)
+        with RecordOps() as record:
+            output.sum().backward()
+        assert [op.name() for op in record.calls] == [f"tmc::{wanted}"]
+
+
+def test_same_tensor_twice(device):
+    """input and weight may be one tensor: its gradient is the sum of both roles'."""
+    x = torch.randn(3, 3, 3, 3, dtype=torch.float64, device=device, requires_grad=True)
+    grads = [torch.autograd.grad(f(x, x, padding=1).square().sum(), x)[0] for f in (F.conv2d, torch_F.conv2d)]
+    torch.testing.assert_close(*grads)
+
+
+def test_inputs_are_never_written(device):
+    x, w, b = (t.float().to(device).requires_grad_() for t in tensors((2, 3, 6, 5), (4, 3, 3, 3)))
+    before = [t.detach().clone() for t in (x, w, b)]
+    grad_output = torch.randn(2, 4, 4, 3, device=device)
+    kept = grad_output.clone()
+    F.conv2d(x, w, b).backward(grad_output)
+    assert all(map(torch.equal, (x, w, b, grad_output), (*before, kept)))

@@ -1,0 +1,139 @@
+"""Max, average and sum pooling over sliding windows."""
+
+import pytest
+import torch
+import torch.nn.functional as torch_F
+from checks import check_op, check_registration, check_values, ops_called, saved_tensors
+
+import torch_manual_conv.functional as F
+
+# name: input shape, window arguments
+MAX_CASES = {
+    "alexnet": ((2, 3, 9, 9), dict(kernel_size=3, stride=2)),
+    "odd-size": ((2, 2, 7, 5), dict(kernel_size=2)),
+    "stride-over-kernel": ((1, 2, 11, 8), dict(kernel_size=2, stride=3)),
+    "padding": ((2, 2, 6, 7), dict(kernel_size=3, stride=2, padding=1)),
+    "not-square": ((2, 3, 9, 8), dict(kernel_size=(3, 2), stride=(1, 2), padding=(1, 0))),
+    "dilation": ((1, 2, 11, 10), dict(kernel_size=3, stride=2, padding=1, dilation=2)),
+    "ceil-mode": ((2, 2, 8, 7), dict(kernel_size=3, stride=2, ceil_mode=True)),
+    "ceil-mode-drops-window-in-padding": ((1, 1, 6, 6), dict(kernel_size=2, stride=3, padding=1, ceil_mode=True)),
+    "ceil-mode-dilation": ((1, 2, 10, 9), dict(kernel_size=2, stride=3, dilation=3, ceil_mode=True)),
+    "one-pixel": ((2, 3, 1, 1), dict(kernel_size=1)),
+    "whole-input": ((2, 2, 5, 4), dict(kernel_size=(5, 4))),
+    "many-channels": ((1, 37, 5, 5), dict(kernel_size=3, stride=2)),
+    "window-256-taps": ((1, 2, 17, 17), dict(kernel_size=16, stride=1)),
+    "window-over-256-taps": ((1, 2, 19, 20), dict(kernel_size=17, stride=2)),
+}
+
+AVG_CASES = {
+    "lecture": ((2, 3, 8, 8), dict(kernel_size=2)),
+    "odd-size": ((2, 2, 7, 5), dict(kernel_size=2)),
+    "overlapping": ((2, 2, 9, 8), dict(kernel_size=3, stride=2)),
+    "stride-over-kernel": ((1, 2, 11, 8), dict(kernel_size=2, stride=3)),
+    "padding": ((2, 2, 6, 7), dict(kernel_size=3, stride=2, padding=1)),
+    "padding-not-counted": ((2, 2, 6, 7), dict(kernel_size=3, stride=2, padding=1, count_include_pad=False)),
+    "not-square": ((2, 3, 9, 8), dict(kernel_size=(3, 2), stride=(1, 2), padding=(1, 0))),
+    "ceil-mode": ((2, 2, 8, 7), dict(kernel_size=3, stride=2, ceil_mode=True)),
+    "ceil-mode-padding": ((1, 2, 8, 7), dict(kernel_size=4, stride=3, padding=2, ceil_mode=True)),
+    "ceil-mode-padding-not-counted": (
+        (1, 2, 8, 7),
+        dict(kernel_size=4, stride=3, padding=2, ceil_mode=True, count_include_pad=False),
+    ),
+    "divisor": ((2, 2, 6, 6), dict(kernel_size=3, stride=2, padding=1, divisor_override=5)),
+    "negative-divisor": ((1, 2, 6, 6), dict(kernel_size=3, divisor_override=-2)),
+    "one-pixel": ((2, 3, 1, 1), dict(kernel_size=1)),
+    "whole-input": ((2, 2, 5, 4), dict(kernel_size=(5, 4))),
+    "many-channels": ((1, 37, 5, 5), dict(kernel_size=3, stride=2)),
+}
+
+
+def distinct(shape):
+    """No two values closer than a finite difference, so that each maximum keeps its winner in gradcheck."""
+    numel = torch.Size(shape).numel()
+    return (torch.randperm(numel).double().reshape(shape) - 0.45 * numel) / numel**0.5
+
+
+def taps(arguments):
+    kernel_size = arguments["kernel_size"]
+    return kernel_size**2 if isinstance(kernel_size, int) else kernel_size[0] * kernel_size[1]
+
+
+@pytest.mark.parametrize("shape, arguments", MAX_CASES.values(), ids=MAX_CASES)
+def test_max_matches_torch(shape, arguments, dtype, device):
+    check_op(
+        lambda x: F.max_pool2d(x, **arguments, return_indices=True),
+        lambda x: torch_F.max_pool2d(x, **arguments, return_indices=True),
+        distinct(shape), terms=taps(arguments), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape, arguments", AVG_CASES.values(), ids=AVG_CASES)
+def test_avg_matches_torch(shape, arguments, dtype, device):
+    check_op(
+        lambda x: F.avg_pool2d(x, **arguments),
+        lambda x: torch_F.avg_pool2d(x, **arguments),
+        torch.randn(shape, dtype=torch.float64), terms=taps(arguments), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [dict(kernel_size=2), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)])
+def test_sum_matches_torch(arguments, dtype, device):
+    check_op(
+        lambda x: F.sum_pool2d(x, **arguments),
+        lambda x: torch_F.avg_pool2d(x, **arguments, divisor_override=1),
+        torch.randn(2, 3, 8, 6, dtype=torch.float64), terms=taps(arguments), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+def test_max_ties_nan_and_infinity(dtype, device):
+    """The first of equal maxima wins, the last NaN wins, and a window of -inf still has a winner (torch's rules)."""
+    inf, nan = torch.inf, torch.nan
+    image = torch.tensor(
+        [
+            [1, 1, nan, 0, -inf, -inf, 7],
+            [1, 1, 2, nan, -inf, -inf, inf],
+            [-0.0, 0.0, 3, 3, nan, inf, -inf],
+            [0.0, -0.0, 3, 1, inf, -inf, nan],
+            [5, -inf, -inf, -inf, -inf, 4, 4],
+        ],
+        dtype=torch.float64,
+    )
+    for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1), dict(kernel_size=2, dilation=2)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            check_values(
+                lambda x: F.max_pool2d(x, **arguments, return_indices=True),  # noqa: B023
+                lambda x: torch_F.max_pool2d(x, **arguments, return_indices=True),  # noqa: B023
+                [image.expand(2, 3, 5, 7).to(device, dtype).contiguous(memory_format=layout)],
+                trusted=False,
+            )  # fmt: skip
+
+
+def test_registration(device):
+    x, window = distinct((2, 3, 7, 6)).to(device), (3, 2, 1)
+    called = ops_called(lambda x: F.max_pool2d(x, *window, ceil_mode=True, return_indices=True), [x])
+    called |= ops_called(lambda x: F.avg_pool2d(x, *window), [x])
+    called |= ops_called(lambda x: F.sum_pool2d(x, *window), [x])
+    maximum = {"max_pool2d", "max_pool2d_grad_input", "max_pool2d_select", "max_pool2d_indices"}
+    assert {op.name().removeprefix("tmc::") for op in called} == maximum | {"avg_pool2d", "avg_pool2d_grad_input"}
+    check_registration(called)
+
+
+def test_stride_omitted():
+    """None and an empty list mean kernel_size, as in torch."""
+    x = torch.randn(1, 2, 6, 6)
+    for stride in (None, [], ()):
+        assert torch.equal(F.max_pool2d(x, 2, stride), torch_F.max_pool2d(x, 2))
+        assert torch.equal(F.avg_pool2d(x, 2, stride), F.avg_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("kernel_size, dtype_saved", [(2, torch.uint8), (16, torch.uint8), (17, torch.int32)])
+def test_max_saves_one_byte_per_output(kernel_size, dtype_saved, device):
+    x = torch.randn(2, 3, 40, 40, device=device, requires_grad=True)
+    output = []
+    (saved,) = saved_tensors(lambda: output.append(F.max_pool2d(x, kernel_size)))
+    assert saved.dtype == dtype_saved and saved.shape == output[0].shape
+
+
+def test_avg_saves_no_tensor(device):
+    x = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
+    assert not saved_tensors(lambda: F.avg_pool2d(x, 2)) and not saved_tensors(lambda: F.sum_pool2d(x, 2))
