@@ -71,6 +71,12 @@ class Parts(NamedTuple):
         norm = [nn.BatchNorm2d(out_channels)] if self.batch_norm else []
         return [conv, *norm, self.act()]
 
+    def linear(self, in_features, out_features):
+        """A hidden linear layer, batch norm when asked for, activation."""
+        linear = nn.Linear(in_features, out_features, bias=not self.batch_norm)
+        norm = [nn.BatchNorm1d(out_features)] if self.batch_norm else []
+        return [linear, *norm, self.act()]
+
     def pool(self, kind="max"):
         """Windows of 3 x 3, 2 apart: the overlapping pools of the AlexNet paper."""
         _check_choice("pool", kind, ("max", "avg", "sum"))
@@ -101,7 +107,7 @@ def alexnet(
     Args:
         activation: "relu", "sigmoid" or "tanh", after every layer but the last.
         layers: "manual" (ours) or "torch".
-        batch_norm: normalise after every convolution; the keys of `features` then differ from torchvision's.
+        batch_norm: normalise after every layer but the last; the state_dict's keys then differ from torchvision's.
         init: "torch" (the layers' own), "kaiming", "sigmoid-aware", "paper"; "auto" is "sigmoid-aware" for sigmoids
             without batch norm, which learn nothing from torch's initial weights, and "torch" otherwise.
         width: multiplies every number of channels; `hidden`, where given, is the width of the two hidden linear layers.
@@ -121,11 +127,9 @@ def alexnet(
     ]
     classifier = [
         nn.Dropout(dropout),
-        nn.Linear(c5 * 6 * 6, hidden),
-        parts.act(),
+        *parts.linear(c5 * 6 * 6, hidden),
         nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        parts.act(),
+        *parts.linear(hidden, hidden),
         nn.Linear(hidden, num_classes),
     ]
     return _initialise(ConvNet(features, parts.layers.AdaptiveAvgPool2d((6, 6)), classifier), init, parts)
@@ -163,11 +167,9 @@ def alexnet_2012(
         parts.pool(),
     ]
     classifier = [
-        nn.Linear(c5 * 6 * 6, hidden),
-        parts.act(),
+        *parts.linear(c5 * 6 * 6, hidden),
         nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        parts.act(),
+        *parts.linear(hidden, hidden),
         nn.Dropout(dropout),
         nn.Linear(hidden, num_classes),
     ]
@@ -207,8 +209,7 @@ def lecture_net(
         parts.pool(pool),
     ]
     classifier = [
-        nn.Linear(c5 * 2 * 2, hidden),
-        parts.act(),
+        *parts.linear(c5 * 2 * 2, hidden),
         nn.Dropout(dropout),
         nn.Linear(hidden, num_classes),
     ]

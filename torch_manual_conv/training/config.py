@@ -48,7 +48,7 @@ class TrainConfig:
     activation: str | None = option(
         None, "[sigmoid for lecture_net, else relu]", group="model", choices=("relu", "sigmoid", "tanh")
     )
-    batch_norm: bool | None = option(None, "after each convolution [yes, but for alexnet_2012]", group="model")
+    batch_norm: bool | None = option(None, "after each layer but the last [yes, but for alexnet_2012]", group="model")
     init: str = option(
         "auto",
         "initial weights",
@@ -65,7 +65,9 @@ class TrainConfig:
     schedule: str = option(
         "cosine", "how the learning rate falls", group="optimisation", choices=("cosine", "step", "constant")
     )
-    warmup_epochs: float = option(0.0, "epochs over which the learning rate rises from 0", group="optimisation")
+    warmup_epochs: float | None = option(
+        None, "epochs over which the learning rate rises from 0 [0, or 1 for ReLU without batch norm]", group="optimisation"
+    )
     step_epochs: int = option(30, "with --schedule step: epochs between drops", group="optimisation")
     step_factor: float = option(0.1, "with --schedule step: factor of each drop", group="optimisation")
     momentum: float = option(0.9, "of SGD", group="optimisation")
@@ -100,7 +102,10 @@ class TrainConfig:
         activation = self.activation or ("sigmoid" if is_small else "relu")
         batch_norm = model != "alexnet_2012" if self.batch_norm is None else self.batch_norm
         init, lr = self.init, self.lr
-        if model == "alexnet" and activation == "relu" and not batch_norm and init == "auto":
+        # Plain ReLU networks start slowly or die: from torch's initial weights lecture_net stayed at chance for one seed
+        # of three; with Kaiming's and a warm-up all three learned.
+        is_plain_relu = activation == "relu" and not batch_norm
+        if is_plain_relu and model != "alexnet_2012" and init == "auto":
             init = "kaiming"
         if lr is None and activation == "sigmoid":
             lr = 0.1 if is_small else 0.05
@@ -114,6 +119,7 @@ class TrainConfig:
             init=init,
             lr=lr,
             image_size=self.image_size or (28 if self.is_built_in or (self.synthetic and is_small) else 224),
+            warmup_epochs=float(is_plain_relu) if self.warmup_epochs is None else self.warmup_epochs,
             epochs=self.epochs or (20 if self.is_tree else 8),
             batch_size=self.batch_size or (32 if self.is_tree else 64),
         )
@@ -125,6 +131,7 @@ class TrainConfig:
         rules = [
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 2 or not self.batch_norm, "at least 2 with batch norm"),
             ("lr", 0 < self.lr < float("inf"), "positive"),
             (
                 "model",
