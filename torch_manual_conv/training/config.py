@@ -66,7 +66,9 @@ class TrainConfig:
         "cosine", "how the learning rate falls", group="optimisation", choices=("cosine", "step", "constant")
     )
     warmup_epochs: float | None = option(
-        None, "epochs over which the learning rate rises from 0 [0, or 1 for ReLU without batch norm]", group="optimisation"
+        None,
+        "epochs in which the learning rate rises from 0 [0; 1 for ReLU without batch norm]",
+        group="optimisation",
     )
     step_epochs: int = option(30, "with --schedule step: epochs between drops", group="optimisation")
     step_factor: float = option(0.1, "with --schedule step: factor of each drop", group="optimisation")
@@ -102,8 +104,8 @@ class TrainConfig:
         activation = self.activation or ("sigmoid" if is_small else "relu")
         batch_norm = model != "alexnet_2012" if self.batch_norm is None else self.batch_norm
         init, lr = self.init, self.lr
-        # Plain ReLU networks start slowly or die: from torch's initial weights lecture_net stayed at chance for one seed
-        # of three; with Kaiming's and a warm-up all three learned.
+        # Plain ReLU networks start slowly or die: from torch's initial weights lecture_net stayed at chance for one
+        # seed of three; from Kaiming's and with a warm-up all three learned.
         is_plain_relu = activation == "relu" and not batch_norm
         if is_plain_relu and model != "alexnet_2012" and init == "auto":
             init = "kaiming"
