@@ -1,5 +1,6 @@
-"""The documents name files; this notices when one of them has moved."""
+"""The documents show examples and name files: the examples are run, and the files must be there."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -7,6 +8,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def session(document):
+    """A document's python blocks as one doctest; all else becomes empty lines, so that line numbers stay."""
+    lines, is_python = [], False
+    for line in document.read_text().splitlines():
+        if line.startswith("```"):
+            is_python, line = line == "```python", ""
+        lines.append(line if is_python else "")
+    return doctest.DocTestParser().get_doctest("\n".join(lines), {}, document.name, str(document), 0)
+
+
+EXAMPLES = [example for example in map(session, DOCUMENTS) if example.examples]
 
 
 def anchors(document):
@@ -29,6 +43,14 @@ def lost_paths(document):
     for path in re.findall(r"`((?:\w+/)*\w+\.(?:py|md|h|cpp|cu|cuh))`", document.read_text()):
         if not any((folder / path).exists() for folder in (ROOT, ROOT / "torch_manual_conv", document.parent)):
             yield path
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_examples(example):
+    report = []
+    failed, attempted = doctest.DocTestRunner().run(example, out=report.append)
+    assert attempted > 0
+    assert failed == 0, "".join(report)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

@@ -1,7 +1,5 @@
-"""formulas.py against torch and against our kernels, in float64; the worked numbers of docs/derivations.md; and every
-"eq. 3" that the code cites."""
+"""formulas.py against torch and against our kernels, in float64; and every "eq. 3" that the code cites is derived."""
 
-import doctest
 import inspect
 import re
 import types
@@ -226,17 +224,6 @@ def test_a_broken_formula_is_noticed(old, new, check, case):
     exec(source.replace(old, new), broken.__dict__)
     with pytest.raises((AssertionError, TypeError)):
         check(broken, *case)
-
-
-def test_worked_examples():
-    """Every number in docs/derivations.md: its python blocks are one doctest session."""
-    text = DERIVATIONS.read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    session = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, DERIVATIONS.name, str(DERIVATIONS), 0)
-    assert len(session.examples) > 40
-    report = []
-    result = doctest.DocTestRunner().run(session, out=report.append)
-    assert result.failed == 0, "".join(report)
 
 
 def derived():

@@ -56,8 +56,7 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 
     x [N, C, H, W], w [K, C/groups, R, S], b [K] -> z [N, K, P, Q]
     """
-    P, Q = output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
-    z = x.new_zeros(x.shape[0], w.shape[0], P, Q)
+    z = x.new_zeros(x.shape[0], w.shape[0], *output_size(x.shape[2:], w.shape[2:], stride, padding, dilation))
     for nkpq, nchw, kcrs in products(x.shape, w.shape, stride, padding, dilation, groups):
         z[nkpq] += x[nchw] * w[kcrs]
     return z if b is None else z + b[:, None, None]
@@ -198,10 +197,9 @@ def max_pool2d_grad_input(grad_y, winners, input_size):
 
     grad_y [N, C, P, Q], winners [N, C, P, Q] from max_pool2d or adaptive_max_pool2d -> grad_x [N, C, H, W]
     """
-    H, W = input_size
-    grad_x = grad_y.new_zeros(*grad_y.shape[:2], H, W)
+    grad_x = grad_y.new_zeros(*grad_y.shape[:2], *input_size)
     for n, c, p, q in every_index(*grad_y.shape):
-        h, w = divmod(int(winners[n, c, p, q]), W)
+        h, w = divmod(int(winners[n, c, p, q]), input_size[1])
         grad_x[n, c, h, w] += grad_y[n, c, p, q]
     return grad_x
 
@@ -281,11 +279,10 @@ def conv_act_pool2d_gradients(grad_y, x, w, b=None, *, activation="sigmoid", poo
     """
     g, grad_g = ACTIVATIONS[activation]
     o, window = g(conv2d(x, w, b, **conv)), (pool_size, pool_stride, pool_padding)
-    size = o.shape[2:]
     if pool == "max":
-        grad_o = max_pool2d_grad_input(grad_y, max_pool2d(o, *window)[1], size)
+        grad_o = max_pool2d_grad_input(grad_y, max_pool2d(o, *window)[1], o.shape[2:])
     elif pool:
-        grad_o = {"avg": avg_pool2d_grad_input, "sum": sum_pool2d_grad_input}[pool](grad_y, size, *window)
+        grad_o = {"avg": avg_pool2d_grad_input, "sum": sum_pool2d_grad_input}[pool](grad_y, o.shape[2:], *window)
     else:
         grad_o = grad_y
     grad_z = grad_g(grad_o, o)
