@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 def two_doors(name, function, fake, batching):
     """Registers torch.ops.tmc.<name>'s fake, gradient and batching rule; returns the callable that picks the door.
 
-    `batching(call)` makes the vmap rule out of that callable, so that a batched call is differentiable in its turn.
+    `batching(door)` makes the vmap rule of that door, so that a batched call is differentiable in its turn.
     All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
@@ -30,7 +30,7 @@ def two_doors(name, function, fake, batching):
     function.forward.__signature__ = inspect.signature(function.forward)  # apply would compute it at every call
     function.vmap = staticmethod(batching(call))
     torch.library.register_fake(f"tmc::{name}", fake)
-    torch.library.register_vmap(f"tmc::{name}", function.vmap)
+    torch.library.register_vmap(f"tmc::{name}", batching(op))
     torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
     return call
 
