@@ -4,6 +4,7 @@
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -71,7 +72,8 @@ CASES = (
     _conv("conv2d", "alexnet1", (2, 3, 67, 63), (16, 3, 11, 11), stride=4, padding=2),
     _conv("conv2d", "alexnet2", (2, 16, 13, 15), (32, 16, 5, 5), padding=2),
     _conv("conv2d", "deep", (1, 96, 9, 7), (64, 96, 3, 3), padding=1),
-    _conv("conv2d", "threads", (4, 16, 29, 31), (40, 16, 3, 3), padding=1),
+    _conv("conv2d", "wide", (4, 16, 29, 31), (40, 16, 3, 3), padding=1),
+    _conv("conv2d", "many_pixels", (8, 3, 61, 63), (8, 3, 3, 3)),
     _conv("conv2d", "channels_last", (3, 20, 17, 19), (24, 20, 3, 3), channels_last=True, padding=1),
     _conv("conv2d", "uneven", (2, 5, 19, 23), (7, 5, 4, 3), stride=(2, 3), padding=(3, 1), dilation=(2, 1)),
     _conv("conv2d", "same", (2, 4, 9, 11), (6, 4, 4, 2), padding="same"),
@@ -239,18 +241,24 @@ def check(case, device, dtype_name, seed):
     return checks
 
 
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def two_ways(case, device, drawn):
     """(claim, results, the same results obtained another way) for all that must agree in every bit."""
     ours = partial(evaluate, getattr(functional, case.op), case)
     first = ours(drawn)
     yield "two runs", first, ours(drawn)
     if device == "cpu":
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        one = ours(drawn)
-        torch.set_num_threads(2)
-        yield "1 thread and 2 threads", one, ours(drawn)
-        torch.set_num_threads(threads)
+        with threads(2):
+            yield "1 thread and 2 threads", first, ours(drawn)
     if case.batched:
         tensors, grad_output, (direction, *others) = drawn
         alone = ours(({**tensors, "input": tensors["input"][:1]}, grad_output[:1], [direction[:1], *others]))
@@ -270,7 +278,7 @@ def same_bits(left, right):
 
 
 def determinism(cases, device, dtypes, seed):
-    """{claim: ['op, case, dtype' for which it does not hold]}"""
+    """{claim: [(op, case, dtype) for which it does not hold]}"""
     broken = {}
     for case in cases:
         for dtype in dtypes:
@@ -278,5 +286,5 @@ def determinism(cases, device, dtypes, seed):
             for claim, left, right in two_ways(case, device, drawn):
                 found = broken.setdefault(claim, [])
                 if not same_bits(left, right):
-                    found.append(f"{case.op}, {case.name}, {dtype}")
+                    found.append((case.op, case.name, dtype))
     return broken
