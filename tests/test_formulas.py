@@ -231,11 +231,9 @@ def derived():
 
 
 def cited(path):
-    """The numbers after each "eq. 3", "eqs. 3, 4 and 5" or "eqs. 6 to 9" of a file."""
-    for many, first, others in re.findall(r"\b[Ee]q(s?)\. ?(\d+)((?:(?:,| and| to|-) ?\d+)*)", path.read_text()):
-        yield int(first)
-        if many:
-            yield from map(int, re.findall(r"\d+", others))
+    """The numbers in each "eq. 3", "eq. 3, 4 and 5" or "eqs. 6 to 9" of a file."""
+    for numbers in re.findall(r"\b[Ee]qs?\. ?(\d+(?:(?:,| and| to|-) ?\d+)*)", path.read_text()):
+        yield from map(int, re.findall(r"\d+", numbers))
 
 
 def test_derivations_are_numbered_in_order():
