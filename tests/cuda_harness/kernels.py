@@ -1,0 +1,229 @@
+"""Builds the CUDA kernels for the CPU (see fibers.h) and calls their launchers with torch tensors in CPU memory.
+
+Results are full of NaN before a launch, so that an element that no thread writes is seen.
+"""
+
+import atexit
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+HARNESS = Path(__file__).parent
+CSRC = HARNESS.parent.parent / "csrc"
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/cuda/dtype.h's order
+INCLUDES = [f"-I{CSRC}", f"-I{CSRC / 'cuda'}", f"-I{HARNESS}"]
+
+
+# Set for the run of the tests in which every access outside an array ends the process.
+SANITIZED = os.environ.get("TMC_HARNESS_SANITIZED") == "1"
+
+
+@functools.cache
+def build():
+    """Compiles the harness and every kernel file as C++; the loaded library."""
+    folder = Path(tempfile.mkdtemp(prefix="cuda_harness_"))
+    atexit.register(shutil.rmtree, folder)
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC"]
+    compiler += ["-fsanitize=address"] if SANITIZED else []
+    sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
+
+    def compile(source):
+        target = folder / f"{source.name}.o"
+        subprocess.run([*compiler, *INCLUDES, "-x", "c++", "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile, sources))
+    library = folder / "kernels.so"
+    subprocess.run([*compiler, "-shared", *objects, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+class HarnessError(AssertionError):
+    """The harness saw a mistake in how a kernel uses the machine."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    n: int
+    c: int
+    h: int
+    w: int
+    k: int
+    r: int
+    s: int
+    stride: tuple = (1, 1)
+    pads: tuple = (0, 0, 0, 0)  # top, bottom, left, right
+    dilation: tuple = (1, 1)
+    groups: int = 1
+
+    @property
+    def p(self):
+        return (self.h + sum(self.pads[:2]) - self.dilation[0] * (self.r - 1) - 1) // self.stride[0] + 1
+
+    @property
+    def q(self):
+        return (self.w + sum(self.pads[2:]) - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def sizes(self):
+        """Of input, weight and output."""
+        return (
+            (self.n, self.c, self.h, self.w),
+            (self.k, self.c // self.groups, self.r, self.s),
+            (self.n, self.k, self.p, self.q),
+        )
+
+    def struct(self):
+        extents = self.n, self.c, self.h, self.w, self.k, self.r, self.s, self.p, self.q
+        return (ctypes.c_int64 * 18)(*extents, *self.stride, *self.pads, *self.dilation, self.groups)
+
+
+@dataclass(frozen=True)
+class Pool:
+    n: int
+    c: int
+    input_size: tuple
+    output_size: tuple
+    kernel: tuple
+    stride: tuple = (0, 0)  # 0: adaptive
+    pad: tuple = (0, 0)
+    dilation: tuple = (1, 1)
+
+    @property
+    def sizes(self):
+        """Of input and output."""
+        return (self.n, self.c, *self.input_size), (self.n, self.c, *self.output_size)
+
+    @property
+    def winner_dtype(self):
+        return torch.uint8 if self.kernel[0] * self.kernel[1] <= 256 else torch.int32
+
+    def struct(self):
+        axes = zip(self.input_size, self.output_size, self.kernel, self.stride, self.pad, self.dilation, strict=True)
+        return (ctypes.c_int64 * 14)(self.n, self.c, *(value for axis in axes for value in axis))
+
+
+class Kernels:
+    """The launchers. `seed` and `skipped_barrier` say how the next launches run."""
+
+    def __init__(self):
+        self.library = build()
+        self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
+        self.library.conv2d_grad_weight_parts.restype = ctypes.c_int64
+        self.library.conv2d_grad_bias_parts.restype = ctypes.c_int64
+        self.seed, self.skipped_barrier, self.barriers = 1, "", set()
+
+    def call(self, launcher, *arguments):
+        self.library.harness_configure(self.seed, self.skipped_barrier.encode())
+        getattr(self.library, launcher)(*map(as_c, arguments))
+        self.barriers = set(self.library.harness_barriers().decode().split())
+        if report := self.library.harness_report().decode():
+            raise HarnessError(f"{launcher}: {report}")
+
+    def conv2d(self, conv, channels_last, input, weight, bias):
+        output = poisoned(conv.sizes[2], input.dtype, channels_last)
+        operands = dense(input, channels_last), dense(weight, channels_last)
+        self.call("launch_conv2d", input.dtype, conv, channels_last, *operands, bias, output, None)
+        return output
+
+    def conv2d_grad_input(self, conv, channels_last, grad_output, weight):
+        grad_input = poisoned(conv.sizes[0], weight.dtype, channels_last)
+        operands = dense(grad_output, channels_last), dense(weight, channels_last)
+        self.call("launch_conv2d_grad_input", weight.dtype, conv, channels_last, *operands, grad_input, None)
+        return grad_input
+
+    def conv2d_grad_weight(self, conv, channels_last, grad_output, input):
+        grad_weight = poisoned(conv.sizes[1], input.dtype)
+        parts = self.library.conv2d_grad_weight_parts(conv.struct())
+        workspace = poisoned((parts, grad_weight.numel()), accumulation_dtype(input.dtype))
+        operands = dense(grad_output, channels_last), dense(input, channels_last)
+        self.call(
+            "launch_conv2d_grad_weight", input.dtype, conv, channels_last, *operands, workspace, grad_weight, None
+        )
+        return grad_weight
+
+    def conv2d_grad_bias(self, channels_last, grad_output):
+        n, k, p, q = grad_output.shape
+        extents = [ctypes.c_int64(extent) for extent in (n, k, p * q)]
+        grad_bias = poisoned((k,), grad_output.dtype)
+        workspace = poisoned((self.library.conv2d_grad_bias_parts(*extents), k), accumulation_dtype(grad_output.dtype))
+        operands = dense(grad_output, channels_last), workspace, grad_bias
+        self.call("launch_conv2d_grad_bias", grad_output.dtype, *extents, channels_last, *operands, None)
+        return grad_bias
+
+    def max_pool2d(self, pool, channels_last, input):
+        output = poisoned(pool.sizes[1], input.dtype, channels_last)
+        winners = poisoned(pool.sizes[1], pool.winner_dtype, channels_last)
+        self.call(
+            "launch_max_pool2d", input.dtype, pool, channels_last, dense(input, channels_last), output, winners, None
+        )
+        return output, winners
+
+    def max_pool2d_grad_input(self, pool, channels_last, grad_output, winners):
+        grad_input = poisoned(pool.sizes[0], grad_output.dtype, channels_last)
+        operands = dense(grad_output, channels_last), dense(winners, channels_last), grad_input
+        self.call("launch_max_pool2d_grad_input", grad_output.dtype, pool, channels_last, *operands, None)
+        return grad_input
+
+    def max_pool2d_select(self, pool, channels_last, input, winners):
+        output = poisoned(pool.sizes[1], input.dtype, channels_last)
+        operands = dense(input, channels_last), dense(winners, channels_last), output
+        self.call("launch_max_pool2d_select", input.dtype, pool, channels_last, *operands, None)
+        return output
+
+    def max_pool2d_indices(self, pool, channels_last, winners):
+        indices = poisoned(pool.sizes[1], torch.int64, channels_last)
+        self.call("launch_max_pool2d_indices", pool, channels_last, dense(winners, channels_last), indices, None)
+        return indices
+
+    def avg_pool2d(self, pool, channels_last, rule, input):
+        output = poisoned(pool.sizes[1], input.dtype, channels_last)
+        operands = dense(input, channels_last), output
+        self.call("launch_avg_pool2d", input.dtype, pool, channels_last, rule, *operands, None)
+        return output
+
+    def avg_pool2d_grad_input(self, pool, channels_last, rule, grad_output):
+        grad_input = poisoned(pool.sizes[0], grad_output.dtype, channels_last)
+        operands = dense(grad_output, channels_last), grad_input
+        self.call("launch_avg_pool2d_grad_input", grad_output.dtype, pool, channels_last, rule, *operands, None)
+        return grad_input
+
+
+class AverageRule(ctypes.Structure):
+    _fields_ = (("count_include_pad", ctypes.c_bool), ("divisor_override", ctypes.c_int64))
+
+
+def as_c(value):
+    """A launcher's argument: tensors by address, shapes and rules by reference."""
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, (Conv, Pool)):
+        return value.struct()
+    if isinstance(value, torch.dtype):
+        return DTYPES.index(value)
+    if isinstance(value, bool):
+        return ctypes.c_bool(value)
+    return ctypes.byref(value) if isinstance(value, AverageRule) else value
+
+
+def dense(tensor, channels_last):
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def poisoned(shape, dtype, channels_last=False):
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    tensor = torch.empty(shape, dtype=dtype, memory_format=form)
+    return tensor.fill_(float("nan") if dtype.is_floating_point else 119)
+
+
+def accumulation_dtype(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,73 @@
+// Kernels that test the harness itself: conversions, numbering, and mistakes that it must report.
+#include "launch.h"
+
+namespace tmc {
+namespace {
+
+template <class T>
+__global__ void convert_kernel(const float* values, T* rounded, float* back, int64_t count) {
+  const int64_t i = thread_index();
+  if (i >= count) return;
+  rounded[i] = static_cast<T>(values[i]);
+  back[i] = static_cast<float>(rounded[i]);
+}
+
+__global__ void block_index_kernel(int64_t* indices) {
+  indices[thread_index()] = block_index();
+}
+
+struct Line {
+  float values[64];
+};
+
+__global__ void read_unwritten_kernel(float* values) {
+  values[threadIdx.x] = shared_memory<Line>().values[threadIdx.x];
+}
+
+__global__ void early_exit_kernel(float*) {
+  if (threadIdx.x == 7) return;
+  __syncthreads();
+}
+
+__global__ void divergent_kernel(float*) {
+  if (threadIdx.x < 32)
+    __syncthreads();
+  else
+    __syncthreads();
+}
+
+}  // namespace
+
+extern "C" {
+
+void selftest_convert(Dtype dtype, const float* values, void* rounded, float* back, int64_t count) {
+  dispatch(dtype, [=](auto type) {
+    using T = decltype(type);
+    launch(convert_kernel<T>, grid_of_elements(count), kElementThreads, nullptr, values, static_cast<T*>(rounded), back,
+           count);
+  });
+}
+
+void selftest_grid_of(int64_t blocks, int64_t* extents) {
+  const dim3 grid = grid_of(blocks);
+  extents[0] = grid.x, extents[1] = grid.y;
+}
+void selftest_block_index(unsigned x, unsigned y, int64_t* indices) {
+  launch(block_index_kernel, dim3(x, y), 1, nullptr, indices);
+}
+
+void selftest_read_unwritten(float* values) {
+  launch(read_unwritten_kernel, dim3(1), 64, nullptr, values);
+}
+void selftest_early_exit() {
+  launch(early_exit_kernel, dim3(1), 64, nullptr, nullptr);
+}
+void selftest_divergent() {
+  launch(divergent_kernel, dim3(1), 64, nullptr, nullptr);
+}
+void selftest_bad_launch() {
+  launch(early_exit_kernel, dim3(1, 65536), 64, nullptr, nullptr);
+}
+
+}  // extern "C"
+}  // namespace tmc
