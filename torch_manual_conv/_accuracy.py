@@ -199,9 +199,7 @@ def count_terms(case, drawn):
 
 def relative_error(result, reference, dtype):
     if result.shape != reference.shape or result.dtype != dtype:
-        raise RuntimeError(
-            f"returned {list(result.shape)} {result.dtype}, expected {list(reference.shape)} {dtype}"
-        )
+        raise RuntimeError(f"returned {list(result.shape)} {result.dtype}, expected {list(reference.shape)} {dtype}")
     return ((result.cpu().double() - reference).abs().max() / reference.abs().max()).item()
 
 

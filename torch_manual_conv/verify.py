@@ -214,11 +214,8 @@ def main(argv=None):
         return 2
     started = time.perf_counter()
     report = Report(options.seed)
-    with (
-        threads(1),  # small problems: a second thread would cost more than it brings
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),  # or float32 would mean ten bits of mantissa on CUDA
-        warnings.catch_warnings(),
-    ):
+    # One thread: the problems are small, a second would cost more than it brings. No TF32: float32 means 24 bits here.
+    with threads(1), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Using padding='same'")  # torch's, about its own copy
         for device in options.device:
             ran = report.accuracy(options.cases, device, options.dtype)
