@@ -8,6 +8,11 @@ import torch_manual_conv
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+# The tensors are small, and threads waiting for each other on a busy machine cost minutes. test_determinism.py runs
+# every operator with more.
+torch.set_num_threads(1)
+
+
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "cuda"), help="run the operator tests on this device only")
 

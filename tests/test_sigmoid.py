@@ -24,7 +24,7 @@ def test_tails(dtype, device):
     """Large and special values: 0 and 1 are reached without overflow, NaN stays NaN."""
     inf, nan = torch.inf, torch.nan
     x = torch.tensor([-inf, -1e4, -100, -30, -10, 0, 1e-30, 10, 30, 100, 1e4, inf, nan], dtype=torch.float64)
-    check_values(F.sigmoid, torch.sigmoid, [x.to(device, dtype)])
+    check_values(F.sigmoid, torch.sigmoid, [x.to(device, dtype)], trusted=False)
 
 
 def test_saves_only_its_output(device):

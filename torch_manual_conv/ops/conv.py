@@ -52,7 +52,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     padding = [0, 0, *padding] if len(padding) == 2 else [0, *padding]
     geometry = [1, stride], padding, [1, dilation], groups
     rows = _convolve("conv1d", input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
-    return rows.squeeze(-2)
+    return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
 
 
 def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -99,9 +99,15 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         planes = windows.permute(0, 2, 1, 5, 3, 4).reshape(n * out, c * taps, h, w)
         geometry = stride[1:], plane_padding, dilation[1:], groups
         result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry, torch.nn.functional.conv2d)
-        return result.reshape(n, out, *result.shape[1:]).transpose(1, 2)
+        volumes = result.unflatten(0, (n, out)).transpose(1, 2)
+        return volumes.contiguous(memory_format=_volume_format(input))
 
     return batched(op, input, volume, spatial=3)
+
+
+def _volume_format(input):
+    channels_last = input.is_contiguous(memory_format=torch.channels_last_3d) and not input.is_contiguous()
+    return torch.channels_last_3d if channels_last else torch.contiguous_format
 
 
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):

@@ -1,0 +1,92 @@
+"""conv_act_pool2d: pool(activation(conv2d(input))) as one operation."""
+
+import pytest
+import torch
+import torch.nn.functional as torch_F
+from checks import check_op, saved_tensors
+
+import torch_manual_conv.functional as F
+
+ACTIVATIONS = {None: lambda x: x, "sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
+POOLS = {
+    None: lambda x, *_: x,
+    "max": torch_F.max_pool2d,
+    "avg": torch_F.avg_pool2d,
+    "sum": lambda x, *window: torch_F.avg_pool2d(x, *window, divisor_override=1),
+}
+# name: input shape, weight shape, convolution arguments, pool window
+CASES = {
+    "lecture": ((2, 1, 7, 7), (2, 1, 2, 2), dict(), (2, None, 0)),
+    "alexnet": ((1, 3, 13, 11), (4, 3, 3, 3), dict(stride=1, padding=1), (3, 2, 0)),
+    "padded-pool": ((2, 4, 6, 5), (4, 2, 3, 3), dict(padding="same", groups=2), ((3, 2), (2, 1), (1, 0))),
+}
+
+
+def twin(activation, pool, window, arguments):
+    return lambda x, w, b: POOLS[pool](ACTIVATIONS[activation](torch_F.conv2d(x, w, b, **arguments)), *window)
+
+
+def ours(activation, pool, window, arguments):
+    size, stride, padding = window
+    stage = dict(activation=activation, pool=pool, pool_size=size, pool_stride=stride, pool_padding=padding)
+    return lambda x, w, b: F.conv_act_pool2d(x, w, b, **arguments, **stage)
+
+
+def tensors(input, weight):
+    return [torch.randn(shape, dtype=torch.float64) for shape in (input, weight, weight[:1])]
+
+
+def terms(input, weight):
+    """The longest sum: an average's or sum's window of filters, or a weight gradient's batch of pixels."""
+    return max(weight[0] * 9 * 9, input[0] * input[2] * input[3])
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_every_stage(activation, pool, device):
+    input, weight, arguments, window = CASES["lecture"]
+    stage = activation, pool, window, arguments
+    check_op(ours(*stage), twin(*stage), *tensors(input, weight), terms=terms(input, weight), device=device)
+
+
+@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("input, weight, arguments, window", CASES.values(), ids=CASES)
+def test_matches_torch(input, weight, arguments, window, pool, dtype, device):
+    if pool == "max" and dtype in (torch.bfloat16, torch.float16):
+        pytest.skip("rounding makes ties, whose gradient goes to the largest value before the activation")
+    stage = "sigmoid", pool, window, arguments
+    check_op(
+        ours(*stage), twin(*stage), *tensors(input, weight), terms=terms(input, weight), dtype=dtype, device=device
+    )
+
+
+@pytest.mark.parametrize("dtype_half", [torch.bfloat16, torch.float16], ids=str)
+def test_max_forward_in_half_precision(dtype_half, device):
+    input, weight, arguments, window = CASES["alexnet"]
+    x, w, b = (t.to(device, dtype_half) for t in tensors(input, weight))
+    stage = "sigmoid", "max", window, arguments
+    mine, exact = ours(*stage)(x, w, b), twin(*stage)(x.double(), w.double(), b.double())
+    assert mine.dtype == dtype_half
+    assert (mine.double() - exact).abs().max() <= 2 * torch.finfo(dtype_half).eps
+
+
+def test_ties_go_to_the_largest_value(device):
+    """Where the activation flattens a window (relu of negatives, saturated sigmoids) the true maximum is the winner."""
+    x = torch.tensor([[-3.0, -1.0], [-2.0, -4.0]], device=device).reshape(1, 1, 2, 2).requires_grad_()
+    identity = torch.ones(1, 1, 1, 1, device=device)
+    y = F.conv_act_pool2d(x, identity, activation="relu", pool="max")
+    assert y.item() == 0
+    x40 = (40 + x).detach().requires_grad_()  # sigmoid(36..39) are all 1 in float32
+    y = F.conv_act_pool2d(x40.double(), identity.double(), activation="sigmoid", pool="max")
+    y.sum().backward()
+    assert (x40.grad != 0).flatten().tolist() in ([False, True, False, False], [False] * 4)
+
+
+def test_max_keeps_no_map_before_the_pool(device):
+    """Saved: input, weight, the pooled output, one byte per pooled value; nothing of the unpooled size."""
+    x, w = torch.randn(2, 3, 18, 18, device=device), torch.randn(4, 3, 3, 3, device=device, requires_grad=True)
+    saved = saved_tensors(lambda: F.conv_act_pool2d(x, w, activation="sigmoid", pool="max"))
+    unpooled = 2 * 4 * 16 * 16
+    assert all(t.data_ptr() == x.data_ptr() or t.numel() <= unpooled / 4 for t in saved)
+    own = [t for t in saved if t.data_ptr() != x.data_ptr()]
+    assert sum(t.numel() * t.element_size() for t in own) <= unpooled / 4 * (4 + 1)
