@@ -1,11 +1,11 @@
 """Builds the kernels as plain shared libraries on LibTorch's stable ABI: no Python ABI, and torch is never imported.
 
-    pip install .                                fresh machine: python3 and g++; CUDA kernels too where nvcc is
-    pip install -e .                             for hacking; then, after an edit,
-    python setup.py build_ext --inplace          recompiles what changed
+pip install .                                fresh machine: python3 and g++; CUDA kernels too where nvcc is
+pip install -e .                             for hacking; then, after an edit,
+python setup.py build_ext --inplace          recompiles what changed
 
-    FORCE_CUDA=1 fail without nvcc      TMC_CUDA=0 never build CUDA      TORCH_CUDA_ARCH_LIST="8.0;9.0a;12.0+PTX"
-    CXX=g++   CXXFLAGS=...   MAX_JOBS=n
+FORCE_CUDA=1 fail without nvcc      TMC_CUDA=0 never build CUDA      TORCH_CUDA_ARCH_LIST="8.0;9.0a;12.0+PTX"
+CXX=g++   CXXFLAGS=...   MAX_JOBS=n
 """
 
 import importlib.util
@@ -119,7 +119,9 @@ class BuildExt(build_ext):
     def run(self):
         if not TORCH:
             needed = ".".join(map(str, MIN_TORCH))
-            raise SystemExit(f"torch>={needed} was not found: pip install torch first, or pip install . with build isolation")
+            raise SystemExit(
+                f"torch>={needed} was not found: pip install torch first, or pip install . with build isolation"
+            )
         super().run()
 
     def build_extensions(self):
@@ -197,6 +199,8 @@ if CUDA:
 
 setup(
     ext_modules=libraries,
-    setup_requires=[] if TORCH else ["torch>=" + ".".join(map(str, MIN_TORCH))],  # fetched for an isolated build only then
+    setup_requires=[]
+    if TORCH
+    else ["torch>=" + ".".join(map(str, MIN_TORCH))],  # fetched for an isolated build only then
     cmdclass={"build_ext": BuildExt, "bdist_wheel": Wheel},
 )

@@ -16,7 +16,7 @@ import torch
 _here = Path(__file__).parent
 if not (_here / "_C_cpu.so").exists():
     raise ImportError(
-        f"torch_manual_conv: the compiled kernels are missing from {_here}: run `pip install .` in the project's folder, "
+        f"torch_manual_conv: the compiled kernels are missing from {_here}: run `pip install .` in the project, "
         "or `python setup.py build_ext --inplace` to use it from there"
     )
 torch.ops.load_library(str(_here / "_C_cpu.so"))

@@ -88,8 +88,10 @@ def _activation_of(module):
 def _pool_of(module):
     """(pool, kernel_size, stride, padding) if conv_act_pool2d can express the module, else None."""
     window = [getattr(module, name, None) for name in ("kernel_size", "stride", "padding")]
-    if type(module) is nn.MaxPool2d and module.dilation in (1, (1, 1)) and not (
-        module.ceil_mode or module.return_indices
+    if (
+        type(module) is nn.MaxPool2d
+        and module.dilation in (1, (1, 1))
+        and not (module.ceil_mode or module.return_indices)
     ):
         return "max", *window
     if type(module) is nn.AvgPool2d and module.count_include_pad and not (module.ceil_mode or module.divisor_override):
@@ -100,7 +102,10 @@ def _pool_of(module):
 
 
 def _has_hooks(module):
-    return any(getattr(module, name) for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"))
+    return any(
+        getattr(module, name)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
 
 
 def _fuse_runs(sequential):

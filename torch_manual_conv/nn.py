@@ -170,9 +170,7 @@ class ConvActPool2d(Conv2d):
         return _padded(
             self,
             input,
-            lambda x, pad: F.conv_act_pool2d(
-                x, weight, bias, self.stride, pad, self.dilation, self.groups, **stage
-            ),
+            lambda x, pad: F.conv_act_pool2d(x, weight, bias, self.stride, pad, self.dilation, self.groups, **stage),
         )
 
     def extra_repr(self):

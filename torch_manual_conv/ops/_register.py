@@ -158,16 +158,20 @@ def fold_into_batch(info, tensor, dim):
 
 
 def unfold_batch(info, tensor):
-    return tensor.unflatten(0, (info.batch_size, -1)) if tensor.size(0) else tensor.new_empty(
-        (info.batch_size, 0, *tensor.shape[1:])
+    return (
+        tensor.unflatten(0, (info.batch_size, -1))
+        if tensor.size(0)
+        else tensor.new_empty((info.batch_size, 0, *tensor.shape[1:]))
     )
 
 
 def fold_into_channels(info, tensor, dim, axis):
     """The same for the channel dimension `axis`: [.., C, ..] -> [.., B * C, ..], the batch outermost."""
-    moved = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], info.batch_size, *tensor.shape[axis:]) if (
-        dim is None
-    ) else tensor.movedim(dim, axis)
+    moved = (
+        tensor.unsqueeze(axis).expand(*tensor.shape[:axis], info.batch_size, *tensor.shape[axis:])
+        if (dim is None)
+        else tensor.movedim(dim, axis)
+    )
     return moved.flatten(axis, axis + 1)
 
 
@@ -176,7 +180,8 @@ def samplewise_vmap(call):
 
     def rule(info, in_dims, *args):
         folded = [
-            fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a for a, d in zip(args, in_dims, strict=True)
+            fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a
+            for a, d in zip(args, in_dims, strict=True)
         ]
         output = call(*folded)
         if isinstance(output, tuple):

@@ -1,4 +1,4 @@
-"""The public convolutions: conv2d itself, and conv1d, conv3d, conv_transpose2d as views of its three maps (eq. 18-20)."""
+"""The public convolutions: conv2d, and conv1d, conv3d and conv_transpose2d as views of its three maps (eq. 18-20)."""
 
 import torch
 
@@ -217,6 +217,4 @@ def _check_transpose(op, input, weight, bias, stride, padding, dilation, extra, 
     if bias is not None:
         check_tensor(op, "bias", bias)
         if list(bias.shape) != [weight.size(1) * groups]:
-            raise RuntimeError(
-                f"{op}: bias must have shape [{weight.size(1) * groups}], got {list(bias.shape)}"
-            )
+            raise RuntimeError(f"{op}: bias must have shape [{weight.size(1) * groups}], got {list(bias.shape)}")

@@ -259,9 +259,7 @@ def _grad_bias_vmap(call):
 
 
 conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _operand_vmap)
-conv2d_grad_input = two_doors(
-    "conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _operand_vmap
-)
+conv2d_grad_input = two_doors("conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _operand_vmap)
 conv2d_grad_weight = two_doors(
     "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _grad_weight_vmap
 )

@@ -216,9 +216,7 @@ max_pool2d_grad_input = two_doors(
     _max_pool2d_grad_input_fake,
     samplewise_vmap,
 )
-max_pool2d_select = two_doors(
-    "max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap
-)
+max_pool2d_select = two_doors("max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap)
 avg_pool2d_op = two_doors("avg_pool2d", AvgPool2dFunction, _avg_pool2d_fake, samplewise_vmap)
 avg_pool2d_grad_input = two_doors(
     "avg_pool2d_grad_input",
