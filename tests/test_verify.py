@@ -56,10 +56,10 @@ def test_case_names_are_unique():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("dtype", verify.DTYPES)
-def test_finds_wrong_values(dtype, monkeypatch, capsys):
+@pytest.mark.parametrize("broken_in", verify.DTYPES)
+def test_finds_wrong_values(broken_in, monkeypatch, capsys):
     monkeypatch.setattr(functional, "sigmoid", lambda x: sigmoid(x) * 1.02)
-    assert verify.main([*SIGMOID, "--dtype", dtype]) == 1
+    assert verify.main([*SIGMOID, "--dtype", broken_in]) == 1
     out = capsys.readouterr().out
     assert status_of(out, "output") == "FAIL"
     (repro,) = set(re.findall(r"^    python -m torch_manual_conv.verify (.*)$", out, re.M))
@@ -81,6 +81,20 @@ def test_finds_a_wrong_gradient(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert status_of(out, "output") == "pass"
     assert status_of(out, "grad_input") == "FAIL"
+
+
+def test_finds_sums_in_bfloat16(monkeypatch, capsys):
+    """The mistake that looks most like rounding: products of bfloat16 added up in bfloat16."""
+
+    def conv1x1(input, weight, bias):
+        products = (input[:, None, c] * weight[:, c] for c in range(weight.size(1)))
+        return sum(products, bias[:, None, None])
+
+    monkeypatch.setattr(functional, "conv2d", conv1x1)
+    arguments = ["--device", "cpu", "--op", "conv2d", "--case", "1x1", "--dtype"]
+    assert verify.main([*arguments, "bfloat16"]) == 1
+    assert status_of(capsys.readouterr().out, "output") == "FAIL"
+    assert verify.main([*arguments, "float32"]) == 0
 
 
 @pytest.mark.parametrize(
