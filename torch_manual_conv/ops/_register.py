@@ -56,6 +56,8 @@ def save(ctx, *tensors):
 def check_tensor(op, name, value):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise RuntimeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
 
 
 def check_rank(op, name, value, *ranks):
@@ -85,6 +87,8 @@ def integers(op, name, value, length):
         values = values * length
     if len(values) != length:
         raise RuntimeError(f"{op}: {name} must be an int or a sequence of {length} ints, got {value!r}")
+    if any(isinstance(v, int) and v.bit_length() > 63 for v in values):
+        raise RuntimeError(f"{op}: {name} must fit in 64 bits, got {value!r}")
     try:
         return [v if is_int(v) else operator.index(v) for v in values]
     except TypeError:
@@ -98,7 +102,7 @@ def integer(op, name, value):
 def autocast(*tensors):
     """The tensors as autocast wants a convolution's operands: in its dtype, float64 excepted."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):  # meta tensors know no autocast
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(

@@ -46,12 +46,12 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Equivalent to: torch.nn.functional.conv1d(input, weight, bias, stride, padding, dilation, groups).
     Saves for backward: as conv2d.
     """
-    check_rank("conv1d", "weight", weight, 3)
-    check_rank("conv1d", "input", input, 2, 3)
-    (stride,), padding, (dilation,), groups = _geometry("conv1d", weight, stride, padding, dilation, groups)
-    padding = [0, 0, *padding] if len(padding) == 2 else [0, *padding]
-    geometry = [1, stride], padding, [1, dilation], groups
-    rows = _convolve("conv1d", input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
+    op = "conv1d"
+    check_rank(op, "weight", weight, 3)
+    stride, padding, dilation, groups = _geometry(op, weight, stride, padding, dilation, groups)
+    _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
+    geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
+    rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
     return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
 
 
@@ -75,24 +75,15 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     op = "conv3d"
     check_rank(op, "weight", weight, 5)
     stride, padding, dilation, groups = _geometry(op, weight, stride, padding, dilation, groups)
+    _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     before, after = (padding[0], padding[1]) if len(padding) == 6 else (padding[0], padding[0])
     plane_padding = padding[2:] if len(padding) == 6 else padding[1:]
     taps = weight.size(2)
 
     def volume(input):
-        if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
-            raise RuntimeError(
-                f"{op}: stride and dilation must be >= 1 and padding >= 0, "
-                f"got stride={stride}, padding={padding}, dilation={dilation}"
-            )
         padded = torch.nn.functional.pad(input, (0, 0, 0, 0, before, after))
         n, c, depth, h, w = padded.shape
         reach = dilation[0] * (taps - 1) + 1
-        if depth < reach:
-            raise RuntimeError(
-                f"{op}: kernel_size must not exceed the padded input along depth: "
-                f"dilation * (kernel_size - 1) + 1 = {reach}, padded input size is {depth}"
-            )
         out = (depth - reach) // stride[0] + 1
         # [N, C, O, H, W, T]: the T depths that each output depth sees.
         windows = padded.unfold(2, reach, stride[0])[..., :: dilation[0]]
@@ -152,7 +143,9 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
             )
         ]
         if any(extent + z < 1 for extent, z in zip(size, zeros, strict=True)):
-            raise RuntimeError(f"{op}: padding must leave at least one output position, got output size {size}")
+            raise RuntimeError(
+                f"{op}: padding must leave at least one output position, got {padding}: output size {size}"
+            )
         pads = [padding[0], after[0], padding[1], after[1]]
         output = conv2d_grad_input(input, weight, size, stride, pads, dilation, groups)
         if any(zeros):
@@ -197,24 +190,57 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
     return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry))
 
 
-def _check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups):
-    for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1),
-                              ("output_padding", extra, 0)):  # fmt: skip
-        if any(v < low for v in values):
-            raise RuntimeError(f"{op}: {name} must be >= {low}, got {values}")
-    if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
+# ---- Rules in the caller's own terms, for what conv2d's kernels would otherwise report about their view of it.
+
+
+def _check_convolution(op, input, weight, bias, stride, padding, dilation, groups):
+    axes = weight.dim() - 2
+    check_rank(op, "input", input, axes + 1, axes + 2)
+    _check_low(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
+    if input.size(-axes - 1) != groups * weight.size(1):
         raise RuntimeError(
-            f"{op}: output_padding must be smaller than stride or dilation, "
-            f"got output_padding={extra}, stride={stride}, dilation={dilation}"
-        )
-    if groups < 1:
-        raise RuntimeError(f"{op}: groups must be >= 1, got {groups}")
-    if input.size(-3) != weight.size(0):
-        raise RuntimeError(
-            f"{op}: input must have weight.size(0) = {weight.size(0)} channels, "
+            f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
             f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
         )
-    if bias is not None:
-        check_tensor(op, "bias", bias)
-        if list(bias.shape) != [weight.size(1) * groups]:
-            raise RuntimeError(f"{op}: bias must have shape [{weight.size(1) * groups}], got {list(bias.shape)}")
+    pads = (
+        [sum(padding[2 * axis : 2 * axis + 2]) for axis in range(axes)]
+        if len(padding) > axes
+        else ([2 * pad for pad in padding])
+    )
+    for size, pad, kernel, step in zip(input.shape[-axes:], pads, weight.shape[2:], dilation, strict=True):
+        if size + pad < step * (kernel - 1) + 1:
+            raise RuntimeError(
+                f"{op}: kernel_size must not exceed the padded input: dilation * (kernel_size - 1) + 1 = "
+                f"{step * (kernel - 1) + 1}, padded input size is {size + pad}"
+            )
+    _check_bias(op, bias, weight.size(0))
+
+
+def _check_transpose(op, input, weight, bias, stride, padding, dilation, output_padding, groups):
+    _check_low(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
+    _check_low(op, output_padding=(output_padding, 0))
+    if any(extra >= max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
+        raise RuntimeError(
+            f"{op}: output_padding must be smaller than stride or dilation, "
+            f"got output_padding={output_padding}, stride={stride}, dilation={dilation}"
+        )
+    if input.size(-3) != weight.size(0) or weight.size(0) % groups != 0:
+        raise RuntimeError(
+            f"{op}: input must have weight.size(0) channels, a multiple of groups, "
+            f"got input shape {list(input.shape)}, weight shape {list(weight.shape)} and groups={groups}"
+        )
+    _check_bias(op, bias, weight.size(1) * groups)
+
+
+def _check_low(op, **arguments):
+    for name, (values, low) in arguments.items():
+        if any(value < low for value in values):
+            raise RuntimeError(f"{op}: {name} must be >= {low}, got {values}")
+
+
+def _check_bias(op, bias, channels):
+    if bias is None:
+        return
+    check_tensor(op, "bias", bias)
+    if list(bias.shape) != [channels]:
+        raise RuntimeError(f"{op}: bias must have shape [{channels}], got {list(bias.shape)}")
