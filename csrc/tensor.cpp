@@ -35,6 +35,11 @@ void check_floating(const char* op, const char* name, const Tensor& tensor) {
   }
 }
 
+void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted, const char* rule) {
+  if (tensor.scalar_type() != wanted)
+    fail("%s: %s must be %s (%s), got %s", op, name, name_of(wanted), rule, name_of(tensor.scalar_type()));
+}
+
 void check_device(const char* op, const char* name, const Tensor& tensor, const char* reference_name,
                   const Tensor& reference) {
   if (tensor.is_cpu() && reference.is_cpu()) return;

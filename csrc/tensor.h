@@ -21,6 +21,9 @@ inline Dims sizes(const Tensor& tensor) { return dims(tensor.sizes()); }
 // Fails unless `tensor` holds float64, float32, bfloat16 or float16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);
 
+// Fails unless `tensor` has dtype `wanted`; `rule` says when that is asked for.
+void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted, const char* rule);
+
 // Fails unless `tensor` has the dtype and the device of `reference`.
 void check_like(const char* op, const char* name, const Tensor& tensor, const char* reference_name,
                 const Tensor& reference);

@@ -1,0 +1,176 @@
+// Vectors as wide as the instruction set this source is compiled for, in the vector extensions of GCC and Clang:
+// arithmetic and comparisons work lane by lane, a comparison gives -1 or 0 as an integer, and `mask ? a : b` selects.
+//
+// For sources compiled per instruction set: everything here has internal linkage, and no library header is included
+// that could leave a copy compiled for AVX-512 behind under a name an older CPU calls.
+#pragma once
+#include "common.h"
+#include "half.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace tmc {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int64_t kVectorBytes = 32;
+#else
+constexpr int64_t kVectorBytes = 16;
+#endif
+
+template <class T, int64_t kCount>
+struct VectorType {
+  typedef T type __attribute__((vector_size(sizeof(T) * kCount)));
+};
+template <class T, int64_t kCount>
+using Vector = typename VectorType<T, kCount>::type;
+
+// Values in the precision they are computed in (float or double) and, beside each, an integer of its size.
+template <class Real>
+constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(Real));
+template <class Real>
+using Lanes = Vector<Real, kLanes<Real>>;
+template <class Real>
+struct IntegerType {
+  using type = int32_t;
+};
+template <>
+struct IntegerType<double> {
+  using type = int64_t;
+};
+template <class Real>
+using Integer = typename IntegerType<Real>::type;
+template <class Real>
+using IntegerLanes = Vector<Integer<Real>, kLanes<Real>>;
+
+template <class To, class From>
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// Element by element, integers of other widths. GCC 12 takes __builtin_convertvector apart into scalars for the ones
+// named here. (Zero-masking intrinsics: the plain ones warn of uninitialised values there.)
+template <class To, class From>
+inline To convert(From from) {
+#if defined(__AVX2__)
+  constexpr int64_t kFrom = sizeof(from[0]), kTo = sizeof(To{}[0]);
+#endif
+#if defined(__AVX512F__)
+  if constexpr (kFrom == 1 && kTo == 4) return bits_as<To>(_mm512_maskz_cvtepu8_epi32(-1, bits_as<__m128i>(from)));
+  if constexpr (kFrom == 2 && kTo == 4) return bits_as<To>(_mm512_maskz_cvtepu16_epi32(-1, bits_as<__m256i>(from)));
+  if constexpr (kFrom == 4 && kTo == 1) return bits_as<To>(_mm512_maskz_cvtepi32_epi8(-1, bits_as<__m512i>(from)));
+  if constexpr (kFrom == 4 && kTo == 2) return bits_as<To>(_mm512_maskz_cvtepi32_epi16(-1, bits_as<__m512i>(from)));
+#elif defined(__AVX2__)
+  if constexpr (kFrom == 1 && kTo == 4) return bits_as<To>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(from))));
+  if constexpr (kFrom == 2 && kTo == 4) return bits_as<To>(_mm256_cvtepu16_epi32(bits_as<__m128i>(from)));
+#endif
+  return __builtin_convertvector(from, To);
+}
+
+// ---- Memory <-> lanes. Memory holds float64, float32, bfloat16 or float16, or winners (uint8, int32); `count` is
+// less than kLanes where a whole vector would reach past the data.
+template <class T, int64_t kCount>
+inline Vector<T, kCount> load_raw(const void* from, int64_t count) {
+  Vector<T, kCount> values = {};
+  if (count == kCount) {
+    __builtin_memcpy(&values, from, sizeof(values));
+    return values;
+  }
+#if defined(__AVX512F__)
+  const __mmask64 bytes = (uint64_t{1} << count * sizeof(T)) - 1;
+  const __m512i wide = _mm512_maskz_loadu_epi8(bytes, from);
+  __builtin_memcpy(&values, &wide, sizeof(values));
+#else
+  __builtin_memcpy(&values, from, count * sizeof(T));
+#endif
+  return values;
+}
+template <class T, int64_t kCount>
+inline void store_raw(const Vector<T, kCount>& values, void* to, int64_t count) {
+  if (count == kCount) {
+    __builtin_memcpy(to, &values, sizeof(values));
+    return;
+  }
+#if defined(__AVX512F__)
+  __m512i wide = _mm512_setzero_si512();
+  __builtin_memcpy(&wide, &values, sizeof(values));
+  _mm512_mask_storeu_epi8(to, (uint64_t{1} << count * sizeof(T)) - 1, wide);
+#else
+  __builtin_memcpy(to, &values, count * sizeof(T));
+#endif
+}
+
+using FloatLanes = Lanes<float>;
+using Bits16 = Vector<uint16_t, kLanes<float>>;
+using Bits32 = Vector<uint32_t, kLanes<float>>;
+
+inline FloatLanes widen_lanes(Bits16 bits, BFloat16) { return bits_as<FloatLanes>(convert<Bits32>(bits) << 16); }
+inline FloatLanes widen_lanes(Bits16 bits, Float16) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(-1, bits_as<__m256i>(bits));
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps(bits_as<__m128i>(bits));
+#else
+  FloatLanes values;
+  for (int64_t lane = 0; lane < kLanes<float>; ++lane) values[lane] = widen(Float16{bits[lane]});
+  return values;
+#endif
+}
+
+// To nearest even; every NaN becomes the quiet one.
+inline Bits16 narrow_lanes(FloatLanes values, BFloat16) {
+  const Bits32 word = bits_as<Bits32>(values);
+  const Bits32 rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  return convert<Bits16>(values == values ? rounded : Bits32{} + 0x7FC0u);
+}
+inline Bits16 narrow_lanes(FloatLanes values, Float16) {
+#if defined(__AVX512F__)
+  return bits_as<Bits16>(_mm512_maskz_cvtps_ph(-1, values, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  return bits_as<Bits16>(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
+#else
+  Bits16 bits;
+  for (int64_t lane = 0; lane < kLanes<float>; ++lane) {
+    Float16 half;
+    narrow(values[lane], half);
+    bits[lane] = half.bits;
+  }
+  return bits;
+#endif
+}
+
+template <class T>
+inline Lanes<accumulate_t<T>> load(const T* from, int64_t count = kLanes<accumulate_t<T>>) {
+  constexpr int64_t kCount = kLanes<accumulate_t<T>>;
+  if constexpr (sizeof(T) == 2) {
+    return widen_lanes(load_raw<uint16_t, kCount>(from, count), T{});
+  } else {
+    return load_raw<T, kCount>(from, count);
+  }
+}
+template <class T>
+inline void store(Lanes<accumulate_t<T>> values, T* to, int64_t count = kLanes<accumulate_t<T>>) {
+  if constexpr (sizeof(T) == 2) {
+    store_raw<uint16_t, kLanes<float>>(narrow_lanes(values, T{}), to, count);
+  } else {
+    store_raw<T, kLanes<T>>(values, to, count);
+  }
+}
+
+template <class Real, class Winner>
+inline IntegerLanes<Real> load_winners(const Winner* from, int64_t count) {
+  return convert<IntegerLanes<Real>>(load_raw<Winner, kLanes<Real>>(from, count));
+}
+template <class Real, class Winner>
+inline void store_winners(IntegerLanes<Real> winners, Winner* to, int64_t count) {
+  store_raw<Winner, kLanes<Real>>(convert<Vector<Winner, kLanes<Real>>>(winners), to, count);
+}
+
+}  // namespace
+}  // namespace tmc

@@ -1,0 +1,6 @@
+// The pooling kernels for any CPU of the family.
+#include "pool2d_kernels.h"
+
+namespace tmc {
+const PoolKernels kPoolBase = kKernels;
+}
