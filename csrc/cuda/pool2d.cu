@@ -39,6 +39,10 @@ __device__ int64_t plane_offset(const Strides& strides, const Place& place) {
   return place.n * strides.n + place.c * strides.c;
 }
 
+// Blocks of a gradient kernel on one multiprocessor. With five, ptxas's own choice, the divisions that find a window
+// spill registers; four leave 64 for each thread.
+constexpr int kGradientBlocks = 4;
+
 // ---- Max, eq. 6, 8 and 10.
 
 // Thread i owns output[i] and winners[i].
@@ -68,7 +72,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
 // Thread i owns grad_input[i] and visits every window that may have chosen it.
 template <class T, class W>
-__global__ void __launch_bounds__(kElementThreads)
+__global__ void __launch_bounds__(kElementThreads, kGradientBlocks)
     max_pool2d_grad_input_kernel(const PoolProblem problem, const T* __restrict__ grad_output,
                                  const W* __restrict__ winners, T* __restrict__ grad_input) {
   const PoolShape& shape = problem.shape;
@@ -79,14 +83,16 @@ __global__ void __launch_bounds__(kElementThreads)
   const int64_t plane = plane_offset(problem.output, at);
 
   accumulate_t<T> sum = 0;
-  for (int64_t p = rows.first; p <= rows.last; ++p)
+  for (int64_t p = rows.first; p <= rows.last; ++p) {
+    const int64_t r = tap_at(shape.h, p, at.h);
+    if (r < 0) continue;
 #pragma unroll 1
     for (int64_t q = columns.first; q <= columns.last; ++q) {
-      const int64_t r = tap_at(shape.h, p, at.h), s = tap_at(shape.w, q, at.w);
-      if (r < 0 || s < 0) continue;
+      const int64_t s = tap_at(shape.w, q, at.w);
       const int64_t offset = plane + p * problem.output.h + q * problem.output.w;
-      if (winners[offset] == winner_of(shape, r, s)) sum += static_cast<accumulate_t<T>>(grad_output[offset]);
+      if (s >= 0 && winners[offset] == winner_of(shape, r, s)) sum += static_cast<accumulate_t<T>>(grad_output[offset]);
     }
+  }
   grad_input[i] = static_cast<T>(sum);
 }
 
@@ -144,7 +150,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
 // Thread i owns grad_input[i] and visits every window that contains it.
 template <class T>
-__global__ void __launch_bounds__(kElementThreads)
+__global__ void __launch_bounds__(kElementThreads, kGradientBlocks)
     avg_pool2d_grad_input_kernel(const PoolProblem problem, const AverageRule rule, const T* __restrict__ grad_output,
                                  T* __restrict__ grad_input) {
   using acc_t = accumulate_t<T>;
@@ -157,6 +163,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
   acc_t sum = 0;
   for (int64_t p = rows.first; p <= rows.last; ++p)
+#pragma unroll 1
     for (int64_t q = columns.first; q <= columns.last; ++q)
       sum += static_cast<acc_t>(grad_output_nc[p * problem.output.h + q * problem.output.w]) /
              static_cast<acc_t>(average_divisor(shape, rule, p, q));

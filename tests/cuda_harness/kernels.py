@@ -22,7 +22,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/c
 INCLUDES = [f"-I{CSRC}", f"-I{CSRC / 'cuda'}", f"-I{HARNESS}"]
 
 
-# Set for the run of the tests in which every access outside an array ends the process.
+# Set for the run of the tests in which an access outside an array, or a misaligned one, ends the process.
 SANITIZED = os.environ.get("TMC_HARNESS_SANITIZED") == "1"
 
 
@@ -32,7 +32,7 @@ def build():
     folder = Path(tempfile.mkdtemp(prefix="cuda_harness_"))
     atexit.register(shutil.rmtree, folder)
     compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC"]
-    compiler += ["-fsanitize=address"] if SANITIZED else []
+    compiler += ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment"] if SANITIZED else []
     sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
 
     def compile(source):
