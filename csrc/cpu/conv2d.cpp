@@ -93,7 +93,7 @@ DType dtype_of(const Tensor& tensor) {
 // Tile extents, from a search on Zen 5 (1 MiB of L2): the packed patches (168 x 1 KiB) and the tile of results
 // (168 x 512 x 4 bytes) stay in L2 while the packed weights pass by.
 constexpr int64_t kPixelTile = 168, kFilterTile = 512;
-constexpr int64_t kGradTapTile = 512, kGradFilterTile = 256;
+constexpr int64_t kGradTapTile = 768, kGradFilterTile = 384;
 
 // One spatial axis of O = P W^T: how image, weight and output are stepped through.
 struct Windows {

@@ -207,21 +207,29 @@ void walk(const MatrixView& view, Block rows, Block columns, const Visit& visit)
 
 // ---- Packing, and the tile's beginning and end ----------------------------------------------------------------
 
-// to[i] = from(i) for i < count, in vectors of kCount, the last of which may overlap the one before; shorter runs in
+template <int64_t kCount, class To, class From>
+void convert_vector(const From* from, To* to) {
+  From read[kCount];
+  To written[kCount];
+  __builtin_memcpy(read, from, sizeof read);
+  for (int64_t i = 0; i < kCount; ++i) convert(read[i], written[i]);
+  __builtin_memcpy(to, written, sizeof written);
+}
+template <int64_t kCount, class T>
+void convert_vector(const T* from, T* to) {
+  __builtin_memcpy(to, from, kCount * sizeof(T));
+}
+
+// to[i] = from[i] for i < count, in vectors of kCount, the last of which may overlap the one before; shorter runs in
 // shorter vectors. Runs of a convolution are often shorter than a vector or a little longer: no scalar remainder.
-template <int64_t kCount, class T, class From>
-void copy_run(T* to, int64_t count, const From& from) {
+template <int64_t kCount, class To, class From>
+void copy_run(const From* from, int64_t count, To* to) {
   if (count < kCount) {
-    if constexpr (kCount > 1) copy_run<kCount / 2>(to, count, from);
+    if constexpr (kCount > 1) copy_run<kCount / 2>(from, count, to);
     return;
   }
-  const auto copy = [&](int64_t begin) {
-    T values[kCount];
-    for (int64_t i = 0; i < kCount; ++i) values[i] = from(begin + i);
-    __builtin_memcpy(to + begin, values, sizeof values);
-  };
-  for (int64_t i = 0; i + kCount <= count; i += kCount) copy(i);
-  if (count % kCount != 0) copy(count - kCount);
+  for (int64_t i = 0; i + kCount <= count; i += kCount) convert_vector<kCount>(from + i, to + i);
+  if (count % kCount != 0) convert_vector<kCount>(from + count - kCount, to + count - kCount);
 }
 
 // Both packed forms are panels of kPanel columns, each of up to kBlockDepth rows: b's panels of kWidth, and a's single
@@ -242,11 +250,11 @@ void pack_rows(const MatrixView& view, Block rows, Block columns, T* packed) {
       T* to = packed_at<kPanel>(packed, row, column);
       part = min(count, kPanel - column % kPanel);
       if (!inside)
-        copy_run<kLanes<T>>(to, part, [](int64_t) { return T(0); });
+        for (int64_t i = 0; i < part; ++i) to[i] = 0;
       else if (distance == 1)
-        copy_run<kLanes<T>>(to, part, [=](int64_t i) { return widen(from[i]); });
+        copy_run<kLanes<T>>(from, part, to);
       else
-        for (int64_t i = 0; i < part; ++i) to[i] = widen(from[i * distance]);
+        for (int64_t i = 0; i < part; ++i) convert(from[i * distance], to[i]);
     }
   });
 }
@@ -321,10 +329,11 @@ void start(const Gemm& gemm, Block rows, Block columns, void* tile) {
   const int64_t stride = tile_stride<T>(columns.size);
   for (int64_t i = 0; i < rows.size; ++i) {
     T* row = static_cast<T*>(tile) + i * stride;
-    const T value = gemm.bias_along == BiasAlong::rows ? widen(bias[rows.begin + i]) : T(0);
+    T value = 0;
+    if (gemm.bias_along == BiasAlong::rows) convert(bias[rows.begin + i], value);
     for (int64_t j = 0; j < stride; ++j) row[j] = value;
     if (gemm.bias_along == BiasAlong::columns)
-      for (int64_t j = 0; j < columns.size; ++j) row[j] = widen(bias[columns.begin + j]);
+      for (int64_t j = 0; j < columns.size; ++j) convert(bias[columns.begin + j], row[j]);
   }
 }
 
@@ -342,13 +351,9 @@ void finish(const MatrixView& result, Block rows, Block columns, const void* til
     const T* from = static_cast<const T*>(tile) + row * stride + column;
     Stored* to = data + offset;
     if (distance == 1)
-      copy_run<kLanes<T>>(to, count, [=](int64_t i) {
-        Stored value;
-        narrow(from[i], value);
-        return value;
-      });
+      copy_run<kLanes<T>>(from, count, to);
     else
-      for (int64_t i = 0; i < count; ++i) narrow(from[i], to[i * distance]);
+      for (int64_t i = 0; i < count; ++i) convert(from[i], to[i * distance]);
   });
 }
 
