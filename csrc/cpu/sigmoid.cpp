@@ -1,12 +1,31 @@
-// Sigmoid on the CPU: one flat pass over dense storage, eq. 11 and 12.
+// Sigmoid on the CPU: the operators, as flat passes over dense memory.
 #include "sigmoid.h"
 
+#include "isa.h"
+#include "sigmoid_plan.h"
 #include "tensor.h"
 
 namespace tmc {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements: torch's own grain for elementwise work
+constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
+
+const SigmoidKernels& kernels() {
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return kSigmoidAvx512;
+  if (isa() == Isa::avx2) return kSigmoidAvx2;
+#endif
+  return kSigmoidBase;
+}
+
+const SigmoidLoops& loops_for(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double: return kernels().float64;
+    case ScalarType::Float: return kernels().float32;
+    case ScalarType::BFloat16: return kernels().bfloat16;
+    default: return kernels().float16;
+  }
+}
 
 bool same_strides(const Tensor& a, const Tensor& b) {
   for (int64_t axis = 0; axis < a.dim(); ++axis)
@@ -26,13 +45,11 @@ Tensor sigmoid_cpu(Tensor input) {
   check_floating("sigmoid", "input", input);
   Tensor output = torch::stable::empty_like(input);
   const Tensor source = ordered_as(input, output);
-  TMC_DISPATCH_FLOATING(input, "sigmoid", [&] {
-    const scalar_t* x = source.const_data_ptr<scalar_t>();
-    scalar_t* y = output.mutable_data_ptr<scalar_t>();
-    torch::stable::parallel_for(0, output.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y[i] = sigmoid_value<accumulate_t<scalar_t>>(x[i]);
-    });
-  });
+  const SigmoidLoops& loops = loops_for(input.scalar_type());
+  const void* from = source.const_data_ptr();
+  void* to = output.mutable_data_ptr();
+  torch::stable::parallel_for(0, output.numel(), kGrain,
+                              [&](int64_t begin, int64_t end) { loops.output(from, to, begin, end); });
   return output;
 }
 
@@ -42,14 +59,12 @@ Tensor sigmoid_grad_input_cpu(Tensor grad_output, Tensor output) {
   check_like("sigmoid_grad_input", "grad_output", grad_output, "output", output);
   Tensor grad_input = torch::stable::empty_like(grad_output);
   const Tensor gradient = ordered_as(grad_output, grad_input), value = ordered_as(output, grad_input);
-  TMC_DISPATCH_FLOATING(output, "sigmoid_grad_input", [&] {
-    const scalar_t* g = gradient.const_data_ptr<scalar_t>();
-    const scalar_t* y = value.const_data_ptr<scalar_t>();
-    scalar_t* dx = grad_input.mutable_data_ptr<scalar_t>();
-    torch::stable::parallel_for(0, grad_input.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) dx[i] = sigmoid_gradient<accumulate_t<scalar_t>>(g[i], y[i]);
-    });
-  });
+  const SigmoidLoops& loops = loops_for(output.scalar_type());
+  const void* dy = gradient.const_data_ptr();
+  const void* y = value.const_data_ptr();
+  void* dx = grad_input.mutable_data_ptr();
+  torch::stable::parallel_for(0, grad_input.numel(), kGrain,
+                              [&](int64_t begin, int64_t end) { loops.grad_input(dy, y, dx, begin, end); });
   return grad_input;
 }
 

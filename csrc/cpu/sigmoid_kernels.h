@@ -1,0 +1,102 @@
+// The kernels of sigmoid, over flat dense memory.
+//
+//   eq. 11   y = 1 / (1 + exp(-x))          eq. 12   dJ/dx = dJ/dy * (1 - y) * y
+//
+// Each element alone: its bits do not depend on where a thread's share begins. Bound: memory in float, the
+// exponential in double.
+//
+// Included by one source for each instruction set; everything here has internal linkage.
+#pragma once
+#include "lanes.h"
+#include "sigmoid_plan.h"
+
+namespace tmc {
+namespace {
+
+// What exp needs to know of a type's format, and how far it must go.
+template <class Real>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr int kFractionBits = 23, kBias = 127;
+  static constexpr float kLeast = -104;     // exp below is less than half of the least subnormal
+  static constexpr float kLn2High = 0x1.63p-1f, kLn2Low = -0x1.bd0106p-13f;  // high: 9 bits, exact times n
+  static constexpr int kDegree = 7;         // 0.35^8 / 8! = 5e-9
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr int kFractionBits = 52, kBias = 1023;
+  static constexpr double kLeast = -746;
+  static constexpr double kLn2High = 0x1.62e42fefa3800p-1, kLn2Low = 0x1.ef35793c76730p-45;  // high: 42 bits
+  static constexpr int kDegree = 13;        // 0.35^14 / 14! = 5e-18
+};
+
+// 2^n, for n down to -kBias + 1.
+template <class Real>
+inline Lanes<Real> power_of_two(IntegerLanes<Real> n) {
+  using Constants = ExpConstants<Real>;
+  return bits_as<Lanes<Real>>((n + Constants::kBias) << Constants::kFractionBits);
+}
+
+// exp(x) for x <= 0 or NaN: exp(x) = 2^n exp(r), where n is the integer next to x / ln 2, and r = x - n ln 2 in
+// [-0.35, 0.35] goes through Taylor's polynomial. About one unit in the last place; subnormal results are rounded
+// once, by the second of two scalings.
+template <class Real>
+inline Lanes<Real> exp_of_negative(Lanes<Real> x) {
+  using Constants = ExpConstants<Real>;
+  x = x < Constants::kLeast ? Lanes<Real>{} + Constants::kLeast : x;
+  // Adding 1.5 * 2^kFractionBits rounds to an integer and leaves it in the lowest bits.
+  constexpr Real kToInteger = Real(3ll << (Constants::kFractionBits - 1));
+  const Lanes<Real> shifted = x * Real(0x1.71547652b82fep+0) + kToInteger;
+  const IntegerLanes<Real> n = bits_as<IntegerLanes<Real>>(shifted) - bits_as<Integer<Real>>(kToInteger);
+  const Lanes<Real> whole = shifted - kToInteger;
+  const Lanes<Real> r = x - whole * Constants::kLn2High - whole * Constants::kLn2Low;
+
+  Real factorial[Constants::kDegree + 1] = {1};
+  for (int k = 1; k <= Constants::kDegree; ++k) factorial[k] = factorial[k - 1] * k;
+  Lanes<Real> sum = Lanes<Real>{} + 1 / factorial[Constants::kDegree];
+  for (int k = Constants::kDegree - 1; k >= 0; --k) sum = sum * r + 1 / factorial[k];
+
+  const IntegerLanes<Real> half = n >> 1;
+  return sum * power_of_two<Real>(half) * power_of_two<Real>(n - half);
+}
+
+// Written with e = exp(-|x|), which cannot overflow: 1 / (1 + e) or e / (1 + e).
+template <class Real>
+inline Lanes<Real> sigmoid_of(Lanes<Real> x) {
+  const Lanes<Real> e = exp_of_negative<Real>(x < 0 ? x : -x);
+  return (x < 0 ? e : Lanes<Real>{} + 1) / (1 + e);
+}
+
+template <class T>
+void sigmoid_range(const void* input, void* output, int64_t begin, int64_t end) {
+  constexpr int64_t kCount = kLanes<accumulate_t<T>>;
+  const T* x = static_cast<const T*>(input);
+  T* y = static_cast<T*>(output);
+  for (int64_t i = begin; i < end; i += kCount) {
+    const int64_t count = end - i < kCount ? end - i : kCount;
+    store(sigmoid_of<accumulate_t<T>>(load(x + i, count)), y + i, count);
+  }
+}
+
+template <class T>
+void sigmoid_gradient_range(const void* grad_output, const void* output, void* grad_input, int64_t begin,
+                            int64_t end) {
+  using Real = accumulate_t<T>;
+  constexpr int64_t kCount = kLanes<Real>;
+  const T* dy = static_cast<const T*>(grad_output);
+  const T* y = static_cast<const T*>(output);
+  T* dx = static_cast<T*>(grad_input);
+  for (int64_t i = begin; i < end; i += kCount) {
+    const int64_t count = end - i < kCount ? end - i : kCount;
+    const Lanes<Real> value = load(y + i, count);
+    store(load(dy + i, count) * (1 - value) * value, dx + i, count);
+  }
+}
+
+template <class T>
+constexpr SigmoidLoops kLoops = {sigmoid_range<T>, sigmoid_gradient_range<T>};
+constexpr SigmoidKernels kKernels = {kLoops<double>, kLoops<float>, kLoops<BFloat16>, kLoops<Float16>};
+
+}  // namespace
+}  // namespace tmc
