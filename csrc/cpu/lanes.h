@@ -47,7 +47,7 @@ template <class Real>
 using IntegerLanes = Vector<Integer<Real>, kLanes<Real>>;
 
 template <class To, class From>
-inline To bits_as(From from) {
+inline To bits_as(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   __builtin_memcpy(&to, &from, sizeof(to));
@@ -57,7 +57,7 @@ inline To bits_as(From from) {
 // Element by element, integers of other widths. GCC 12 takes __builtin_convertvector apart into scalars for the ones
 // named here. (Zero-masking intrinsics: the plain ones warn of uninitialised values there.)
 template <class To, class From>
-inline To convert(From from) {
+inline To resize(From from) {
 #if defined(__AVX2__)
   constexpr int64_t kFrom = sizeof(from[0]), kTo = sizeof(To{}[0]);
 #endif
@@ -110,16 +110,16 @@ using FloatLanes = Lanes<float>;
 using Bits16 = Vector<uint16_t, kLanes<float>>;
 using Bits32 = Vector<uint32_t, kLanes<float>>;
 
-inline FloatLanes widen_lanes(Bits16 bits, BFloat16) { return bits_as<FloatLanes>(convert<Bits32>(bits) << 16); }
+inline FloatLanes widen_lanes(Bits16 bits, BFloat16) { return bits_as<FloatLanes>(resize<Bits32>(bits) << 16); }
 inline FloatLanes widen_lanes(Bits16 bits, Float16) {
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtph_ps(-1, bits_as<__m256i>(bits));
 #elif defined(__F16C__)
   return _mm256_cvtph_ps(bits_as<__m128i>(bits));
 #else
-  FloatLanes values;
-  for (int64_t lane = 0; lane < kLanes<float>; ++lane) values[lane] = widen(Float16{bits[lane]});
-  return values;
+  float values[kLanes<float>];
+  for (int64_t lane = 0; lane < kLanes<float>; ++lane) convert(Float16{bits[lane]}, values[lane]);
+  return bits_as<FloatLanes>(values);
 #endif
 }
 
@@ -127,7 +127,7 @@ inline FloatLanes widen_lanes(Bits16 bits, Float16) {
 inline Bits16 narrow_lanes(FloatLanes values, BFloat16) {
   const Bits32 word = bits_as<Bits32>(values);
   const Bits32 rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
-  return convert<Bits16>(values == values ? rounded : Bits32{} + 0x7FC0u);
+  return resize<Bits16>(values == values ? rounded : Bits32{} + 0x7FC0u);
 }
 inline Bits16 narrow_lanes(FloatLanes values, Float16) {
 #if defined(__AVX512F__)
@@ -135,13 +135,9 @@ inline Bits16 narrow_lanes(FloatLanes values, Float16) {
 #elif defined(__F16C__)
   return bits_as<Bits16>(_mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT));
 #else
-  Bits16 bits;
-  for (int64_t lane = 0; lane < kLanes<float>; ++lane) {
-    Float16 half;
-    narrow(values[lane], half);
-    bits[lane] = half.bits;
-  }
-  return bits;
+  Float16 halves[kLanes<float>];
+  for (int64_t lane = 0; lane < kLanes<float>; ++lane) convert(values[lane], halves[lane]);
+  return bits_as<Bits16>(halves);
 #endif
 }
 
@@ -165,11 +161,11 @@ inline void store(Lanes<accumulate_t<T>> values, T* to, int64_t count = kLanes<a
 
 template <class Real, class Winner>
 inline IntegerLanes<Real> load_winners(const Winner* from, int64_t count) {
-  return convert<IntegerLanes<Real>>(load_raw<Winner, kLanes<Real>>(from, count));
+  return resize<IntegerLanes<Real>>(load_raw<Winner, kLanes<Real>>(from, count));
 }
 template <class Real, class Winner>
 inline void store_winners(IntegerLanes<Real> winners, Winner* to, int64_t count) {
-  store_raw<Winner, kLanes<Real>>(convert<Vector<Winner, kLanes<Real>>>(winners), to, count);
+  store_raw<Winner, kLanes<Real>>(resize<Vector<Winner, kLanes<Real>>>(winners), to, count);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr int kFractionBits = 23, kBias = 127;
-  static constexpr float kLeast = -104;     // exp below is less than half of the least subnormal
+  static constexpr float kLeast = -104;  // exp below is less than half of the least subnormal
   static constexpr float kLn2High = 0x1.63p-1f, kLn2Low = -0x1.bd0106p-13f;  // high: 9 bits, exact times n
   static constexpr int kDegree = 7;         // 0.35^8 / 8! = 5e-9
 };
@@ -31,34 +31,45 @@ struct ExpConstants<double> {
   static constexpr int kDegree = 13;        // 0.35^14 / 14! = 5e-18
 };
 
-// 2^n, for n down to -kBias + 1.
+// Adding this rounds to an integer: 1.5 * 2^kFractionBits.
 template <class Real>
-inline Lanes<Real> power_of_two(IntegerLanes<Real> n) {
+constexpr Real kToInteger = Real(3ll << (ExpConstants<Real>::kFractionBits - 1));
+
+// values * 2^n for an integer n from kLeast / ln 2 to 0, rounded once if the result is subnormal.
+template <class Real>
+inline Lanes<Real> scale(Lanes<Real> values, Lanes<Real> n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) {
+    return _mm512_maskz_scalef_ps(-1, values, n);
+  } else {
+    return _mm512_maskz_scalef_pd(-1, values, n);
+  }
+#else  // in two steps, since 2^n itself may be subnormal; kToInteger leaves n in the lowest bits
   using Constants = ExpConstants<Real>;
-  return bits_as<Lanes<Real>>((n + Constants::kBias) << Constants::kFractionBits);
+  const auto power_of_two = [](IntegerLanes<Real> m) {
+    return bits_as<Lanes<Real>>((m + Constants::kBias) << Constants::kFractionBits);
+  };
+  const IntegerLanes<Real> bits = bits_as<IntegerLanes<Real>>(n + kToInteger<Real>);
+  const IntegerLanes<Real> whole = bits - bits_as<Integer<Real>>(kToInteger<Real>), half = whole >> 1;
+  return values * power_of_two(half) * power_of_two(whole - half);
+#endif
 }
 
 // exp(x) for x <= 0 or NaN: exp(x) = 2^n exp(r), where n is the integer next to x / ln 2, and r = x - n ln 2 in
-// [-0.35, 0.35] goes through Taylor's polynomial. About one unit in the last place; subnormal results are rounded
-// once, by the second of two scalings.
+// [-0.35, 0.35] goes through Taylor's polynomial. About one unit in the last place.
 template <class Real>
 inline Lanes<Real> exp_of_negative(Lanes<Real> x) {
   using Constants = ExpConstants<Real>;
   x = x < Constants::kLeast ? Lanes<Real>{} + Constants::kLeast : x;
-  // Adding 1.5 * 2^kFractionBits rounds to an integer and leaves it in the lowest bits.
-  constexpr Real kToInteger = Real(3ll << (Constants::kFractionBits - 1));
-  const Lanes<Real> shifted = x * Real(0x1.71547652b82fep+0) + kToInteger;
-  const IntegerLanes<Real> n = bits_as<IntegerLanes<Real>>(shifted) - bits_as<Integer<Real>>(kToInteger);
-  const Lanes<Real> whole = shifted - kToInteger;
-  const Lanes<Real> r = x - whole * Constants::kLn2High - whole * Constants::kLn2Low;
+  const Lanes<Real> n = (x * Real(0x1.71547652b82fep+0) + kToInteger<Real>)-kToInteger<Real>;
+  const Lanes<Real> r = x - n * Constants::kLn2High - n * Constants::kLn2Low;
 
   Real factorial[Constants::kDegree + 1] = {1};
   for (int k = 1; k <= Constants::kDegree; ++k) factorial[k] = factorial[k - 1] * k;
   Lanes<Real> sum = Lanes<Real>{} + 1 / factorial[Constants::kDegree];
   for (int k = Constants::kDegree - 1; k >= 0; --k) sum = sum * r + 1 / factorial[k];
 
-  const IntegerLanes<Real> half = n >> 1;
-  return sum * power_of_two<Real>(half) * power_of_two<Real>(n - half);
+  return scale<Real>(sum, n);
 }
 
 // Written with e = exp(-|x|), which cannot overflow: 1 / (1 + e) or e / (1 + e).
