@@ -9,7 +9,8 @@ and prints the largest error against float64 beside torch's own error.
               already rounded to the dtype
   pass        error <= max(2 * torch's error, eps + eps_sum * sqrt(terms)):
               one rounding of the result and a random walk of the roundings of
-              the sum's terms; eps_sum is float64's for float64, else float32's
+              the sum's terms; eps_sum is float64's for float64, else float32's;
+              twice that in float64, where the reference is rounded as well
   2nd by x    the gradient of conv2d's gradients with respect to x
   MISTRUSTED  the reference is mostly zeros, so that a right answer would prove
               little; counts as a failure
