@@ -20,7 +20,7 @@ def save(state, path):
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            torch.save({**state, "format": FORMAT}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

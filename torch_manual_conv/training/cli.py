@@ -70,6 +70,8 @@ def train(config, device, out, state=None):
     report.curves(trainer.history)
     final = trainer.history[-1]
     report.line(f"held-out accuracy after {final['epoch']} epochs: {final['val_top1']:.4f}")
+    if report.unreadable:
+        report.line(f"{len(report.unreadable)} image files could not be read")
     report.line("wrote " + " ".join(str(path) for path in report.files()))
     return trainer
 

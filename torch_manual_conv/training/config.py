@@ -113,18 +113,17 @@ class TrainConfig:
             lr = 0.1 if is_small else 0.05
         if lr is None:
             lr = 0.05 if is_small else 0.02 if batch_norm else 0.005
-        chosen = replace(
-            self,
-            model=model,
-            activation=activation,
-            batch_norm=batch_norm,
-            init=init,
-            lr=lr,
-            image_size=self.image_size or (28 if self.is_built_in or (self.synthetic and is_small) else 224),
-            warmup_epochs=float(is_plain_relu) if self.warmup_epochs is None else self.warmup_epochs,
-            epochs=self.epochs or (20 if self.is_tree else 8),
-            batch_size=self.batch_size or (32 if self.is_tree else 64),
-        )
+        defaults = {
+            "model": model,
+            "activation": activation,
+            "batch_norm": batch_norm,
+            "lr": lr,
+            "image_size": 28 if self.is_built_in or (self.synthetic and is_small) else 224,
+            "warmup_epochs": float(is_plain_relu),
+            "epochs": 20 if self.is_tree else 8,
+            "batch_size": 32 if self.is_tree else 64,
+        }
+        chosen = replace(self, init=init, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         chosen.check()
         return chosen
 

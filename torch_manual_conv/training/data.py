@@ -24,7 +24,7 @@ class DataError(ValueError):
 class Batch(NamedTuple):
     images: torch.Tensor  # [N, C, H, W] uint8
     targets: torch.Tensor  # [N] int64
-    problems: list  # one sentence for each file that could not be read
+    problems: list  # (path, reason) of each file that could not be read
 
 
 class Split(NamedTuple):
@@ -87,8 +87,9 @@ class FolderImages(Dataset):
             try:
                 return read_image(self.paths[candidate])
             except ImageError as error:
-                problems.append(f"{self.paths[candidate]}: {error}")
-        raise DataError(f"not one image in {Path(self.paths[index]).parent} can be read; the first: {problems[0]}")
+                problems.append((self.paths[candidate], str(error)))
+        path, reason = problems[-1]
+        raise DataError(f"not one image in {Path(path).parent} can be read; {Path(path).name}: {reason}")
 
 
 class DrawnImages(Dataset):
@@ -233,6 +234,7 @@ def make_loader(dataset, config, *, train, rank, world, pin_memory):
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # else it draws from the one that dropout uses, as often as there are workers
     )
 
 

@@ -123,7 +123,7 @@ class Trainer:
 
     def forward(self, model, batch):
         """Logits of a batch of uint8 images, in the run's dtype."""
-        self.report.problems(batch.problems)
+        self.report.bad_images(batch.problems)
         images = batch.images.to(self.device, non_blocking=True).to(self.mean.dtype)
         images = ((images / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):

@@ -18,20 +18,21 @@ class Report:
     def __init__(self, out=None, speaks=True):
         self.out = out if speaks else None
         self.speaks = speaks
-        self.told = set()
+        self.unreadable = set()
 
     def line(self, text):
         if self.speaks:
             print(text, flush=True)
 
     def warn(self, text):
-        if text not in self.told:
-            self.told.add(text)
-            print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
+        print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
 
-    def problems(self, problems):
-        for text in problems:
-            self.warn(f"image left out, another of its class used instead: {text}")
+    def bad_images(self, problems):
+        """Names each unreadable file once."""
+        for path, reason in problems:
+            if path not in self.unreadable:
+                self.warn(f"{path} cannot be read ({reason}): another image of its class takes its place")
+            self.unreadable.add(path)
 
     def start(self, config, epochs_done=0):
         """Prepares the files; of those of an earlier part of the run keeps what belongs to `epochs_done`."""
