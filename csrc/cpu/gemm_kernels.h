@@ -207,13 +207,6 @@ void walk(const MatrixView& view, Block rows, Block columns, const Visit& visit)
 
 // ---- Packing, and the tile's beginning and end ----------------------------------------------------------------
 
-void convert(float from, float& to) { to = from; }
-void convert(double from, double& to) { to = from; }
-void convert(BFloat16 from, float& to) { to = widen(from); }
-void convert(Float16 from, float& to) { to = widen(from); }
-void convert(float from, BFloat16& to) { narrow(from, to); }
-void convert(float from, Float16& to) { narrow(from, to); }
-
 template <int64_t kCount, class To, class From>
 void convert_vector(const From* from, To* to) {
   From read[kCount];

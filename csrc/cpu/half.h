@@ -14,30 +14,34 @@ struct Float16 {
   uint16_t bits;
 };
 
+HOST_DEVICE void convert(float from, float& to) { to = from; }
+HOST_DEVICE void convert(double from, double& to) { to = from; }
 
-HOST_DEVICE float widen(BFloat16 value) { return __builtin_bit_cast(float, static_cast<uint32_t>(value.bits) << 16); }
+HOST_DEVICE void convert(BFloat16 from, float& to) {
+  to = __builtin_bit_cast(float, static_cast<uint32_t>(from.bits) << 16);
+}
 
 // float16's exponent is moved into place and rebiased by a multiplication; subnormals come out of a subtraction
 // that lets the float unit normalise them.
-HOST_DEVICE float widen(Float16 value) {
-  const uint32_t word = static_cast<uint32_t>(value.bits) << 16;
+HOST_DEVICE void convert(Float16 from, float& to) {
+  const uint32_t word = static_cast<uint32_t>(from.bits) << 16;
   const uint32_t sign = word & 0x80000000u, twice = word + word;
   const float normal = __builtin_bit_cast(float, (twice >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
   const float subnormal = __builtin_bit_cast(float, (twice >> 17) | (126u << 23)) - 0.5f;
   const float magnitude = twice < (1u << 27) ? subnormal : normal;
-  return __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, magnitude));
+  to = __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, magnitude));
 }
 
 // Round to nearest even, as torch does; every NaN becomes the quiet one.
-HOST_DEVICE void narrow(float value, BFloat16& out) {
-  const uint32_t word = __builtin_bit_cast(uint32_t, value);
+HOST_DEVICE void convert(float from, BFloat16& to) {
+  const uint32_t word = __builtin_bit_cast(uint32_t, from);
   const uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
-  out.bits = static_cast<uint16_t>(value != value ? 0x7FC0u : rounded);
+  to.bits = static_cast<uint16_t>(from != from ? 0x7FC0u : rounded);
 }
 
 // The rounding is done by the float unit: adding 2^(exponent + 13) leaves exactly float16's bits of the significand.
-HOST_DEVICE void narrow(float value, Float16& out) {
-  const uint32_t word = __builtin_bit_cast(uint32_t, value);
+HOST_DEVICE void convert(float from, Float16& to) {
+  const uint32_t word = __builtin_bit_cast(uint32_t, from);
   const uint32_t sign = word & 0x80000000u, twice = word + word;
   const float magnitude = __builtin_bit_cast(float, word & 0x7FFFFFFFu);
   const float clamped = (magnitude * 0x1.0p+112f) * 0x1.0p-110f;  // overflows to infinity where float16 does
@@ -45,7 +49,7 @@ HOST_DEVICE void narrow(float value, Float16& out) {
   const uint32_t bias = exponent < 0x71000000u ? 0x71000000u : exponent;
   const uint32_t bits = __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, (bias >> 1) + 0x07800000u) + clamped);
   const uint32_t rounded = ((bits >> 13) & 0x7C00u) + (bits & 0x0FFFu);
-  out.bits = static_cast<uint16_t>((sign >> 16) | (twice > 0xFF000000u ? 0x7E00u : rounded));
+  to.bits = static_cast<uint16_t>((sign >> 16) | (twice > 0xFF000000u ? 0x7E00u : rounded));
 }
 
 }  // namespace tmc
