@@ -1,0 +1,44 @@
+"""What the tests of training share: the command run in this process, a tiny run, a tiny folder of images."""
+
+import pytest
+import torch
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("yaml")
+
+from torch_manual_conv.training import checkpoint, cli, data  # noqa: E402
+
+CPU = ["--device", "cpu", "--workers", "0"]
+TINY = [*CPU, "--synthetic", "--width", "0.25", "--batch-size", "16", "--limit-steps", "6"]
+
+
+def train(*arguments):
+    """Runs the command; returns its exit status. One thread: small tensors gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return cli.main([str(a) for a in arguments])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def assert_same_weights(one, other):
+    one, other = checkpoint.load(one), checkpoint.load(other)
+    for name, weight in one["model"].items():
+        assert torch.equal(weight, other["model"][name]), name
+    for index, state in one["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], other["optimizer"]["state"][index]["momentum_buffer"])
+
+
+def make_tree(root, classes=("bag", "sneaker", "trouser"), train=8, val=4, size=32):
+    """A small tree of clothes; the first image of each class is a JPEG, the others are PNGs."""
+    fashion = data.open_fashion()
+    for name, target in zip(classes, (8, 7, 1), strict=True):
+        for split, count in (("train", train), ("val", val)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            own = (getattr(fashion, split).targets == target).nonzero().flatten()[:count]
+            for number, pixels in enumerate(getattr(fashion, split).images[own, 0]):
+                image = Image.fromarray(pixels.numpy()).resize((size, size))
+                image.save(folder / f"{number:02}.{'JPG' if number == 0 else 'png'}", "JPEG" if number == 0 else "PNG")
+    return root
