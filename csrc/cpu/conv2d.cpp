@@ -32,9 +32,16 @@ struct Image {
   int64_t n_stride, c_stride, h_stride, w_stride;
 
   Image(const Tensor& tensor, void* data_)
-      : data(static_cast<char*>(data_)), element_size(tensor.element_size()),
-        n(tensor.size(0)), c(tensor.size(1)), h(tensor.size(2)), w(tensor.size(3)),
-        n_stride(tensor.stride(0)), c_stride(tensor.stride(1)), h_stride(tensor.stride(2)), w_stride(tensor.stride(3)) {}
+      : data(static_cast<char*>(data_)),
+        element_size(tensor.element_size()),
+        n(tensor.size(0)),
+        c(tensor.size(1)),
+        h(tensor.size(2)),
+        w(tensor.size(3)),
+        n_stride(tensor.stride(0)),
+        c_stride(tensor.stride(1)),
+        h_stride(tensor.stride(2)),
+        w_stride(tensor.stride(3)) {}
 
   // The channels, or the filters, of one group.
   Image channels(int64_t group, int64_t count) const {
@@ -54,16 +61,24 @@ struct Image {
   }
 };
 
-Image read(const Tensor& tensor) { return {tensor, const_cast<void*>(tensor.const_data_ptr())}; }
-Image write(Tensor& tensor) { return {tensor, tensor.mutable_data_ptr()}; }
+Image read(const Tensor& tensor) {
+  return {tensor, const_cast<void*>(tensor.const_data_ptr())};
+}
+Image write(Tensor& tensor) {
+  return {tensor, tensor.mutable_data_ptr()};
+}
 
 // Along one spatial axis: `count` positions of a window with `taps` taps; tap t of position i is at
 // origin + i * step + t * tap_step.
 struct Window {
   int64_t count, origin, step, taps, tap_step;
 };
-Window pixels(int64_t extent) { return {extent, 0, 1, 1, 1}; }
-Window all_taps(int64_t extent) { return {1, 0, 1, extent, 1}; }
+Window pixels(int64_t extent) {
+  return {extent, 0, 1, 1, 1};
+}
+Window all_taps(int64_t extent) {
+  return {1, 0, 1, extent, 1};
+}
 
 // Which of a patch's axes runs fastest: the channel or the column.
 enum class TapOrder { channels_last, channels_first };
@@ -72,8 +87,9 @@ MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder 
   const Axis n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
   const Axis y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
   const Axis x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
-  return {image.data, {n, y, x}, order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
-          along_h.origin, along_w.origin, image.h, image.w, image.h_stride, image.w_stride};
+  return {image.data,     {n, y, x},      order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
+          along_h.origin, along_w.origin, image.h,
+          image.w,        image.h_stride, image.w_stride};
 }
 
 MatrixView transposed(MatrixView view) {
@@ -108,9 +124,15 @@ Gemm correlation(const Image& image, const Image& weight, const Image& output, c
   const MatrixView o = patches(output, h.output, w.output, TapOrder::channels_first);
   Gemm gemm;
   if (order == TapOrder::channels_last)
-    gemm = {.a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile, .keep_b = true};
+    gemm = {
+        .a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile, .keep_b = true};
   else
-    gemm = {.a = f, .b = transposed(p), .result = transposed(o), .tile_rows = kFilterTile, .tile_columns = kPixelTile, .keep_a = true};
+    gemm = {.a = f,
+            .b = transposed(p),
+            .result = transposed(o),
+            .tile_rows = kFilterTile,
+            .tile_columns = kPixelTile,
+            .keep_a = true};
   for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
   return gemm;
 }
@@ -127,12 +149,15 @@ Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tenso
   check_floating("conv2d", "input", input);
   check_like("conv2d", "weight", weight, "input", input);
   if (bias) check_like("conv2d", "bias", *bias, "input", input);
-  Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
+  Tensor output =
+      empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
 
   const Image image = read(input), kernel = read(weight), result = write(output);
   const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : output;
-  const Windows h = {{shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
-  const Windows w = {{shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, all_taps(shape.s), pixels(shape.q)};
+  const Windows h = {
+      {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
+  const Windows w = {
+      {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, all_taps(shape.s), pixels(shape.q)};
   const TapOrder order = tap_order(image);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   std::vector<Gemm> gemms;
@@ -216,14 +241,19 @@ Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, In
   std::vector<Gemm> gemms;
   for (int64_t g = 0; g < groups; ++g) {
     const MatrixView o = patches(grad.channels(g, k), pixels(shape.p), pixels(shape.q), order);
-    const MatrixView p = patches(image.channels(g, c), {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h},
-                                 {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, order);
+    const MatrixView p =
+        patches(image.channels(g, c), {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h},
+                {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, order);
     const MatrixView f = patches(result.filters(g, k), all_taps(shape.r), all_taps(shape.s), order);
     Gemm gemm;
     if (order == TapOrder::channels_last)
       gemm = {.a = transposed(o), .b = p, .result = f, .tile_rows = kGradFilterTile, .tile_columns = kGradTapTile};
     else
-      gemm = {.a = transposed(p), .b = o, .result = transposed(f), .tile_rows = kGradTapTile, .tile_columns = kGradFilterTile};
+      gemm = {.a = transposed(p),
+              .b = o,
+              .result = transposed(f),
+              .tile_rows = kGradTapTile,
+              .tile_columns = kGradFilterTile};
     for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
     gemms.push_back(gemm);
   }

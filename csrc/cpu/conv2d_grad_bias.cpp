@@ -40,13 +40,15 @@ void conv2d_grad_bias_kernel(const Tensor& grad_output, T* grad_bias) {
               const T* row = data + i * n_stride + (k_begin + channel) * k_stride + y * p_stride;
               int64_t x = 0;
               for (; x + kLanes <= q; x += kLanes)
-                for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += static_cast<double>(row[(x + lane) * q_stride]);
+                for (int64_t lane = 0; lane < kLanes; ++lane)
+                  lanes[lane] += static_cast<double>(row[(x + lane) * q_stride]);
               for (; x < q; ++x) lanes[x % kLanes] += static_cast<double>(row[x * q_stride]);
             }
           for (const double lane : lanes) sums[channel] += lane;
         }
       }
-      for (int64_t channel = 0; channel < channels; ++channel) grad_bias[k_begin + channel] = static_cast<T>(sums[channel]);
+      for (int64_t channel = 0; channel < channels; ++channel)
+        grad_bias[k_begin + channel] = static_cast<T>(sums[channel]);
     }
   });
 }
@@ -65,4 +67,6 @@ Tensor conv2d_grad_bias_cpu(const Tensor& grad_output) {
 }  // namespace
 }  // namespace tmc
 
-STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) { m.impl("conv2d_grad_bias", TORCH_BOX(&tmc::conv2d_grad_bias_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {
+  m.impl("conv2d_grad_bias", TORCH_BOX(&tmc::conv2d_grad_bias_cpu));
+}

@@ -17,7 +17,9 @@ const GemmKernels& kernels_for(DType dtype) {
   return gemm_kernels_base[i];
 }
 
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+int64_t round_up(int64_t a, int64_t b) {
+  return ceil_div(a, b) * b;
+}
 
 // Memory for the length of one op, from torch's allocator (64-byte aligned).
 class Workspace {
@@ -67,7 +69,10 @@ struct Extents {
 class PackedOperand {
  public:
   PackedOperand(const GemmKernels& kernels, const Gemm* gemms, int64_t count, bool is_a)
-      : kernels_(kernels), is_a_(is_a), extents_(gemms[0]), kept_(is_a ? gemms[0].keep_a : gemms[0].keep_b),
+      : kernels_(kernels),
+        is_a_(is_a),
+        extents_(gemms[0]),
+        kept_(is_a ? gemms[0].keep_a : gemms[0].keep_b),
         extent_(is_a ? extents_.rows : round_up(extents_.columns, kernels.panel_width)),
         depth_blocks_(extents_.depth_blocks()),
         memory_(kept_ ? count * depth_blocks_ * block_bytes(extent_) : 0) {
@@ -98,8 +103,10 @@ class PackedOperand {
     return {l * kBlockDepth, std::min(kBlockDepth, extents_.depth - l * kBlockDepth)};
   }
   void pack(const Gemm& gemm, Block part, Block depth, char* to) const {
-    if (is_a_) kernels_.pack_a(gemm.a, part, depth, to);
-    else kernels_.pack_b(gemm.b, depth, part, to);
+    if (is_a_)
+      kernels_.pack_a(gemm.a, part, depth, to);
+    else
+      kernels_.pack_b(gemm.b, depth, part, to);
   }
 
   const GemmKernels& kernels_;
@@ -119,6 +126,21 @@ struct Tiling {
   Block row_block(int64_t tile) const { return rows[tile / columns.count]; }
   Block column_block(int64_t tile) const { return columns[tile % columns.count]; }
 };
+
+// A small product in smaller tiles, until there is one for each thread. The results' bits do not depend on it.
+Tiling enough_tiles(Gemm gemm, const Extents& extents, const GemmKernels& kernels, int64_t count) {
+  constexpr int64_t kLeastRows = 28, kLeastColumns = 64;
+  const int64_t threads = torch::stable::get_num_threads();
+  for (;;) {
+    const Tiling tiling(gemm, extents, kernels);
+    const bool halve_rows = gemm.tile_rows > kLeastRows, halve_columns = gemm.tile_columns > kLeastColumns;
+    if (count * tiling.count() >= threads || !(halve_rows || halve_columns)) return tiling;
+    if (halve_rows && (gemm.tile_rows >= gemm.tile_columns || !halve_columns))
+      gemm.tile_rows /= 2;
+    else
+      gemm.tile_columns /= 2;
+  }
+}
 
 // Multiplies one tile over the depth blocks [begin, end).
 void accumulate(const GemmKernels& kernels, const PackedOperand& a, const PackedOperand& b, const Gemm& gemm, int64_t g,
@@ -168,7 +190,7 @@ void gemm(const Gemm* gemms, int64_t count, DType dtype) {
   const GemmKernels& kernels = kernels_for(dtype);
   const Extents extents(gemms[0]);
   if (extents.rows == 0 || extents.columns == 0) return;
-  const Tiling tiling(gemms[0], extents, kernels);
+  const Tiling tiling = enough_tiles(gemms[0], extents, kernels, count);
   const PackedOperand a(kernels, gemms, count, true), b(kernels, gemms, count, false);
   const int64_t tasks = count * tiling.count(), workers = workers_for(tasks);
   const int64_t tile_bytes = round_up(tiling.elements() * kernels.compute_size, 64);
@@ -191,7 +213,8 @@ void gemm_long_sum(const Gemm* gemms, int64_t count, DType dtype) {
   const Tiling tiling(gemms[0], extents, kernels);
   const PackedOperand a(kernels, gemms, count, true), b(kernels, gemms, count, false);
   const int64_t tiles = count * tiling.count(), blocks = extents.depth_blocks();
-  const int64_t wanted = std::clamp<int64_t>(ceil_div(kWantedTasks, tiles), 1, std::max<int64_t>(1, blocks / kLeastBlocks));
+  const int64_t wanted =
+      std::clamp<int64_t>(ceil_div(kWantedTasks, tiles), 1, std::max<int64_t>(1, blocks / kLeastBlocks));
   const Cut chunks(blocks, ceil_div(blocks, wanted), 1);
   const int64_t partials = std::max<int64_t>(1, chunks.count);
   const int64_t tile_bytes = round_up(tiling.elements() * kernels.compute_size, 64);
@@ -204,13 +227,13 @@ void gemm_long_sum(const Gemm* gemms, int64_t count, DType dtype) {
     char* const tile = sums.at(task * tile_bytes);
     kernels.start(gemms[g], rows, columns, tile);
     if (chunks.count > 0)
-      accumulate(kernels, a, b, gemms[g], g, rows, columns, chunks[task % partials], scratch.at(worker * worker_bytes), tile);
+      accumulate(kernels, a, b, gemms[g], g, rows, columns, chunks[task % partials], scratch.at(worker * worker_bytes),
+                 tile);
   });
   for_each_task(tiles, workers_for(tiles), [&](int64_t task, int64_t) {
     const int64_t g = task / tiling.count(), i = task % tiling.count();
     char* const tile = sums.at(task * partials * tile_bytes);
-    for (int64_t chunk = 1; chunk < partials; ++chunk)
-      kernels.add(tiling.elements(), tile + chunk * tile_bytes, tile);
+    for (int64_t chunk = 1; chunk < partials; ++chunk) kernels.add(tiling.elements(), tile + chunk * tile_bytes, tile);
     kernels.finish(gemms[g].result, tiling.row_block(i), tiling.column_block(i), tile);
   });
 }

@@ -29,7 +29,8 @@ struct Axes {  // the inner one runs fastest
   int64_t size() const { return outer.size * middle.size * inner.size; }
 };
 
-// Element (i, j): i and j are split over three axes each; the position starts at (h0, w0) and all six move it. Outside [0, h_extent) x [0, w_extent) the matrix reads zero and drops writes.
+// Element (i, j): i and j are split over three axes each; the position starts at (h0, w0) and all six move it. Outside
+// [0, h_extent) x [0, w_extent) the matrix reads zero and drops writes.
 struct MatrixView {
   void* data;  // the image's element (0, 0), of the operands' dtype; only a result is written
   Axes rows, columns;
@@ -46,7 +47,7 @@ struct Gemm {
   MatrixView a, b, result;
   const void* bias = nullptr;  // operands' dtype
   BiasAlong bias_along = BiasAlong::none;
-  int64_t tile_rows, tile_columns;  // the largest tile of the result that one task computes
+  int64_t tile_rows, tile_columns;      // the largest tile of the result that one task computes
   bool keep_a = false, keep_b = false;  // pack this operand once for all tiles: worth its memory for weights
 };
 
@@ -72,7 +73,8 @@ struct GemmKernels {
   void (*pack_a)(const MatrixView& a, Block rows, Block depth, void* packed);
   void (*pack_b)(const MatrixView& b, Block depth, Block columns, void* packed);
   // tile[i, j] += packed a * packed b; the tile's row stride is columns rounded up to whole panels.
-  void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b, void* tile);
+  void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
+                   void* tile);
   // tile = bias (or 0); tile += other; result = tile, rounded to the operands' dtype.
   void (*start)(const Gemm& gemm, Block rows, Block columns, void* tile);
   void (*add)(int64_t count, const void* other, void* tile);
