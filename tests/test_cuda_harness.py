@@ -125,6 +125,6 @@ def test_no_access_outside_an_array():
         "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libstdc++.so')}",  # the second for its exceptions
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     }
-    command = [sys.executable, "-m", "pytest", "-x", *files, "-p", "no:cacheprovider", "-k", "float32 or outside"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-x", "-s", *files, "-p", "no:cacheprovider"]
+    result = subprocess.run([*command, "-k", "float32 or outside"], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
