@@ -181,6 +181,16 @@ def test_winners_outside_their_windows_touch_nothing(kernels, pool, channels_las
     assert not kernels.max_pool2d_grad_input(pool, channels_last, torch.randn(pool.sizes[1]), winners).any()
 
 
+def test_a_window_without_input(kernels, channels_last):
+    pool = Pool(1, 2, (1, 5), (1, 4), (2, 2), (1, 1), (1, 0), (2, 1))  # its rows are -1 and 1; the input has row 0
+    output, winners = kernels.max_pool2d(pool, channels_last, torch.randn(pool.sizes[0]))
+    assert (output == -torch.inf).all()
+    assert not kernels.max_pool2d_select(pool, channels_last, torch.randn(pool.sizes[0]), winners).any()
+    assert not kernels.max_pool2d_grad_input(pool, channels_last, torch.randn(pool.sizes[1]), winners).any()
+    expected = F.max_pool2d(torch.randn(pool.sizes[0]), (2, 2), 1, (1, 0), (2, 1), return_indices=True)[1]
+    assert torch.equal(kernels.max_pool2d_indices(pool, channels_last, winners), expected)
+
+
 AVERAGES = {
     **{name: (pool, {}) for name, pool in POOLS.items() if pool.dilation == (1, 1)},
     "without_padding": (POOLS["padded_uneven"], {"count_include_pad": False}),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "pool2d_ops.h"
 #include "pool2d_plan.h"
 #include "pool2d_winners.h"
 #include "tensor.h"
@@ -64,7 +65,8 @@ int64_t scratch_bytes(const PoolPlan& plan, Direction direction, int64_t element
   const int64_t in_rows = forward ? source_rows : plan.block_rows;
   const int64_t out_rows = forward ? plan.block_rows : source_rows;
   const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
-  return sums + kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
+  return sums +
+         kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
 }
 
 struct alignas(64) CacheLine {
@@ -160,105 +162,18 @@ Tensor average_pool_gradient(const char* op, const Tensor& grad_output, const Po
   return grad_input;
 }
 
-// ---- The operators.
-constexpr int64_t kNoDilation[] = {1, 1};
-
-std::tuple<Tensor, Tensor> max_pool2d_cpu(Tensor input, IntList kernel_size, IntList stride, IntList padding,
-                                          IntList dilation, bool ceil_mode) {
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-  return max_pool("max_pool2d", input, pool2d_shape("max_pool2d", sizes(input), arguments));
-}
-
-Tensor max_pool2d_grad_input_cpu(Tensor grad_output, Tensor winners, IntList input_size, IntList kernel_size,
-                                 IntList stride, IntList padding, IntList dilation, bool ceil_mode) {
-  const char* op = "max_pool2d_grad_input";
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-  const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size), arguments);
-  return max_pool_gradient(op, grad_output, winners, shape);
-}
-
-Tensor max_pool2d_select_cpu(Tensor input, Tensor winners, IntList kernel_size, IntList stride, IntList padding,
-                             IntList dilation, bool ceil_mode) {
-  const char* op = "max_pool2d_select";
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-  return select_winners(op, input, winners, pool2d_shape(op, sizes(input), arguments));
-}
-
-Tensor max_pool2d_indices_cpu(Tensor winners, IntList input_size, IntList kernel_size, IntList stride, IntList padding,
-                              IntList dilation, bool ceil_mode) {
-  const char* op = "max_pool2d_indices";
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-  return winner_indices(op, winners, pool2d_gradient_shape(op, "winners", sizes(winners), dims(input_size), arguments));
-}
-
-Tensor avg_pool2d_cpu(Tensor input, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-                      bool count_include_pad, std::optional<int64_t> divisor_override) {
-  const char* op = "avg_pool2d";
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), {kNoDilation, 2}, ceil_mode};
-  const PoolShape shape = pool2d_shape(op, sizes(input), arguments);
-  return average_pool(op, input, shape,
-                         check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr));
-}
-
-Tensor avg_pool2d_grad_input_cpu(Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride,
-                                 IntList padding, bool ceil_mode, bool count_include_pad,
-                                 std::optional<int64_t> divisor_override) {
-  const char* op = "avg_pool2d_grad_input";
-  const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), {kNoDilation, 2}, ceil_mode};
-  const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size), arguments);
-  return average_pool_gradient(op, grad_output, shape,
-                          check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr));
-}
-
-std::tuple<Tensor, Tensor> adaptive_max_pool2d_cpu(Tensor input, IntList output_size) {
-  const char* op = "adaptive_max_pool2d";
-  return max_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size)));
-}
-
-Tensor adaptive_max_pool2d_grad_input_cpu(Tensor grad_output, Tensor winners, IntList input_size) {
-  const char* op = "adaptive_max_pool2d_grad_input";
-  return max_pool_gradient(op, grad_output, winners,
-                      adaptive_pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size)));
-}
-
-Tensor adaptive_max_pool2d_select_cpu(Tensor input, Tensor winners) {
-  const char* op = "adaptive_max_pool2d_select";
-  check_rank4(op, "winners", sizes(winners));
-  const int64_t output_size[] = {winners.size(2), winners.size(3)};
-  return select_winners(op, input, winners, adaptive_pool2d_shape(op, sizes(input), {output_size, 2}));
-}
-
-Tensor adaptive_max_pool2d_indices_cpu(Tensor winners, IntList input_size) {
-  const char* op = "adaptive_max_pool2d_indices";
-  return winner_indices(op, winners, adaptive_pool2d_gradient_shape(op, "winners", sizes(winners), dims(input_size)));
-}
-
-Tensor adaptive_avg_pool2d_cpu(Tensor input, IntList output_size) {
-  const char* op = "adaptive_avg_pool2d";
-  return average_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size)), {false, 0});
-}
-
-Tensor adaptive_avg_pool2d_grad_input_cpu(Tensor grad_output, IntList input_size) {
-  const char* op = "adaptive_avg_pool2d_grad_input";
-  return average_pool_gradient(op, grad_output,
-                          adaptive_pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size)),
-                          {false, 0});
-}
+struct CpuPool {
+  static constexpr auto max_pool = tmc::max_pool;
+  static constexpr auto max_pool_gradient = tmc::max_pool_gradient;
+  static constexpr auto select_winners = tmc::select_winners;
+  static constexpr auto winner_indices = tmc::winner_indices;
+  static constexpr auto average_pool = tmc::average_pool;
+  static constexpr auto average_pool_gradient = tmc::average_pool_gradient;
+};
 
 }  // namespace
 }  // namespace tmc
 
 STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {
-  m.impl("max_pool2d", TORCH_BOX(&tmc::max_pool2d_cpu));
-  m.impl("max_pool2d_grad_input", TORCH_BOX(&tmc::max_pool2d_grad_input_cpu));
-  m.impl("max_pool2d_select", TORCH_BOX(&tmc::max_pool2d_select_cpu));
-  m.impl("max_pool2d_indices", TORCH_BOX(&tmc::max_pool2d_indices_cpu));
-  m.impl("avg_pool2d", TORCH_BOX(&tmc::avg_pool2d_cpu));
-  m.impl("avg_pool2d_grad_input", TORCH_BOX(&tmc::avg_pool2d_grad_input_cpu));
-  m.impl("adaptive_max_pool2d", TORCH_BOX(&tmc::adaptive_max_pool2d_cpu));
-  m.impl("adaptive_max_pool2d_grad_input", TORCH_BOX(&tmc::adaptive_max_pool2d_grad_input_cpu));
-  m.impl("adaptive_max_pool2d_select", TORCH_BOX(&tmc::adaptive_max_pool2d_select_cpu));
-  m.impl("adaptive_max_pool2d_indices", TORCH_BOX(&tmc::adaptive_max_pool2d_indices_cpu));
-  m.impl("adaptive_avg_pool2d", TORCH_BOX(&tmc::adaptive_avg_pool2d_cpu));
-  m.impl("adaptive_avg_pool2d_grad_input", TORCH_BOX(&tmc::adaptive_avg_pool2d_grad_input_cpu));
+  tmc::register_pool2d<tmc::CpuPool>(m);
 }

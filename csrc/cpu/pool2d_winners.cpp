@@ -6,6 +6,8 @@
 #include <atomic>
 #include <type_traits>
 
+#include "pool2d_ops.h"
+
 namespace tmc {
 namespace {
 
@@ -42,7 +44,8 @@ std::vector<int64_t> clipped_outputs(const PoolShape& shape, const std::vector<W
 }
 
 bool is_valid(const PoolShape& shape, int64_t winner, const Window& rows, const Window& columns) {
-  if (rows.begin == rows.end || columns.begin == columns.end) return winner == winner_of(shape, rows.begin, columns.begin);
+  if (rows.begin == rows.end || columns.begin == columns.end)
+    return winner == winner_of(shape, rows.begin, columns.begin);
   const int64_t tap_h = winner / shape.w.kernel, tap_w = winner % shape.w.kernel;
   return winner >= 0 && tap_h >= rows.begin && tap_h < rows.end && tap_w >= columns.begin && tap_w < columns.end;
 }
@@ -127,10 +130,6 @@ void with_winner_type(const Tensor& winners, F body) {
 
 }  // namespace
 
-ScalarType winners_dtype(const PoolShape& shape) {
-  return window_taps(shape) <= kMaxByteTaps ? ScalarType::Byte : ScalarType::Int;
-}
-
 std::vector<Window> windows_of(const PoolAxis& axis) {
   std::vector<Window> windows(axis.out);
   for (int64_t i = 0; i < axis.out; ++i) windows[i] = window(axis, i);
@@ -138,8 +137,7 @@ std::vector<Window> windows_of(const PoolAxis& axis) {
 }
 
 Tensor check_winners(const char* op, const Tensor& winners, const PoolShape& shape, bool channels_last) {
-  check_winners_shape(op, sizes(winners), shape);
-  check_dtype(op, "winners", winners, winners_dtype(shape), "windows of up to 256 positions have uint8, larger int32");
+  check_winners_tensor(op, winners, shape);
   const Tensor ordered = dense(winners, channels_last);
   if (is_empty(shape)) return ordered;
   with_winner_type(ordered, [&](auto* values) { check_values(op, values, shape, lines_of(shape, channels_last)); });
@@ -160,9 +158,10 @@ Tensor select_winners(const char* op, const Tensor& input, const Tensor& winners
     const scalar_t* x = source.const_data_ptr<scalar_t>();
     scalar_t* y = output.mutable_data_ptr<scalar_t>();
     with_winner_type(ordered, [&](auto* values) {
-      for_winners(values, shape, lines, [&](int64_t at, int64_t group, int64_t channel, int64_t position, bool has_input) {
-        y[at] = has_input ? x[(group * plane + position) * lines.inner + channel] : scalar_t(0);
-      });
+      for_winners(values, shape, lines,
+                  [&](int64_t at, int64_t group, int64_t channel, int64_t position, bool has_input) {
+                    y[at] = has_input ? x[(group * plane + position) * lines.inner + channel] : scalar_t(0);
+                  });
     });
   });
   return output;
@@ -171,8 +170,7 @@ Tensor select_winners(const char* op, const Tensor& input, const Tensor& winners
 Tensor winner_indices(const char* op, const Tensor& winners, const PoolShape& shape) {
   const bool channels_last = is_channels_last(winners);
   const Tensor ordered = check_winners(op, winners, shape, channels_last);
-  Tensor indices =
-      empty_nchw(winners, shape.n, shape.c, shape.h.out, shape.w.out, channels_last, ScalarType::Long);
+  Tensor indices = empty_nchw(winners, shape.n, shape.c, shape.h.out, shape.w.out, channels_last, ScalarType::Long);
   if (is_empty(shape)) return indices;
   int64_t* to = indices.mutable_data_ptr<int64_t>();
   with_winner_type(ordered, [&](auto* values) {

@@ -7,8 +7,6 @@
 
 namespace tmc {
 
-ScalarType winners_dtype(const PoolShape& shape);
-
 // The windows of all outputs along one axis.
 std::vector<Window> windows_of(const PoolAxis& axis);
 

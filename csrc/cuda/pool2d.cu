@@ -39,6 +39,12 @@ __device__ int64_t plane_offset(const Strides& strides, const Place& place) {
   return place.n * strides.n + place.c * strides.c;
 }
 
+// Does the window of output `at` hold any input? A dilated one may step over all of it.
+__device__ bool has_input(const PoolShape& shape, const Place& at) {
+  const Window rows = window(shape.h, at.h), columns = window(shape.w, at.w);
+  return rows.begin < rows.end && columns.begin < columns.end;
+}
+
 // Blocks of a gradient kernel on one multiprocessor. With five, ptxas's own choice, the divisions that find a window
 // spill registers; four leave 64 for each thread.
 constexpr int kGradientBlocks = 4;
@@ -107,7 +113,7 @@ __global__ void __launch_bounds__(kElementThreads)
   const Place at = output_place(problem, i);
   const int64_t winner = winners[i];
   if (!is_valid_winner(shape, winner, at.h, at.w)) {
-    output[i] = static_cast<T>(NAN);
+    output[i] = static_cast<T>(has_input(shape, at) ? NAN : 0.0f);
     return;
   }
   const int64_t position = winner_position(shape, winner, at.h, at.w);
@@ -123,7 +129,8 @@ __global__ void __launch_bounds__(kElementThreads)
   if (i >= output_count(shape)) return;
   const Place at = output_place(problem, i);
   const int64_t winner = winners[i];
-  indices[i] = is_valid_winner(shape, winner, at.h, at.w) ? winner_position(shape, winner, at.h, at.w) : -1;
+  const bool named = is_valid_winner(shape, winner, at.h, at.w) || !has_input(shape, at);
+  indices[i] = named ? winner_position(shape, winner, at.h, at.w) : -1;
 }
 
 // ---- Average, eq. 7 and 9.

@@ -4,7 +4,7 @@
 //
 // Winners from outside are not range-checked here, as the CPU does: that would make every call wait for the GPU.
 // Instead no winner is ever used as an address before it was checked: one that lies outside its window receives no
-// gradient, selects NaN, and has the index -1.
+// gradient, selects NaN, and has the index -1. (A window that holds no input at all selects 0, as on the CPU.)
 #pragma once
 #include "../pool2d.h"
 #include "dtype.h"
