@@ -146,7 +146,7 @@ def test_unusable_tree_is_explained(kind, tmp_path, capsys):
     tree = make_tree(tmp_path / "tree")
     spoil, message = BAD_TREES[kind]
     spoil(tree)
-    options = ["--model", "lecture_net", "--image-size", 28, "--workers", 0, "--device", "cpu"]
+    options = ["--model", "lecture_net", "--image-size", 28, "--workers", 1, "--device", "cpu"]
     assert train(tree, *options, "--out", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

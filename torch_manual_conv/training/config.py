@@ -19,8 +19,6 @@ def option(default, help, *, group, choices=None):
 
 
 NOT_RECORDED = ("out", "resume", "eval_only", "compare")  # they say what to do now, not what the run is
-
-
 SMALLEST_IMAGE = {"lecture_net": 15, "alexnet": 63, "alexnet_2012": 63}  # smaller ones end before the last pool
 
 

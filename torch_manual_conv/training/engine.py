@@ -140,8 +140,8 @@ class Trainer:
             logits = self.forward(self.model, batch)
             loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
             hits = logits.topk(min(5, logits.size(1))).indices == targets[:, None]
-            counts = torch.stack((hits.new_ones(len(targets)).sum(), hits[:, 0].sum(), hits.any(1).sum()))
-            totals += torch.cat((counts[:1], loss[None], counts[1:]))
+            totals[0] += len(targets)
+            totals[1:] += torch.stack((loss.double(), hits[:, 0].sum().double(), hits.any(1).sum().double()))
         images, loss, top1, top5 = distributed.sum_over_processes(totals).tolist()
         return {"val_loss": loss / images, "val_top1": top1 / images, "val_top5": top5 / images}
 
