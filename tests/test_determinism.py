@@ -62,7 +62,7 @@ def test_same_bits_for_a_sample_whatever_its_batch(function, shapes, layout, dty
     """Row i of a batch's output and input gradient is what the row gets alone."""
     images, *rest = tensors(shapes, dtype, device, layout)
     results, (grad_images, *_) = run_with_ones(function, images, rest)
-    for i in (0, 3):
+    for i in (0, len(images) - 1):
         alone, (grad_alone, *_) = run_with_ones(function, images[i : i + 1], rest)
         assert torch.equal(results[i], alone[0]) and torch.equal(grad_images[i], grad_alone[0])
 

@@ -1,0 +1,182 @@
+"""convert and revert: any model's layers exchanged for ours and back, with nothing else changed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+import torch_manual_conv
+from torch_manual_conv import nn
+
+torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
+
+# name: constructor, image size; the smallest that the architecture accepts
+MODELS = {
+    "alexnet": (torchvision.models.alexnet, 63),
+    "vgg11_bn": (torchvision.models.vgg11_bn, 32),
+    "resnet18": (torchvision.models.resnet18, 32),
+    "squeezenet1_1": (torchvision.models.squeezenet1_1, 33),
+    "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, 32),
+    "shufflenet_v2_x0_5": (torchvision.models.shufflenet_v2_x0_5, 32),
+    "densenet121": (torchvision.models.densenet121, 32),
+    "googlenet": (lambda: torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=False), 33),
+}
+
+
+def stage(pool=None):
+    """A small network: two stages and a convolution that no pool follows."""
+    return torch_nn.Sequential(
+        torch_nn.Conv2d(3, 4, 3, padding=1),
+        torch_nn.ReLU(inplace=True),
+        pool or torch_nn.MaxPool2d(3, 2),
+        torch_nn.Conv2d(4, 5, 3),
+        torch_nn.Sigmoid(),
+        torch_nn.AvgPool2d(2),
+        torch_nn.Conv2d(5, 2, 1),
+        torch_nn.Tanh(),
+    ).double()
+
+
+IMAGES = torch.arange(2 * 3 * 13 * 11, dtype=torch.float64).reshape(2, 3, 13, 11).sin()
+
+
+def types(model):
+    return [type(module) for module in model.modules()]
+
+
+def twins_left(model):
+    return [m for m in model.modules() if type(m) in torch_manual_conv.convert.TWINS]
+
+
+@pytest.mark.parametrize("constructor, size", MODELS.values(), ids=MODELS)
+def test_same_logits_and_gradients(constructor, size):
+    torch.manual_seed(0)
+    theirs = constructor().double().eval()
+    keys, kinds = list(theirs.state_dict()), types(theirs)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    images_too = images.clone().requires_grad_()
+    wanted = theirs(images_too)
+    (wanted_grad,) = torch.autograd.grad(wanted.square().sum(), images_too)
+
+    ours = torch_manual_conv.convert(copy.deepcopy(theirs))
+    assert list(ours.state_dict()) == keys and any(type(m).__module__ == nn.__name__ for m in ours.modules())
+    images_too = images.clone().requires_grad_()
+    logits = ours(images_too)
+    (grad,) = torch.autograd.grad(logits.square().sum(), images_too)
+    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9 * wanted.abs().max().item())
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-9, atol=1e-9 * wanted_grad.abs().max().item())
+
+    back = torch_manual_conv.revert(ours)
+    assert types(back) == kinds and torch.equal(back(images), theirs(images))
+
+
+def test_parameters_stay_the_same_objects():
+    model = stage()
+    before = dict(model.named_parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert torch_manual_conv.convert(model) is model
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    model(IMAGES).square().sum().backward()
+    kept = model[0].weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(kept, model[0].weight)
+
+
+def test_fuse():
+    model = stage()
+    wanted, keys, kinds = model(IMAGES), list(model.state_dict()), types(model)
+    wanted_grads = torch.autograd.grad(wanted.square().sum(), model.parameters())
+    torch_manual_conv.convert(model, fuse=True)
+    assert types(model)[1:4] == [nn.ConvActPool2d, torch_nn.Identity, torch_nn.Identity]
+    assert types(model)[4:7] == [nn.ConvActPool2d, torch_nn.Identity, torch_nn.Identity]
+    assert types(model)[7:] == [nn.Conv2d, torch_nn.Tanh]  # no pool follows: not a stage
+    assert list(model.state_dict()) == keys
+    output = model(IMAGES)
+    torch.testing.assert_close(output, wanted)
+    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), model.parameters()), wanted_grads)
+    assert list(copy.deepcopy(model).state_dict()) == keys
+    torch_manual_conv.revert(model)
+    assert types(model) == kinds and torch.equal(model(IMAGES), wanted)
+
+
+@pytest.mark.parametrize("pool", [torch_nn.MaxPool2d(2, ceil_mode=True), torch_nn.MaxPool2d(2, dilation=2)], ids=str)
+def test_fuse_leaves_what_one_call_cannot_say(pool):
+    model = torch_manual_conv.convert(stage(pool=pool), fuse=True)
+    assert type(model[0]) is nn.Conv2d and type(model[2]) is nn.MaxPool2d
+
+
+def test_hooks_still_run():
+    model, seen = stage(), []
+    model[1].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    model[3].register_forward_pre_hook(lambda module, args: seen.append("before"))
+    model[5].register_full_backward_hook(lambda module, grad_input, grad_output: seen.append("backward"))
+    torch_manual_conv.convert(model, fuse=True)
+    model(IMAGES.clone().requires_grad_()).sum().backward()
+    assert seen == [(2, 4, 13, 11), "before", "backward"]
+    assert type(model[0]) is nn.Conv2d and type(model[3]) is nn.Conv2d  # not fused: their hooks would be lost
+
+
+def test_shared_modules_stay_shared():
+    conv, pool = torch_nn.Conv2d(3, 3, 3, padding=1), torch_nn.MaxPool2d(3, 1, 1)
+    model = torch_nn.Sequential(conv, pool, conv, pool).double()
+    wanted = model(IMAGES)
+    torch_manual_conv.convert(model)
+    assert model[0] is model[2] and model[1] is model[3] and type(conv) is nn.Conv2d
+    torch.testing.assert_close(model(IMAGES), wanted)
+
+
+def test_a_shared_activation_survives_fusing():
+    """One Sigmoid object used by two stages: both are fused, revert puts the one object back twice."""
+    act = torch_nn.Sigmoid()
+    model = torch_nn.Sequential(
+        torch_nn.Conv2d(3, 3, 3), act, torch_nn.MaxPool2d(2), torch_nn.Conv2d(3, 2, 2), act, torch_nn.AvgPool2d(2)
+    ).double()
+    wanted = model(IMAGES)
+    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+    torch_manual_conv.revert(model)
+    assert model[1] is act and model[4] is act and torch.equal(model(IMAGES), wanted)
+
+
+def test_a_single_layer():
+    layer = torch_nn.Conv2d(3, 2, 3)
+    assert type(torch_manual_conv.convert(layer)) is nn.Conv2d
+    assert type(torch_manual_conv.revert(layer)) is torch_nn.Conv2d
+
+
+def test_twice_is_once():
+    model = stage()
+    wanted = model(IMAGES)
+    for _ in range(2):
+        torch_manual_conv.convert(model, fuse=True)
+    torch.testing.assert_close(model(IMAGES), wanted)
+    for _ in range(2):
+        torch_manual_conv.revert(model)
+    assert torch.equal(model(IMAGES), wanted)
+
+
+def test_what_it_does_not_know_it_leaves_alone():
+    class Scaled(torch_nn.Conv2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    parametrized = torch_nn.utils.parametrizations.weight_norm(torch_nn.Conv2d(3, 3, 3))
+    model = torch_nn.ModuleDict(
+        {
+            "subclass": Scaled(3, 3, 3),
+            "parametrized": parametrized,
+            "complex": torch_nn.Conv2d(3, 3, 3, dtype=torch.complex64),
+            "lazy": torch_nn.LazyConv2d(3, 3),
+            "linear": torch_nn.Linear(3, 3),
+            "pool3d": torch_nn.MaxPool3d(2),
+            "activation": torch_nn.ReLU(),
+        }
+    )
+    kinds = types(model)
+    assert types(torch_manual_conv.convert(model)) == kinds
+
+
+def test_attention_to_training_mode_and_device_moves():
+    model = torch_manual_conv.convert(stage()).train()
+    assert model[0].training and model.float()[0].weight.dtype == torch.float32
+    assert model(IMAGES.float()).dtype == torch.float32
