@@ -80,16 +80,24 @@ Window all_taps(int64_t extent) {
   return {1, 0, 1, extent, 1};
 }
 
-// Which of a patch's axes runs fastest: the channel or the column.
+// Which of a patch's axes runs fastest: the channel (u, v, c) or the tap column (c, u, v).
 enum class TapOrder { channels_last, channels_first };
 
 MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder order) {
   const Axis n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
   const Axis y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
   const Axis x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
-  return {image.data,     {n, y, x},      order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
-          along_h.origin, along_w.origin, image.h,
-          image.w,        image.h_stride, image.w_stride};
+  return {
+      .data = image.data,
+      .rows = {n, y, x},
+      .columns = order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
+      .h0 = along_h.origin,
+      .w0 = along_w.origin,
+      .h_extent = image.h,
+      .w_extent = image.w,
+      .h_stride = image.h_stride,
+      .w_stride = image.w_stride,
+  };
 }
 
 MatrixView transposed(MatrixView view) {
@@ -106,8 +114,9 @@ DType dtype_of(const Tensor& tensor) {
   }
 }
 
-// Tile extents, from a search on Zen 5 (1 MiB of L2): the packed patches (168 x 1 KiB) and the tile of results
-// (168 x 512 x 4 bytes) stay in L2 while the packed weights pass by.
+// Tile extents. Pixels: the packed patches (168 x 1 KiB) and the tile of results stay in 1 MiB of L2 while the packed
+// weights pass by; 28, 56 and 84 were no faster (Zen 5, benchmarks/conv2d.py). Filters: all of a usual layer at once,
+// so that a patch is packed once. In grad_weight both operands are packed for each tile: large tiles pack less often.
 constexpr int64_t kPixelTile = 168, kFilterTile = 512;
 constexpr int64_t kGradTapTile = 768, kGradFilterTile = 384;
 
@@ -123,16 +132,13 @@ Gemm correlation(const Image& image, const Image& weight, const Image& output, c
   const MatrixView f = patches(weight, h.weight, w.weight, order);
   const MatrixView o = patches(output, h.output, w.output, TapOrder::channels_first);
   Gemm gemm;
-  if (order == TapOrder::channels_last)
-    gemm = {
-        .a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile, .keep_b = true};
-  else
-    gemm = {.a = f,
-            .b = transposed(p),
-            .result = transposed(o),
-            .tile_rows = kFilterTile,
-            .tile_columns = kPixelTile,
-            .keep_a = true};
+  if (order == TapOrder::channels_last) {
+    gemm = {.a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile};
+    gemm.keep_b = true;
+  } else {
+    gemm = {.a = f, .b = transposed(p), .result = transposed(o), .tile_rows = kFilterTile, .tile_columns = kPixelTile};
+    gemm.keep_a = true;
+  }
   for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
   return gemm;
 }
@@ -193,7 +199,8 @@ Windows residue_windows(int64_t f, int64_t joint, int64_t extent, int64_t pad, i
 }
 
 // All residues of one axis that occur. A group of few channels would leave most of a vector empty: there, all
-// residues are computed as one product.
+// residues are computed as one product. (There the zeros that fill up a kernel are multiplied too: an infinite
+// grad_output turns up to stride - 1 pixels beyond its reach into NaN.)
 std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
                               int64_t dilation) {
   constexpr int64_t kFewChannels = 8;

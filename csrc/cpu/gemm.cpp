@@ -45,7 +45,8 @@ struct Cut {
   Block operator[](int64_t i) const { return {i * block, std::min(block, extent - i * block)}; }
 };
 
-// Runs body(task, worker) for every task; tasks of one worker run one after the other and may share its memory.
+// Runs body(task, worker) for every task; tasks of one worker run one after the other and may share its memory. The
+// body must not throw: torch before 2.13 loses the message.
 template <class Body>
 void for_each_task(int64_t tasks, int64_t workers, const Body& body) {
   torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {

@@ -106,7 +106,8 @@ void pack_columns(const MatrixView& view, Block rows, Block columns, T* packed) 
 
 template <int64_t kPanel, class T, class Stored>
 void pack(const MatrixView& view, Block rows, Block columns, T* packed) {
-  const bool turn = run_stride(view, view.columns.inner) != 1 && run_stride(view, view.rows.inner) == 1;
+  const bool turn = run_stride(view, view.columns.inner) != 1 && run_stride(view, view.rows.inner) == 1 &&
+                    view.columns.inner.grain == 1;  // the axes of walk's rows must not be merged ones
   (turn ? pack_columns<kPanel, T, Stored> : pack_rows<kPanel, T, Stored>)(view, rows, columns, packed);
 }
 

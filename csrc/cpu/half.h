@@ -14,8 +14,12 @@ struct Float16 {
   uint16_t bits;
 };
 
-HOST_DEVICE void convert(float from, float& to) { to = from; }
-HOST_DEVICE void convert(double from, double& to) { to = from; }
+HOST_DEVICE void convert(float from, float& to) {
+  to = from;
+}
+HOST_DEVICE void convert(double from, double& to) {
+  to = from;
+}
 
 HOST_DEVICE void convert(BFloat16 from, float& to) {
   to = __builtin_bit_cast(float, static_cast<uint32_t>(from.bits) << 16);
