@@ -45,8 +45,8 @@ def test_loss_equals_that_of_torch_layers(tmp_path, capsys):
     arguments = ["--dtype", "float64", "--log-every", 1, "--limit-steps", 100, "--epochs", 1, "--batch-size", 8]
     assert train("--synthetic", "--compare", "--device", "cpu", *arguments, "--out", out) == 0
     assert len(cli.step_losses(out / "manual")) == 100
-    steps, gap = cli.largest_loss_gap(out / "manual", out / "torch")
-    assert steps == 100
+    count, gap = cli.largest_loss_gap(out / "manual", out / "torch")
+    assert count == 100
     assert gap < 1e-4
     output = capsys.readouterr().out
     assert "our layers" in output and "torch.nn's layers" in output
@@ -71,7 +71,7 @@ def test_photographs_are_learned(name, chance, tmp_path):
     folder = ROOT.parent / "shared" / "data" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
-    options = ["--image-size", 64, "--width", 0.125, "--hidden", 64, "--epochs", 2, "--lr", 0.05, "--device", "cpu"]
+    options = ["--image-size", 64, "--width", 0.125, "--hidden", 64, "--epochs", 3, "--lr", 0.05, "--device", "cpu"]
     assert train(folder, *options, "--out", tmp_path / "run") == 0
     assert checkpoint.load(tmp_path / "run")["history"][-1]["val_top1"] > 2 * chance
 

@@ -92,30 +92,27 @@ def compare(config, device):
         say("")
     say(f"{'':20}{'held-out top-1':>16}{'top-5':>10}{'train loss':>12}{'seconds':>10}")
     for kind in order:
-        last = runs[kind][-1]
+        top1, top5, loss = (runs[kind][-1][key] for key in ("val_top1", "val_top5", "train_loss"))
         seconds = sum(record["seconds"] for record in runs[kind])
-        say(
-            f"{names[kind]:20}{last['val_top1']:16.4f}{last['val_top5']:10.4f}{last['train_loss']:12.4f}{seconds:10.1f}"
-        )
+        say(f"{names[kind]:20}{top1:16.4f}{top5:10.4f}{loss:12.4f}{seconds:10.1f}")
     if config.dtype == "float32":
         say("float32 rounds differently in every layer, and training magnifies it; step by step they agree in float64:")
         say("  train.py --compare --dtype float64 --log-every 1 --limit-steps 100 --epochs 1")
     elif trainer.report.speaks:
-        steps, gap = largest_loss_gap(out / "manual", out / "torch")
-        say(f"largest relative difference of the two losses in the first {steps} steps: {gap:.1e}")
+        count, gap = largest_loss_gap(out / "manual", out / "torch")
+        say(f"largest relative difference of the first {count} logged training losses: {gap:.1e}")
     return 0
 
 
-def largest_loss_gap(one, other, steps=100):
-    """Over the logged steps among the first 100: their number, and max |a - b| / |b|."""
-    pairs = [(a, b) for a, b in zip(step_losses(one), step_losses(other), strict=True)][:steps]
-    pairs = [(a, b) for (step, a), (_, b) in pairs if step <= steps]
-    return steps, max(abs(a - b) / abs(b) for a, b in pairs)
+def largest_loss_gap(one, other, count=100):
+    """Over the first `count` logged training losses of two runs: their number, and max |a - b| / |b|."""
+    pairs = list(zip(step_losses(one), step_losses(other), strict=True))[:count]
+    return len(pairs), max(abs(a - b) / abs(b) for a, b in pairs)
 
 
 def step_losses(folder):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(record["step"], record["loss"]) for record in records if "step" in record]
+    return [record["loss"] for record in records if "step" in record]
 
 
 def run_folder(config):
@@ -131,7 +128,7 @@ def run_folder(config):
         while out.exists():
             number += 1
             out = Path("runs") / f"{name}-{number}"
-    elif (out / "last.pt").exists() and not config.resume:
+    elif any(out.glob("**/last.pt")) and not config.resume:
         raise ConfigError(f"--out {out} already holds a run: go on with it by --resume {out}, or choose another folder")
     return distributed.from_first(out)
 

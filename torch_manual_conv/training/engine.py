@@ -102,13 +102,14 @@ class Trainer:
                 loss = self.train_step(batch, rate)
                 since_log += loss
                 total += torch.stack((loss * len(batch.targets), torch.full_like(loss, len(batch.targets))))
+                mean = None
                 if step % config.log_every == 0 or step == steps:
                     mean = since_log.item() / (step - logged_at)  # the only wait for the device
                     self.check_finite(mean, step)
                     self.report.step({"epoch": self.epoch, "step": step, "loss": mean, "lr": rate})
                     since_log.zero_()
                     logged_at = step
-                    advance(step, mean)
+                advance(step, mean)
         loss, images = distributed.sum_over_processes(total).tolist()
         return loss / images, int(images)
 

@@ -68,7 +68,7 @@ class Report:
 
     @contextmanager
     def progress(self, title, steps):
-        """Gives a function to call with (step, loss) now and then."""
+        """Gives a function to call after each step with its number, and the loss where that is known."""
         if self.speaks and sys.stdout.isatty():
             with _bar(title, steps) as advance:
                 yield advance
@@ -77,7 +77,7 @@ class Report:
 
         def advance(step, loss):
             nonlocal spoke
-            if time.monotonic() - spoke > SECONDS_BETWEEN_LINES:
+            if loss is not None and time.monotonic() - spoke > SECONDS_BETWEEN_LINES:
                 spoke = time.monotonic()
                 self.line(f"{title}   step {step}/{steps}   loss {loss:.4f}")
 
@@ -119,4 +119,9 @@ def _bar(title, steps):
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True) as progress:
         task = progress.add_task(title, total=steps, loss="-")
-        yield lambda step, loss: progress.update(task, completed=step, loss=f"{loss:.4f}")
+
+        def advance(step, loss):
+            known = {} if loss is None else {"loss": f"{loss:.4f}"}
+            progress.update(task, completed=step, **known)
+
+        yield advance
