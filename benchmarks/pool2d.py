@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-import torch_manual_conv  # noqa: E402, F401  (loads torch.ops.tmc)
 from timing import alternate, write_results  # noqa: E402
+
+import torch_manual_conv  # noqa: E402, F401  (loads torch.ops.tmc)
 
 SHAPE = (32, 64, 55, 55)  # what AlexNet's first layer gives its first pool, at batch 32
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 WINDOW = [3, 3], [2, 2], [0, 0]  # kernel_size, stride, padding
 
-NOTES = f"""Input {list(SHAPE)}, windows 3x3 with stride 2; milliseconds, best of all rounds, taken in turns. `torch` is its
-time in the same layout, `torch best` its faster layout. `copy` moves the bytes that the operator must read and write
-(outputs, input, gradients and our one-byte winners, each once) from one allocated tensor to another: the limit."""
+NOTES = f"""Input {list(SHAPE)}, windows 3x3 with stride 2; milliseconds, best of all rounds, taken in turns. `torch`
+is its time in the same layout, `torch best` its faster layout. `copy` moves the bytes that the operator must read and
+write (outputs, input, gradients and our one-byte winners, each once) between two allocated tensors: the limit."""
 
 
 def cases(dtype, layout):

@@ -59,7 +59,8 @@ def write_results(stem, rows, notes):
     columns = list(rows[0])
     lines = [f"# {stem} on {facts['device']}", "", ", ".join(f"{k} {v}" for k, v in facts.items() if k != "device"), ""]
     lines += [notes, "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in r.values()) + " |" for r in rows]
+    for row in rows:
+        lines.append("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
     text = "\n".join(lines) + "\n"
     path.with_suffix(".md").write_text(text)
     return text

@@ -67,7 +67,8 @@ inline To resize(From from) {
   if constexpr (kFrom == 4 && kTo == 1) return bits_as<To>(_mm512_maskz_cvtepi32_epi8(-1, bits_as<__m512i>(from)));
   if constexpr (kFrom == 4 && kTo == 2) return bits_as<To>(_mm512_maskz_cvtepi32_epi16(-1, bits_as<__m512i>(from)));
 #elif defined(__AVX2__)
-  if constexpr (kFrom == 1 && kTo == 4) return bits_as<To>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(from))));
+  if constexpr (kFrom == 1 && kTo == 4)
+    return bits_as<To>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(from))));
   if constexpr (kFrom == 2 && kTo == 4) return bits_as<To>(_mm256_cvtepu16_epi32(bits_as<__m128i>(from)));
 #endif
   return __builtin_convertvector(from, To);
@@ -110,7 +111,9 @@ using FloatLanes = Lanes<float>;
 using Bits16 = Vector<uint16_t, kLanes<float>>;
 using Bits32 = Vector<uint32_t, kLanes<float>>;
 
-inline FloatLanes widen_lanes(Bits16 bits, BFloat16) { return bits_as<FloatLanes>(resize<Bits32>(bits) << 16); }
+inline FloatLanes widen_lanes(Bits16 bits, BFloat16) {
+  return bits_as<FloatLanes>(resize<Bits32>(bits) << 16);
+}
 inline FloatLanes widen_lanes(Bits16 bits, Float16) {
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtph_ps(-1, bits_as<__m256i>(bits));

@@ -1,4 +1,4 @@
-// Pooling on the CPU: the operators, and how their work is cut into tasks for the kernels of pool2d_kernels.h.
+// Pooling on the CPU: the operators, and how their work is cut into tasks for the kernels of pool2d_tasks.h.
 #include <algorithm>
 #include <memory>
 #include <optional>

@@ -1,5 +1,5 @@
 // The pooling kernels for x86-64-v4 (AVX-512).
-#include "pool2d_kernels.h"
+#include "pool2d_tasks.h"
 
 namespace tmc {
 const PoolKernels kPoolAvx512 = kKernels;

@@ -1,5 +1,5 @@
 // The pooling kernels for any CPU of the family.
-#include "pool2d_kernels.h"
+#include "pool2d_tasks.h"
 
 namespace tmc {
 const PoolKernels kPoolBase = kKernels;

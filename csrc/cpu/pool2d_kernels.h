@@ -5,10 +5,14 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
-#include "pool2d_planes.h"
+#include "lanes.h"
+#include "pool2d_plan.h"
 
 namespace tmc {
 namespace {
+
+// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
+#define KERNEL __attribute__((flatten))
 
 // Rows of an image in [row][column][channel] order, of which `first_row` is the first that is stored.
 template <class T>
@@ -28,10 +32,10 @@ inline void for_channels(int64_t channels, F body) {
   for (; c + kCount <= channels; c += kCount) body.template operator()<1>(c, kCount);
   if (c < channels) body.template operator()<1>(c, channels - c);
 }
-#define CHANNELS(kVectors) [&]<int kVectors>(int64_t c, int64_t count) __attribute__((always_inline))
 
 // A channels_last image is read from front to back, by windows that start over in each row: too many small jumps for
-// the hardware to run ahead of (without this, max pooling takes 4 times as long). This asks for an output's share of the image, one row of windows early.
+// the hardware to run ahead of (without this, max pooling takes 4 times as long). This asks for an output's share of
+// the image, one row of windows early.
 template <class T>
 class ReadAhead {
  public:
@@ -53,7 +57,7 @@ class ReadAhead {
 
 // eq. 6 for output rows `p_range`; a window without a single input position gives -inf and its first tap.
 template <class T, class Winner>
-void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output, Rows<Winner> winners) {
+KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output, Rows<Winner> winners) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
@@ -63,7 +67,7 @@ void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> 
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
       read_ahead(p * shape.w.out + q);
-      for_channels<Real>(input.channels, CHANNELS(kVectors) {
+      for_channels<Real>(input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> best[kVectors];
         IntegerLanes<Real> winner[kVectors];
         for (int v = 0; v < kVectors; ++v) {
@@ -94,7 +98,7 @@ void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> 
 
 // eq. 7 for output rows `p_range`.
 template <class T>
-void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output) {
+KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
@@ -104,7 +108,7 @@ void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows
       const Window rows = plan.rows[p], columns = plan.columns[q];
       const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
       read_ahead(p * shape.w.out + q);
-      for_channels<Real>(input.channels, CHANNELS(kVectors) {
+      for_channels<Real>(input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> sum[kVectors] = {};
         for (int64_t r = rows.begin; r < rows.end; ++r) {
           const T* tap = input.at(rows.start + r, columns.start + columns.begin) + c;
@@ -149,8 +153,8 @@ inline void for_columns_apart(const PoolAxis& axis, F body) {
 
 // eq. 8 for input rows `h_range`.
 template <class T, class Winner>
-void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output, Rows<const Winner> winners,
-                       Rows<T> grad_input, accumulate_t<T>* wide_row) {
+KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output,
+                              Rows<const Winner> winners, Rows<T> grad_input, accumulate_t<T>* wide_row) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
@@ -166,7 +170,7 @@ void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_o
         const Window columns = plan.columns[q];
         const Integer<Real> first_tap = static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
         Real* first_sum = sums + (columns.start + columns.begin * shape.w.dilation) * channels;
-        for_channels<Real>(channels, CHANNELS(kVectors) {
+        for_channels<Real>(channels, [&]<int kVectors>(int64_t c, int64_t count) {
           Lanes<Real> gradient[kVectors];
           IntegerLanes<Real> taps_to_winner[kVectors];
           for (int v = 0; v < kVectors; ++v) {
@@ -196,8 +200,8 @@ inline bool all_equal(const int64_t* divisors, Covering outputs) {
 // eq. 9 for input rows `h_range`. A column of windows is summed first; away from the borders all its divisors are
 // one, and the sum is divided once: a division costs more than the rest of a term.
 template <class T>
-void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output, Rows<T> grad_input,
-                           accumulate_t<T>* wide_row) {
+KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output, Rows<T> grad_input,
+                                  accumulate_t<T>* wide_row) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
@@ -209,7 +213,7 @@ void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> gr
     for_columns_apart(shape.w, [&](int64_t q) {
       const Window columns = plan.columns[q];
       Real* first_sum = sums + (columns.start + columns.begin) * channels;
-      for_channels<Real>(channels, CHANNELS(kVectors) {
+      for_channels<Real>(channels, [&]<int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> share[kVectors] = {};
         Real divisor = 1;
         for (int64_t p = rows.first; p <= rows.last; ++p) {
@@ -229,126 +233,6 @@ void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> gr
     finish_sums(sums, grad_input.at(h, 0), shape.w.in * channels);
   }
 }
-#undef CHANNELS
-
-// ---- Tasks: which rows of which tensors; for contiguous tensors the way through scratch memory.
-
-struct Part {
-  int64_t group;  // a sample, or kPlanes planes
-  Range rows;     // of the result
-};
-inline Part part_of(const PoolPlan& plan, int64_t task, int64_t result_rows) {
-  const int64_t begin = task % plan.row_blocks * plan.block_rows, end = begin + plan.block_rows;
-  return {task / plan.row_blocks, {begin, end < result_rows ? end : result_rows}};
-}
-
-// One tensor of the call, and which of its rows.
-template <class T>
-struct Source {
-  T* data;
-  int64_t height, width;
-  Range rows;
-};
-
-// The rows as they stand in a channels_last tensor, or an uninitialised buffer for their interleaved copy.
-template <class T>
-Rows<T> place(const PoolPlan& plan, int64_t group, const Source<T>& tensor, char*& scratch) {
-  const int64_t c = plan.shape.c;
-  if (plan.channels_last) return {tensor.data + group * tensor.height * tensor.width * c, 0, tensor.width, c};
-  const Rows<T> rows{reinterpret_cast<T*>(scratch), tensor.rows.begin, tensor.width, kPlanes};
-  scratch += tensor.rows.size() * tensor.width * kPlanes * sizeof(T);
-  return rows;
-}
-
-// Where the rows of a group of contiguous planes begin in the first of them.
-template <class T>
-T* first_plane(int64_t group, const Source<T>& tensor) {
-  return tensor.data + (group * kPlanes * tensor.height + tensor.rows.begin) * tensor.width;
-}
-inline int64_t planes_in(const PoolPlan& plan, int64_t group) {
-  const int64_t left = plan.shape.n * plan.shape.c - group * kPlanes;
-  return left < kPlanes ? left : kPlanes;
-}
-
-template <class T>
-Rows<const T> read(const PoolPlan& plan, int64_t group, const Source<T>& tensor, char*& scratch) {
-  const Rows<T> rows = place(plan, group, tensor, scratch);
-  if (!plan.channels_last)
-    interleave(first_plane(group, tensor), tensor.height * tensor.width, planes_in(plan, group),
-               tensor.rows.size() * tensor.width, rows.data);
-  return {rows.data, rows.first_row, rows.width, rows.channels};
-}
-
-template <class T>
-void write(const PoolPlan& plan, int64_t group, const Rows<T>& rows, const Source<T>& tensor) {
-  if (!plan.channels_last)
-    deinterleave(rows.data, first_plane(group, tensor), tensor.height * tensor.width, planes_in(plan, group),
-                 tensor.rows.size() * tensor.width);
-}
-
-// The tensors of a forward op, and of a gradient op.
-template <class T>
-Source<T> of_input(const PoolPlan& plan, const void* data, Range rows) {
-  return {static_cast<T*>(const_cast<void*>(data)), plan.shape.h.in, plan.shape.w.in, rows};
-}
-template <class T>
-Source<T> of_output(const PoolPlan& plan, const void* data, Range rows) {
-  return {static_cast<T*>(const_cast<void*>(data)), plan.shape.h.out, plan.shape.w.out, rows};
-}
-
-template <class T, class Winner>
-void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.out);
-  const Source<T> input = of_input<T>(plan, plan.source, rows_below(plan, part.rows));
-  const Source<T> output = of_output<T>(plan, plan.result, part.rows);
-  const Source<Winner> winners = of_output<Winner>(plan, plan.winners, part.rows);
-  const Rows<const T> input_rows = read(plan, part.group, input, scratch);
-  const Rows<T> output_rows = place(plan, part.group, output, scratch);
-  const Rows<Winner> winner_rows = place(plan, part.group, winners, scratch);
-  max_rows(plan, part.rows, input_rows, output_rows, winner_rows);
-  write(plan, part.group, output_rows, output);
-  write(plan, part.group, winner_rows, winners);
-}
-
-template <class T, class Winner>
-void max_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.in);
-  const Range above = rows_above(plan, part.rows);
-  const Source<T> grad_input = of_input<T>(plan, plan.result, part.rows);
-  const Rows<const T> gradient_rows = read(plan, part.group, of_output<T>(plan, plan.source, above), scratch);
-  const Rows<const Winner> winner_rows = read(plan, part.group, of_output<Winner>(plan, plan.winners, above), scratch);
-  const Rows<T> result_rows = place(plan, part.group, grad_input, scratch);
-  max_gradient_rows(plan, part.rows, gradient_rows, winner_rows, result_rows,
-                    reinterpret_cast<accumulate_t<T>*>(scratch));
-  write(plan, part.group, result_rows, grad_input);
-}
-
-template <class T>
-void average_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.out);
-  const Source<T> output = of_output<T>(plan, plan.result, part.rows);
-  const Rows<const T> input_rows =
-      read(plan, part.group, of_input<T>(plan, plan.source, rows_below(plan, part.rows)), scratch);
-  const Rows<T> output_rows = place(plan, part.group, output, scratch);
-  average_rows(plan, part.rows, input_rows, output_rows);
-  write(plan, part.group, output_rows, output);
-}
-
-template <class T>
-void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.in);
-  const Source<T> grad_input = of_input<T>(plan, plan.result, part.rows);
-  const Rows<const T> gradient_rows =
-      read(plan, part.group, of_output<T>(plan, plan.source, rows_above(plan, part.rows)), scratch);
-  const Rows<T> result_rows = place(plan, part.group, grad_input, scratch);
-  average_gradient_rows(plan, part.rows, gradient_rows, result_rows, reinterpret_cast<accumulate_t<T>*>(scratch));
-  write(plan, part.group, result_rows, grad_input);
-}
-
-template <class T>
-constexpr PoolTasks kTasks = {max_task<T, uint8_t>,          max_task<T, int32_t>, max_gradient_task<T, uint8_t>,
-                              max_gradient_task<T, int32_t>, average_task<T>,      average_gradient_task<T>};
-constexpr PoolKernels kKernels = {kTasks<double>, kTasks<float>, kTasks<BFloat16>, kTasks<Float16>};
 
 }  // namespace
 }  // namespace tmc

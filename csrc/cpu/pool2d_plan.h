@@ -1,4 +1,4 @@
-// What the drivers of pooling (pool2d.cpp) hand to the kernels (pool2d_kernels.h), which are compiled once for each
+// What the drivers of pooling (pool2d.cpp) hand to the kernels (pool2d_tasks.h), which are compiled once for each
 // instruction set.
 #pragma once
 #include "pool2d.h"
@@ -31,7 +31,7 @@ struct PoolPlan {
 using PoolTask = void (*)(const PoolPlan& plan, int64_t task, char* scratch);
 
 struct PoolTasks {
-  PoolTask max, max_wide;                    // winners uint8, int32
+  PoolTask max, max_wide;  // winners uint8, int32
   PoolTask max_gradient, max_gradient_wide;
   PoolTask average, average_gradient;
 };

@@ -32,9 +32,8 @@ struct Unsigned<8> {
 };
 
 template <class T>
-constexpr int64_t kTile = kVectorBytes / static_cast<int64_t>(sizeof(T)) < kPlanes
-                              ? kVectorBytes / static_cast<int64_t>(sizeof(T))
-                              : kPlanes;
+constexpr int64_t kTile =
+    kVectorBytes / static_cast<int64_t>(sizeof(T)) < kPlanes ? kVectorBytes / static_cast<int64_t>(sizeof(T)) : kPlanes;
 
 template <int64_t... lane>
 using Order = std::integer_sequence<int64_t, lane...>;

@@ -21,14 +21,14 @@ struct ExpConstants<float> {
   static constexpr int kFractionBits = 23, kBias = 127;
   static constexpr float kLeast = -104;  // exp below is less than half of the least subnormal
   static constexpr float kLn2High = 0x1.63p-1f, kLn2Low = -0x1.bd0106p-13f;  // high: 9 bits, exact times n
-  static constexpr int kDegree = 7;         // 0.35^8 / 8! = 5e-9
+  static constexpr int kDegree = 7;                                          // 0.35^8 / 8! = 5e-9
 };
 template <>
 struct ExpConstants<double> {
   static constexpr int kFractionBits = 52, kBias = 1023;
   static constexpr double kLeast = -746;
   static constexpr double kLn2High = 0x1.62e42fefa3800p-1, kLn2Low = 0x1.ef35793c76730p-45;  // high: 42 bits
-  static constexpr int kDegree = 13;        // 0.35^14 / 14! = 5e-18
+  static constexpr int kDegree = 13;                                                         // 0.35^14 / 14! = 5e-18
 };
 
 // Adding this rounds to an integer: 1.5 * 2^kFractionBits.
@@ -47,10 +47,10 @@ inline Lanes<Real> scale(Lanes<Real> values, Lanes<Real> n) {
 #else  // in two steps, since 2^n itself may be subnormal; kToInteger leaves n in the lowest bits
   using Constants = ExpConstants<Real>;
   const auto power_of_two = [](IntegerLanes<Real> m) {
-    return bits_as<Lanes<Real>>((m + Constants::kBias) << Constants::kFractionBits);
+    return bits_as<Lanes<Real> >((m + Constants::kBias) << Constants::kFractionBits);
   };
-  const IntegerLanes<Real> bits = bits_as<IntegerLanes<Real>>(n + kToInteger<Real>);
-  const IntegerLanes<Real> whole = bits - bits_as<Integer<Real>>(kToInteger<Real>), half = whole >> 1;
+  const IntegerLanes<Real> bits = bits_as<IntegerLanes<Real> >(n + kToInteger<Real>);
+  const IntegerLanes<Real> whole = bits - bits_as<Integer<Real> >(kToInteger<Real>), half = whole >> 1;
   return values * power_of_two(half) * power_of_two(whole - half);
 #endif
 }
@@ -79,30 +79,37 @@ inline Lanes<Real> sigmoid_of(Lanes<Real> x) {
   return (x < 0 ? e : Lanes<Real>{} + 1) / (1 + e);
 }
 
+// Calls body(i, count) for whole vectors of [begin, end), then for the part of one that is left.
+template <class Real, class F>
+inline void for_vectors(int64_t begin, int64_t end, F body) {
+  int64_t i = begin;
+  for (; i + kLanes<Real> <= end; i += kLanes<Real>) body(i, kLanes<Real>);
+  if (i < end) body(i, end - i);
+}
+
+// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
+#define KERNEL __attribute__((flatten))
+
 template <class T>
-void sigmoid_range(const void* input, void* output, int64_t begin, int64_t end) {
-  constexpr int64_t kCount = kLanes<accumulate_t<T>>;
+KERNEL void sigmoid_range(const void* input, void* output, int64_t begin, int64_t end) {
+  using Real = accumulate_t<T>;
   const T* x = static_cast<const T*>(input);
   T* y = static_cast<T*>(output);
-  for (int64_t i = begin; i < end; i += kCount) {
-    const int64_t count = end - i < kCount ? end - i : kCount;
-    store(sigmoid_of<accumulate_t<T>>(load(x + i, count)), y + i, count);
-  }
+  for_vectors<Real>(begin, end,
+                    [=](int64_t i, int64_t count) { store(sigmoid_of<Real>(load(x + i, count)), y + i, count); });
 }
 
 template <class T>
-void sigmoid_gradient_range(const void* grad_output, const void* output, void* grad_input, int64_t begin,
-                            int64_t end) {
+KERNEL void sigmoid_gradient_range(const void* grad_output, const void* output, void* grad_input, int64_t begin,
+                                   int64_t end) {
   using Real = accumulate_t<T>;
-  constexpr int64_t kCount = kLanes<Real>;
   const T* dy = static_cast<const T*>(grad_output);
   const T* y = static_cast<const T*>(output);
   T* dx = static_cast<T*>(grad_input);
-  for (int64_t i = begin; i < end; i += kCount) {
-    const int64_t count = end - i < kCount ? end - i : kCount;
+  for_vectors<Real>(begin, end, [=](int64_t i, int64_t count) {
     const Lanes<Real> value = load(y + i, count);
     store(load(dy + i, count) * (1 - value) * value, dx + i, count);
-  }
+  });
 }
 
 template <class T>
