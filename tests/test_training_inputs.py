@@ -1,6 +1,7 @@
 """What a run is given: images and their order, files and folders that cannot be used, options that make no sense."""
 
 import shutil
+import sys
 import zlib
 
 import pytest
@@ -213,6 +214,12 @@ def test_bad_config_file(text, message, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(text)
     assert train("--config", tmp_path / "config.yaml") == 2
     assert message in capsys.readouterr().err
+
+
+def test_missing_package_is_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert train(*TINY, "--epochs", 1, "--out", tmp_path / "run") == 2
+    assert "pip install 'torch_manual_conv[train]'" in capsys.readouterr().err
 
 
 def test_out_folder_of_another_run_is_not_overwritten(tmp_path, capsys):

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from .config import RunError
+
 FORMAT = 1  # raised when an older reader could not make sense of the file
 KEYS = ("format", "model", "optimizer", "epoch", "history", "config", "classes")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RunError):
     """A file that is not a usable checkpoint; the message says why."""
 
 

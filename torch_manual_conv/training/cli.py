@@ -5,30 +5,30 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from .config import ConfigError, TrainConfig, build_parser, parse_values
+from .config import ConfigError, RunError, TrainConfig, build_parser, parse_values
 
 
 def main(argv=None):
     """Parses, trains, reports. Returns the exit status: 0, 1 when training failed, 2 for a wrong option or input."""
     options = vars(build_parser().parse_args(argv))
-    from . import checkpoint, data, engine  # torch comes in here, after a mistyped option has been reported
-
     try:
         return run_command(options)
-    except (ConfigError, checkpoint.CheckpointError, data.DataError) as error:
+    except RunError as error:
         message = str(error).rpartition("DataError: ")[2].strip()  # from a worker process it comes with a traceback
-        print(f"train.py: error: {message}", file=sys.stderr)
-        return 2
-    except engine.TrainingDiverged as error:
-        print(f"train.py: error: {error}", file=sys.stderr)
-        return 1
+        return fail(message, error.exit_status)
+    except ModuleNotFoundError as error:
+        return fail(f"{error}: pip install 'torch_manual_conv[train]' brings what training needs", 2)
     except KeyboardInterrupt:
-        print("train.py: interrupted; --resume RUN_FOLDER goes on from the last whole epoch", file=sys.stderr)
-        return 130
+        return fail("interrupted; --resume RUN_FOLDER goes on from the last whole epoch", 130)
+
+
+def fail(message, exit_status):
+    print(f"train.py: error: {message}", file=sys.stderr)
+    return exit_status
 
 
 def run_command(options):
-    import torch
+    import torch  # only now that a mistyped option would have been reported
 
     from . import checkpoint, distributed
 

@@ -10,7 +10,13 @@ import typing
 from dataclasses import asdict, dataclass, field, fields, replace
 
 
-class ConfigError(ValueError):
+class RunError(Exception):
+    """A run that cannot begin or go on, for a reason that its message tells the user."""
+
+    exit_status = 2
+
+
+class ConfigError(RunError):
     """An option has a value that cannot work."""
 
 

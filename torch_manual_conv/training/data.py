@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .config import RunError
 from .images import SUFFIXES, ImageError, random_resized_crop_flip, read_image, resized_center_crop, stream, to_tensor
 
 FASHION_PNG = Path(__file__).parent / "data" / "fashion_mnist_12k.png"
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
-class DataError(ValueError):
+class DataError(RunError):
     """A folder that cannot be trained on; the message says what to change."""
 
 

@@ -12,12 +12,15 @@ from torch import nn
 
 from .. import models
 from . import checkpoint, distributed
+from .config import RunError
 from .data import make_loader
 from .images import stream
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunError):
     """The loss is no longer a finite number; the message says what to try."""
+
+    exit_status = 1
 
 
 def build_model(config, split):
