@@ -263,7 +263,10 @@ def main():
         for case in cases(1, device, torch.float32):
             check(case, torch.float32)
         if args.dry_run:
-            print(*(" ".join(map(str, command)) for step in commands().values() for command, _ in step), sep="\n")
+            for step, runs in commands().items():
+                print(
+                    f"{step}:", *([" ".join(command) for command, _ in runs] or ["nothing to run it with"]), sep="\n  "
+                )
         return 0
     if not torch.cuda.is_available():
         print("no CUDA device: --dry-run shows what would run", file=sys.stderr)
@@ -272,6 +275,8 @@ def main():
     results = {"environment": environment()}
     for step, runs in commands().items():
         if args.only in (None, step):
+            if not runs:
+                print(f"{step}: nothing to run it with, left out", file=sys.stderr)
             results[step] = [run(*command, **variables) for command, variables in runs]
     if args.only in (None, "bench"):
         import torch_manual_conv  # noqa: F401  only now: the build step may have made it

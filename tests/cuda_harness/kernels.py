@@ -27,24 +27,46 @@ SANITIZED = os.environ.get("TMC_HARNESS_SANITIZED") == "1"
 
 
 @functools.cache
-def build():
-    """Compiles the harness and every kernel file as C++; the loaded library."""
-    folder = Path(tempfile.mkdtemp(prefix="cuda_harness_"))
-    atexit.register(shutil.rmtree, folder)
-    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC"]
+def folder():
+    path = Path(tempfile.mkdtemp(prefix="cuda_harness_"))
+    atexit.register(shutil.rmtree, path)
+    return path
+
+
+def compile_and_link(name, sources, flags=(), libraries=()):
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC", *flags]
     compiler += ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment"] if SANITIZED else []
-    sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
 
     def compile(source):
-        target = folder / f"{source.name}.o"
-        subprocess.run([*compiler, *INCLUDES, "-x", "c++", "-c", source, "-o", target], check=True)
+        target = folder() / f"{source.parent.name}_{source.name}.o"
+        subprocess.run([*compiler, "-x", "c++", "-c", source, "-o", target], check=True)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile, sources))
-    library = folder / "kernels.so"
-    subprocess.run([*compiler, "-shared", *objects, "-o", library], check=True)
-    return ctypes.CDLL(str(library))
+    library = folder() / f"{name}.so"
+    subprocess.run([*compiler, "-shared", *objects, *libraries, "-o", library], check=True)
+    return library
+
+
+@functools.cache
+def build_kernels():
+    """The harness and every kernel file, compiled as C++."""
+    sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
+    return compile_and_link("kernels", sources, INCLUDES)
+
+
+@functools.cache
+def load_entry_points():
+    """torch.ops.tmc_cuda_on_cpu: the CUDA entry points, for CPU tensors, over the kernels of build_kernels."""
+    sources = [*sorted(CSRC.glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cpp")), HARNESS / "torch_on_cpu.cpp"]
+    package = Path(torch.__file__).parent
+    flags = [*INCLUDES, f"-I{package / 'include'}", "-include", "torch_on_cpu.h", "-DUSE_CUDA"]
+    flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # as in setup.py
+    # -Bsymbolic: ours before torch's own functions of the same name.
+    libraries = [build_kernels(), f"-L{package / 'lib'}", "-lc10", "-ltorch_cpu", "-Wl,-Bsymbolic"]
+    torch.ops.load_library(str(compile_and_link("entry_points", sources, flags, libraries)))
+    return torch.ops.tmc_cuda_on_cpu
 
 
 class HarnessError(AssertionError):
@@ -116,7 +138,7 @@ class Kernels:
     """The launchers. `seed` and `skipped_barrier` say how the next launches run."""
 
     def __init__(self):
-        self.library = build()
+        self.library = ctypes.CDLL(str(build_kernels()))
         self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
         self.library.conv2d_grad_weight_parts.restype = ctypes.c_int64
         self.library.conv2d_grad_bias_parts.restype = ctypes.c_int64
