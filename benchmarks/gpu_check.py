@@ -207,7 +207,8 @@ def commands():
         map(str, Path("/usr/local").glob("cuda*/bin/compute-sanitizer")), None
     )
     tests = ["-m", "pytest", "tests", "--device", "cuda", "-k", "cuda"]
-    tests += ["--ignore=tests/test_cuda_kernels.py", "--ignore=tests/test_cuda_harness.py"]  # those run on the CPU
+    # These run on the CPU, GPU or not.
+    tests += [f"--ignore=tests/test_cuda_{name}.py" for name in ("kernels", "entry_points", "harness")]
     each_op = [sys.executable, __file__, "--each-op"]
     return {
         "build": [([sys.executable, "setup.py", "build_ext", "--inplace"], {"FORCE_CUDA": "1"})],
@@ -259,9 +260,8 @@ def main():
     if args.dry_run or args.each_op:
         import torch_manual_conv
 
-        device = "cuda" if args.each_op else "cpu"
-        for case in cases(1, device, torch.float32):
-            check(case, torch.float32)
+        for case in cases(1, "cuda" if args.each_op else "cpu", torch.float32):
+            case.ours() if args.each_op else check(case, torch.float32)
         if args.dry_run:
             for step, runs in commands().items():
                 print(
