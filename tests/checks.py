@@ -54,7 +54,8 @@ def check_op(ours, twin, *inputs, dtype=torch.float64, device="cpu", terms=1, ba
 
 
 def _channels_last(x):
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats.get(x.dim(), torch.contiguous_format))
 
 
 def _strided(x):

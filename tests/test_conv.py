@@ -45,13 +45,13 @@ CASES = {
 def test_matches_torch(function, input, weight, filters, arguments, dtype, device):
     ours, theirs = getattr(F, function), getattr(torch_F, function)
     n, *_ = input
-    # torch lets a permuted conv1d weight permute the output in some cases; ours is contiguous in all.
+    # torch lets a permuted weight permute conv1d's output, and the dtype decide for conv3d; ours are contiguous.
     check_op(
         lambda x, w, b: ours(x, w, b, **arguments),
         lambda x, w, b: theirs(x, w, b, **arguments),
         *(torch.randn(shape, dtype=torch.float64) for shape in (input, weight, (filters,))),
         terms=max(n * torch.Size(input[2:]).numel(), max(weight[:2]) * torch.Size(weight[2:]).numel()),
-        dtype=dtype, device=device, contiguous=function == "conv1d",
+        dtype=dtype, device=device, contiguous=function in ("conv1d", "conv3d"),
     )  # fmt: skip
 
 

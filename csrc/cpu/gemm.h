@@ -10,8 +10,8 @@
 //   packed b   [panels][kBlockDepth][width]    one panel is `width` columns: what vector registers load
 //
 // The compute type is double for float64 and float for the other three. A result element is the sum over depth
-// blocks, in order, of sums over runs of l within the block, in order: its bits depend on its own row of a and column of
-// b only, never on the tiling, the batch around it or the number of threads.
+// blocks, in order, of sums over runs of l within the block, in order: its bits depend on its own row of a and column
+// of b only, never on the tiling, the batch around it or the number of threads.
 #pragma once
 #include "common.h"
 

@@ -65,7 +65,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         input: [N, C, D, H, W] or [C, D, H, W]. weight: [K, C / groups, T, R, S]. bias: [K] or None.
         stride, padding, dilation: int or (depth, height, width); padding may be 'valid' or 'same'.
     Returns:
-        [N, K, O, P, Q].
+        [N, K, O, P, Q], contiguous.
     Raises:
         RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
 
@@ -85,20 +85,15 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         n, c, depth, h, w = padded.shape
         reach = dilation[0] * (taps - 1) + 1
         out = (depth - reach) // stride[0] + 1
-        # [N, C, O, H, W, T]: the T depths that each output depth sees.
-        windows = padded.unfold(2, reach, stride[0])[..., :: dilation[0]]
-        planes = windows.permute(0, 2, 1, 5, 3, 4).reshape(n * out, c * taps, h, w)
+        span = (out - 1) * stride[0] + 1
+        # [N, C, T, O, H, W]: the T depths that each output depth sees.
+        seen = torch.stack([padded.narrow(2, t * dilation[0], span)[:, :, :: stride[0]] for t in range(taps)], 2)
+        planes = seen.permute(0, 3, 1, 2, 4, 5).reshape(n * out, c * taps, h, w)
         geometry = stride[1:], plane_padding, dilation[1:], groups
         result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry, torch.nn.functional.conv2d)
-        volumes = result.unflatten(0, (n, out)).transpose(1, 2)
-        return volumes.contiguous(memory_format=_volume_format(input))
+        return result.unflatten(0, (n, out)).transpose(1, 2).contiguous()
 
     return batched(op, input, volume, spatial=3)
-
-
-def _volume_format(input):
-    channels_last = input.is_contiguous(memory_format=torch.channels_last_3d) and not input.is_contiguous()
-    return torch.channels_last_3d if channels_last else torch.contiguous_format
 
 
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
@@ -196,7 +191,9 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
 def _check_convolution(op, input, weight, bias, stride, padding, dilation, groups):
     axes = weight.dim() - 2
     check_rank(op, "input", input, axes + 1, axes + 2)
-    _check_low(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
+    _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
+    if weight.numel() == 0:
+        raise RuntimeError(f"{op}: weight must not be empty, got shape {list(weight.shape)}")
     if input.size(-axes - 1) != groups * weight.size(1):
         raise RuntimeError(
             f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
@@ -217,8 +214,8 @@ def _check_convolution(op, input, weight, bias, stride, padding, dilation, group
 
 
 def _check_transpose(op, input, weight, bias, stride, padding, dilation, output_padding, groups):
-    _check_low(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
-    _check_low(op, output_padding=(output_padding, 0))
+    _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
+    _check_range(op, output_padding=(output_padding, 0))
     if any(extra >= max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise RuntimeError(
             f"{op}: output_padding must be smaller than stride or dilation, "
@@ -232,10 +229,11 @@ def _check_transpose(op, input, weight, bias, stride, padding, dilation, output_
     _check_bias(op, bias, weight.size(1) * groups)
 
 
-def _check_low(op, **arguments):
+def _check_range(op, **arguments):
+    """The upper bound keeps every product with an extent within the 64 bits that the ops take."""
     for name, (values, low) in arguments.items():
-        if any(value < low for value in values):
-            raise RuntimeError(f"{op}: {name} must be >= {low}, got {values}")
+        if any(value < low or value > 2**40 for value in values):
+            raise RuntimeError(f"{op}: {name} must be >= {low} and at most 2**40, got {values}")
 
 
 def _check_bias(op, bias, channels):
