@@ -52,10 +52,10 @@ constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
 template <class T>
 constexpr int64_t kWidth = kVectors * kLanes<T>;
 
-// So many terms are summed in registers before they join the tile: rounding errors grow with the length of a run, and
-// runs of 64 keep float32 within twice torch's error where runs of 256 had three times (tests/checks.py). No cost that
-// could be measured: the tile, in L1, is touched once in 64 steps.
-constexpr int64_t kSumRun = 64;
+// So many terms are summed in registers before they join the tile: rounding errors grow with the length of a run. Runs
+// of 32 keep float32 near torch's error or below where runs of 256 had three times (python -m torch_manual_conv.verify),
+// for one addition in 32 multiply-adds to a tile that is in L1.
+constexpr int64_t kSumRun = 32;
 
 template <int kRows, class T>
 void micro_kernel(int64_t depth, const T* a, const T* b, T* tile, int64_t tile_stride) {

@@ -112,8 +112,10 @@ KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> inpu
         Lanes<Real> sum[kVectors] = {};
         for (int64_t r = rows.begin; r < rows.end; ++r) {
           const T* tap = input.at(rows.start + r, columns.start + columns.begin) + c;
+          Lanes<Real> row_sum[kVectors] = {};  // short chains of sums round less
           for (int64_t s = columns.begin; s < columns.end; ++s, tap += input.channels)
-            for (int v = 0; v < kVectors; ++v) sum[v] += load(tap + v * kCount, count);
+            for (int v = 0; v < kVectors; ++v) row_sum[v] += load(tap + v * kCount, count);
+          for (int v = 0; v < kVectors; ++v) sum[v] += row_sum[v];
         }
         for (int v = 0; v < kVectors; ++v) store(sum[v] / divisor, output.at(p, q) + c + v * kCount, count);
       });
