@@ -158,8 +158,10 @@ def main():
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/conv2d.py", *sys.argv[1:]]),
     }
-    device = args.device or re.sub(r"[^a-z0-9]+", "-", f"{about['cpu'].split(',')[0]} {about['isa']}".lower())
+    device = args.device or re.sub(r"[^a-z0-9]+", "-", about["cpu"].split(",")[0].lower())
     variant = "" if (args.threads, args.dtype) == (1, "float32") else f"-{args.dtype}-{args.threads}-threads"
+    if "TMC_CPU_ISA" in os.environ:
+        variant += f"-{about['isa']}"
     stem = RESULTS / f"{device}-conv2d{variant}"
     RESULTS.mkdir(exist_ok=True)
     result = {**about, "geometric_mean": mean, "geometric_mean_without_conv1_grad_input": needed, "rows": rows}
