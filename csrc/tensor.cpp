@@ -70,6 +70,16 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
+  bool same_strides = true;
+  for (int64_t axis = 0; axis < like.dim(); ++axis)
+    if (like.size(axis) > 1 && tensor.stride(axis) != like.stride(axis)) same_strides = false;
+  if (same_strides) return tensor;
+  Tensor copy = torch::stable::empty_like(like);
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
   return empty_nchw(like, n, c, h, w, channels_last, like.scalar_type());
 }

@@ -27,20 +27,6 @@ const SigmoidLoops& loops_for(ScalarType dtype) {
   }
 }
 
-bool same_strides(const Tensor& a, const Tensor& b) {
-  for (int64_t axis = 0; axis < a.dim(); ++axis)
-    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) return false;
-  return true;
-}
-
-// `tensor`, or a copy of it, with its elements in the order of `like`, which is dense.
-Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
-  if (same_strides(tensor, like)) return tensor;
-  Tensor copy = torch::stable::empty_like(like);
-  torch::stable::copy_(copy, tensor);
-  return copy;
-}
-
 Tensor sigmoid_cpu(Tensor input) {
   check_floating("sigmoid", "input", input);
   Tensor output = torch::stable::empty_like(input);
@@ -57,7 +43,7 @@ Tensor sigmoid_grad_input_cpu(Tensor grad_output, Tensor output) {
   sigmoid_check_gradient(sizes(grad_output), sizes(output));
   check_floating("sigmoid_grad_input", "output", output);
   check_like("sigmoid_grad_input", "grad_output", grad_output, "output", output);
-  Tensor grad_input = torch::stable::empty_like(grad_output);
+  Tensor grad_input = torch::stable::empty_like(output);
   const Tensor gradient = ordered_as(grad_output, grad_input), value = ordered_as(output, grad_input);
   const SigmoidLoops& loops = loops_for(output.scalar_type());
   const void* dy = gradient.const_data_ptr();

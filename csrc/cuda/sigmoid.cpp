@@ -7,20 +7,6 @@
 namespace tmc {
 namespace {
 
-bool same_strides(const Tensor& a, const Tensor& b) {
-  for (int64_t axis = 0; axis < a.dim(); ++axis)
-    if (a.size(axis) > 1 && a.stride(axis) != b.stride(axis)) return false;
-  return true;
-}
-
-// `tensor`, or a copy of it, with its elements in the order of `like`, which is dense.
-Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
-  if (same_strides(tensor, like)) return tensor;
-  Tensor copy = torch::stable::empty_like(like);
-  torch::stable::copy_(copy, tensor);
-  return copy;
-}
-
 Tensor sigmoid_cuda(Tensor input) {
   check_floating("sigmoid", "input", input);
   const DeviceGuard guard(input.get_device_index());
