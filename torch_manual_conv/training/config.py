@@ -61,7 +61,7 @@ class TrainConfig:
     )
     width: float = option(1.0, "multiplies every number of channels", group="model")
     hidden: int | None = option(None, "width of the hidden linear layers [the model's, times --width]", group="model")
-    dropout: float | None = option(None, "[the model's own]", group="model")
+    dropout: float | None = option(None, "[0 with batch norm, else the model's own]", group="model")
 
     epochs: int | None = option(None, "passes over the training images [8, or 20 for a folder]", group="optimisation")
     batch_size: int | None = option(None, "images a step and process [64, or 32 for a folder]", group="optimisation")
@@ -121,6 +121,8 @@ class TrainConfig:
             "model": model,
             "activation": activation,
             "batch_norm": batch_norm,
+            # Batch norm regularises too: with dropout as well 20 epochs on 677 photographs reached 0.69, without 0.77.
+            "dropout": 0.0 if batch_norm else None,
             "lr": lr,
             "image_size": 28 if self.is_built_in or (self.synthetic and is_small) else 224,
             "warmup_epochs": float(is_plain_relu),
