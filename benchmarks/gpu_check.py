@@ -26,6 +26,7 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(ROOT))  # the package as it is built in place
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 ROUNDS, CALLS = 11, 5  # rounds alternate between ours and torch; each times CALLS calls
 
