@@ -46,8 +46,7 @@ void check_rank4(const char* op, const char* name, Dims sizes) {
 
 int64_t checked_mul(const char* op, const char* what, int64_t a, int64_t b) {
   int64_t product;
-  if (__builtin_mul_overflow(a, b, &product))
-    fail("%s: %s overflows 64 bits: %" PRId64 " * %" PRId64, op, what, a, b);
+  if (__builtin_mul_overflow(a, b, &product)) fail("%s: %s overflows 64 bits: %" PRId64 " * %" PRId64, op, what, a, b);
   return product;
 }
 

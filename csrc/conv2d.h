@@ -26,8 +26,12 @@ struct Conv2dShape {
   int64_t groups;
 };
 
-HOST_DEVICE int64_t channels_per_group(const Conv2dShape& shape) { return shape.c / shape.groups; }
-HOST_DEVICE int64_t filters_per_group(const Conv2dShape& shape) { return shape.k / shape.groups; }
+HOST_DEVICE int64_t channels_per_group(const Conv2dShape& shape) {
+  return shape.c / shape.groups;
+}
+HOST_DEVICE int64_t filters_per_group(const Conv2dShape& shape) {
+  return shape.k / shape.groups;
+}
 
 // The input row that tap r reads for output row p (may lie outside [0, h): that is the padding); likewise columns.
 HOST_DEVICE int64_t input_row(const Conv2dShape& shape, int64_t p, int64_t r) {
@@ -61,7 +65,6 @@ struct Conv2dArguments {
 Conv2dShape conv2d_shape(Dims input, Dims weight, const Dims* bias, const Conv2dArguments& arguments);
 // The same for the gradients, which know the missing operand by its spatial size only.
 Conv2dShape conv2d_grad_input_shape(Dims grad_output, Dims weight, Dims input_size, const Conv2dArguments& arguments);
-Conv2dShape conv2d_grad_weight_shape(Dims grad_output, Dims input, Dims kernel_size,
-                                     const Conv2dArguments& arguments);
+Conv2dShape conv2d_grad_weight_shape(Dims grad_output, Dims input, Dims kernel_size, const Conv2dArguments& arguments);
 
 }  // namespace tmc

@@ -4,6 +4,8 @@
 // cpu/<stem>.cpp and cuda/<stem>.cpp, what they compute and every check in <stem>.h, derivatives in Python.
 #include <torch/csrc/stable/library.h>
 
+// clang-format off: a schema is one string, cut where a reader would
+
 STABLE_TORCH_LIBRARY(tmc, m) {
   // conv2d: one bilinear form in three maps. padding: (height, width) or (top, bottom, left, right).
   m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[] padding, SymInt[2] dilation,"

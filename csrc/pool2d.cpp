@@ -15,8 +15,8 @@ void check_input(const char* op, const char* name, Dims sizes) {
 
 // Extent of the output along one axis (torch's pooling_output_shape).
 int64_t output_extent(const char* op, const char* name, const PoolAxis& axis, bool ceil_mode) {
-  const int64_t reach = checked_add(op, "dilated kernel_size",
-                                    checked_mul(op, "dilated kernel_size", axis.dilation, axis.kernel - 1), 1);
+  const int64_t reach =
+      checked_add(op, "dilated kernel_size", checked_mul(op, "dilated kernel_size", axis.dilation, axis.kernel - 1), 1);
   const int64_t padded = checked_add(op, "padded input size", axis.in, checked_mul(op, "padding", axis.pad, 2));
   const int64_t rounding = ceil_mode ? axis.stride - 1 : 0;
   int64_t out = floor_div(checked_add(op, "padded input size", padded - reach, rounding), axis.stride) + 1;
@@ -24,7 +24,8 @@ int64_t output_extent(const char* op, const char* name, const PoolAxis& axis, bo
   if (ceil_mode && checked_mul(op, "stride", out - 1, axis.stride) >= axis.in + axis.pad) --out;
   if (out < 1)
     fail("%s: kernel_size must not exceed the padded input along %s: dilation * (kernel_size - 1) + 1 = %" PRId64
-         ", padded input size is %" PRId64, op, name, reach, padded);
+         ", padded input size is %" PRId64,
+         op, name, reach, padded);
   checked_add(op, "window position", checked_mul(op, "window position", out, axis.stride), reach);
   return out;
 }
@@ -33,7 +34,8 @@ PoolAxis sliding_axis(const char* op, const char* name, int64_t in, int64_t kern
                       int64_t dilation, bool ceil_mode) {
   if (pad > kernel / 2)
     fail("%s: padding must be at most half of kernel_size, got padding %" PRId64 " and kernel_size %" PRId64
-         " along %s", op, pad, kernel, name);
+         " along %s",
+         op, pad, kernel, name);
   PoolAxis axis{in, 0, kernel, stride, pad, dilation};
   axis.out = output_extent(op, name, axis, ceil_mode);
   return axis;
@@ -113,7 +115,8 @@ void check_winners_shape(const char* op, Dims winners, const PoolShape& shape) {
 
 void fail_winner(const char* op, const PoolShape& shape, int64_t winner, int64_t p, int64_t q) {
   fail("%s: winners must name a position of their window inside the input, got %" PRId64 " at output (%" PRId64
-       ", %" PRId64 ") of windows of %" PRId64 " x %" PRId64, op, winner, p, q, shape.h.kernel, shape.w.kernel);
+       ", %" PRId64 ") of windows of %" PRId64 " x %" PRId64,
+       op, winner, p, q, shape.h.kernel, shape.w.kernel);
 }
 
 AverageRule check_average_rule(const char* op, bool count_include_pad, const int64_t* divisor_override) {

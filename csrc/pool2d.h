@@ -18,7 +18,7 @@ namespace tmc {
 
 // One axis of a pooling problem.
 struct PoolAxis {
-  int64_t in, out;                     // extents
+  int64_t in, out;                        // extents
   int64_t kernel, stride, pad, dilation;  // adaptive: kernel = largest window, stride = 0
 };
 
@@ -27,7 +27,9 @@ struct PoolShape {
   PoolAxis h, w;
 };
 
-HOST_DEVICE bool is_adaptive(const PoolAxis& axis) { return axis.stride == 0; }
+HOST_DEVICE bool is_adaptive(const PoolAxis& axis) {
+  return axis.stride == 0;
+}
 
 // The taps of output i: tap t of [begin, end) reads input position start + t * dilation, inside the input.
 struct Window {
@@ -100,7 +102,9 @@ HOST_DEVICE int64_t average_divisor(const PoolShape& shape, const AverageRule& r
 
 // Taps in the largest window; winners are uint8 up to kMaxByteTaps and int32 above.
 constexpr int64_t kMaxByteTaps = 256;
-HOST_DEVICE int64_t window_taps(const PoolShape& shape) { return shape.h.kernel * shape.w.kernel; }
+HOST_DEVICE int64_t window_taps(const PoolShape& shape) {
+  return shape.h.kernel * shape.w.kernel;
+}
 HOST_DEVICE int64_t winner_of(const PoolShape& shape, int64_t tap_h, int64_t tap_w) {
   return tap_h * shape.w.kernel + tap_w;
 }

@@ -45,17 +45,16 @@ void check_device(const char* op, const char* name, const Tensor& tensor, const 
   if (tensor.is_cpu() && reference.is_cpu()) return;
   if (tensor.is_cuda() && reference.is_cuda() && tensor.get_device_index() == reference.get_device_index()) return;
   const auto kind = [](const Tensor& t) { return t.is_cpu() ? "cpu" : t.is_cuda() ? "cuda" : "another device"; };
-  fail("%s: %s must be on the device of %s (%s, index %d), got %s, index %d", op, name, reference_name,
-       kind(reference), static_cast<int>(reference.get_device_index()), kind(tensor),
-       static_cast<int>(tensor.get_device_index()));
+  fail("%s: %s must be on the device of %s (%s, index %d), got %s, index %d", op, name, reference_name, kind(reference),
+       static_cast<int>(reference.get_device_index()), kind(tensor), static_cast<int>(tensor.get_device_index()));
 }
 
 void check_like(const char* op, const char* name, const Tensor& tensor, const char* reference_name,
                 const Tensor& reference) {
   check_device(op, name, tensor, reference_name, reference);
   if (tensor.scalar_type() != reference.scalar_type())
-    fail("%s: %s must have the dtype of %s (%s), got %s", op, name, reference_name,
-         name_of(reference.scalar_type()), name_of(tensor.scalar_type()));
+    fail("%s: %s must have the dtype of %s (%s), got %s", op, name, reference_name, name_of(reference.scalar_type()),
+         name_of(tensor.scalar_type()));
 }
 
 bool is_channels_last(const Tensor& tensor) {

@@ -15,8 +15,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using IntList = torch::headeronly::IntHeaderOnlyArrayRef;
 
-inline Dims dims(IntList list) { return {list.data(), static_cast<int64_t>(list.size())}; }
-inline Dims sizes(const Tensor& tensor) { return dims(tensor.sizes()); }
+inline Dims dims(IntList list) {
+  return {list.data(), static_cast<int64_t>(list.size())};
+}
+inline Dims sizes(const Tensor& tensor) {
+  return dims(tensor.sizes());
+}
 
 // Fails unless `tensor` holds float64, float32, bfloat16 or float16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);
@@ -49,13 +53,12 @@ Tensor ordered_as(const Tensor& tensor, const Tensor& like);
 
 // A new uninitialised tensor [n, c, h, w] beside `like`: its device and, unless given, its dtype.
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);
-Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,
-                  ScalarType dtype);
+Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);
 
 // Runs the body once with `scalar_t` set to the tensor's C++ type. THO_DISPATCH_V2 does not protect commas:
 // none may stand outside parentheses in the body.
-#define TMC_DISPATCH_FLOATING(tensor, op, ...)                                                     \
-  THO_DISPATCH_V2((tensor).scalar_type(), op, AT_WRAP(__VA_ARGS__), AT_EXPAND(AT_FLOATING_TYPES),  \
+#define TMC_DISPATCH_FLOATING(tensor, op, ...)                                                    \
+  THO_DISPATCH_V2((tensor).scalar_type(), op, AT_WRAP(__VA_ARGS__), AT_EXPAND(AT_FLOATING_TYPES), \
                   torch::headeronly::ScalarType::Half, torch::headeronly::ScalarType::BFloat16)
 
 }  // namespace tmc

@@ -53,8 +53,8 @@ template <class T>
 constexpr int64_t kWidth = kVectors * kLanes<T>;
 
 // So many terms are summed in registers before they join the tile: rounding errors grow with the length of a run. Runs
-// of 32 keep float32 near torch's error or below where runs of 256 had three times (python -m torch_manual_conv.verify),
-// for one addition in 32 multiply-adds to a tile that is in L1.
+// of 32 keep float32 near torch's error or below where runs of 256 had three times (python -m
+// torch_manual_conv.verify), for one addition in 32 multiply-adds to a tile that is in L1.
 constexpr int64_t kSumRun = 32;
 
 template <int kRows, class T>

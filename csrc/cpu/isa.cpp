@@ -30,7 +30,9 @@ Isa choose() {
   fail("TMC_CPU_ISA: must be base, avx2 or avx512, got %s", wanted);
 }
 
-std::string cpu_isa() { return isa_name(isa()); }
+std::string cpu_isa() {
+  return isa_name(isa());
+}
 
 }  // namespace
 
@@ -49,4 +51,6 @@ Isa isa() {
 
 }  // namespace tmc
 
-STABLE_TORCH_LIBRARY_IMPL(tmc, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&tmc::cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(tmc, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&tmc::cpu_isa));
+}
