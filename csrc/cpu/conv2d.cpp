@@ -1,4 +1,5 @@
-// conv2d, conv2d_grad_input and conv2d_grad_weight (conv2d.h, eq. 1, 5, 3) as one matrix product with three maps.
+// conv2d, conv2d_grad_input and conv2d_grad_weight (conv2d.h, eq. 1, 5, 3) as one matrix product with three maps
+// (eq. 17).
 //
 // The one map is the patch matrix of an image (im2col, never stored): a row for each position (n, y, x) of a window,
 // a column for each tap (c, u, v) in it; its element is image[n, c, origin + y * step + u * tap_step, likewise w],
@@ -7,19 +8,17 @@
 //
 //   forward       O = P W^T + bias          grad_weight   W = O^T P
 //   grad_input    again O = P W^T, with grad_output as the image, grad_input as the output and the kernel turned
-//                 round; a stride splits it into dense products, one for each residue of the position (see Residue)
+//                 round; a stride splits it into dense products, one for each residue of the position (eq. 24)
 //
 // Each product is computed as it stands when the image is channels_last (a patch row is then contiguous: taps in the
 // order u, v, c) and transposed when it is contiguous (a patch column is: c, u, v), so that packing always copies
 // runs, and results are written along the axis that is contiguous in them.
-#include "conv2d.h"
-
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
+#include "conv2d_ops.h"
 #include "gemm.h"
-#include "tensor.h"
 
 namespace tmc {
 namespace {
@@ -149,12 +148,7 @@ TapOrder tap_order(const Image& image) {
 
 Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                   IntList padding, IntList dilation, int64_t groups) {
-  const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
-  const Conv2dShape shape = conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr,
-                                         {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d", "input", input);
-  check_like("conv2d", "weight", weight, "input", input);
-  if (bias) check_like("conv2d", "bias", *bias, "input", input);
+  const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
   Tensor output =
       empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
 
@@ -214,10 +208,8 @@ std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int
 
 Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
                              IntList padding, IntList dilation, int64_t groups) {
-  const Conv2dShape shape = conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size),
-                                                    {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d_grad_input", "grad_output", grad_output);
-  check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
+  const Conv2dShape shape =
+      check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
                                  is_channels_last(grad_output) || is_channels_last(weight));
 
@@ -236,10 +228,8 @@ Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, In
 
 Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
                               IntList padding, IntList dilation, int64_t groups) {
-  const Conv2dShape shape = conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size),
-                                                     {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d_grad_weight", "grad_output", grad_output);
-  check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
+  const Conv2dShape shape =
+      check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   Tensor grad_weight = empty_nchw(grad_output, shape.k, c, shape.r, shape.s, false);
 

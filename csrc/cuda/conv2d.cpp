@@ -1,8 +1,7 @@
 // Entry points of convolution on CUDA: checks, allocation, launch.
 #include "conv2d.h"
 
-#include <optional>
-
+#include "../conv2d_ops.h"
 #include "glue.h"
 
 namespace tmc {
@@ -17,12 +16,7 @@ Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                    IntList padding, IntList dilation, int64_t groups) {
-  const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
-  const Conv2dShape shape = conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr,
-                                         {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d", "input", input);
-  check_like("conv2d", "weight", weight, "input", input);
-  if (bias) check_like("conv2d", "bias", *bias, "input", input);
+  const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
 
   const DeviceGuard guard(input.get_device_index());
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
@@ -38,10 +32,8 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
 
 Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
                               IntList padding, IntList dilation, int64_t groups) {
-  const Conv2dShape shape = conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size),
-                                                    {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d_grad_input", "grad_output", grad_output);
-  check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
+  const Conv2dShape shape =
+      check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
 
   const DeviceGuard guard(grad_output.get_device_index());
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
@@ -56,10 +48,8 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
 
 Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
                                IntList padding, IntList dilation, int64_t groups) {
-  const Conv2dShape shape = conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size),
-                                                     {dims(stride), dims(padding), dims(dilation), groups});
-  check_floating("conv2d_grad_weight", "grad_output", grad_output);
-  check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
+  const Conv2dShape shape =
+      check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
 
   const DeviceGuard guard(grad_output.get_device_index());
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);

@@ -1,4 +1,4 @@
-// Convolution and its gradients as one matrix product whose operands are never laid out as matrices:
+// Convolution and its gradients as one matrix product whose operands are never laid out as matrices (eq. 17):
 //
 //   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
 //

@@ -1,8 +1,8 @@
 """A whole stage of a convolutional network: pool(activation(conv2d(input))) (docs/derivations.md, eq. 21).
 
 Composed of the other operators. For max pooling the pool comes first: sigmoid, relu and tanh never decrease, so the
-largest activation is the activation of the largest value. That evaluates the activation on the small pooled map and
-keeps no pre-pool map for backward: only input, weight, pooled output and one byte per pooled value.
+largest activation is the activation of the largest value (eq. 23). That evaluates the activation on the small pooled
+map and keeps no pre-pool map for backward: only input, weight, pooled output and one byte per pooled value.
 """
 
 import torch

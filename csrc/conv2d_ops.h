@@ -1,0 +1,46 @@
+// The convolution operators of both backends, from their arguments to a checked shape.
+#pragma once
+#include <optional>
+
+#include "conv2d.h"
+#include "tensor.h"
+
+namespace tmc {
+
+// The arguments that every op of the family ends with.
+struct Conv2dGeometry {
+  IntList stride, padding, dilation;
+  int64_t groups;
+  Conv2dArguments arguments() const { return {dims(stride), dims(padding), dims(dilation), groups}; }
+};
+
+inline Conv2dShape check_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                                const Conv2dGeometry& geometry) {
+  const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
+  const Conv2dShape shape =
+      conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr, geometry.arguments());
+  check_floating("conv2d", "input", input);
+  check_like("conv2d", "weight", weight, "input", input);
+  if (bias) check_like("conv2d", "bias", *bias, "input", input);
+  return shape;
+}
+
+inline Conv2dShape check_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, IntList input_size,
+                                           const Conv2dGeometry& geometry) {
+  const Conv2dShape shape =
+      conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size), geometry.arguments());
+  check_floating("conv2d_grad_input", "grad_output", grad_output);
+  check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
+  return shape;
+}
+
+inline Conv2dShape check_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, IntList kernel_size,
+                                            const Conv2dGeometry& geometry) {
+  const Conv2dShape shape =
+      conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size), geometry.arguments());
+  check_floating("conv2d_grad_weight", "grad_output", grad_output);
+  check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
+  return shape;
+}
+
+}  // namespace tmc
