@@ -265,3 +265,18 @@ def test_is_rejected(line, outcomes):
 def test_a_crash_is_one_failed_case():
     outcomes = run_in_children(["1 + 1", "__import__('os').kill(__import__('os').getpid(), 11)", "F.sigmoid(0)"])
     assert [outcome for outcome, _ in outcomes.values()] == ["returned", "crashed", "raised"]
+
+
+# Tracing sees neither values nor devices beside its own, and leaves the overflow of a whole tensor to the kernel.
+NOT_ON_META = [line for line in [*PUBLIC, *RAW] if "value=" in line or "device=" in line or "2**62, padding" in line]
+NOT_ON_META += ["ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [8,8], [3,3], [2,2], [1,1], [1,1], False)"]
+
+
+@pytest.mark.parametrize("line", [line for line in [*PUBLIC, *RAW] if line not in NOT_ON_META])
+def test_is_rejected_while_tracing(line):
+    names = {}
+    setup = SETUP.replace("resource.setrlimit", "print")  # the limit is for children
+    exec(setup.replace("cpu", "meta"), names)
+    exec("def bytes_(*shape): return torch.zeros(shape, dtype=torch.uint8, device='meta')", names)
+    with pytest.raises(Exception, match=r"\w"):
+        exec(line, names)

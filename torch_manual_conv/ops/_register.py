@@ -131,6 +131,32 @@ def check_fake_floating(op, name, tensor):
         raise RuntimeError(f"{op}: {name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
 
 
+def check_fake_like(op, name, tensor, reference_name, reference):
+    if tensor.dtype != reference.dtype:
+        raise RuntimeError(
+            f"{op}: {name} must have the dtype of {reference_name} ({reference.dtype}), got {tensor.dtype}"
+        )
+
+
+def check_fake_pooled(op, input):
+    """What every pooling op asks of its input: four dimensions, of which only the batch may be empty."""
+    check_fake(op, ("input", input, 4))
+    check_fake_floating(op, "input", input)
+    if any(extent < 1 for extent in input.shape[1:]):
+        raise RuntimeError(f"{op}: input must have at least one channel, row and column, got shape {list(input.shape)}")
+
+
+def check_fake_pair(op, name, values, low):
+    if len(values) != 2 or any(v < low for v in values):
+        raise RuntimeError(f"{op}: {name} must have 2 values (height, width) >= {low}, got {list(values)}")
+
+
+def check_fake_output(op, name, tensor, shape):
+    """`tensor` must be what the forward op returns, or have its shape."""
+    if any(have != wanted for have, wanted in zip(tensor.shape, shape, strict=True)):
+        raise RuntimeError(f"{op}: {name} must have the output's shape {list(shape)}, got {list(tensor.shape)}")
+
+
 def is_channels_last(tensor):
     """torch's suggest_memory_format: do the strides order the data as N, H, W, C? (csrc/tensor.cpp's twin)"""
     if tensor.dim() != 4 or tensor.stride(1) == 0:

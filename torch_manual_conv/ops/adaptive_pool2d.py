@@ -9,6 +9,9 @@ from ._register import (
     batched,
     check_fake,
     check_fake_floating,
+    check_fake_output,
+    check_fake_pair,
+    check_fake_pooled,
     empty_nchw,
     in_compiled_forward_ad,
     integer,
@@ -16,7 +19,7 @@ from ._register import (
     samplewise_vmap,
     two_doors,
 )
-from .pool2d import save_winners, winners_dtype
+from .pool2d import check_fake_winners, save_winners, winners_dtype
 
 _ops = torch.ops.tmc
 
@@ -145,10 +148,14 @@ def _largest_window(size, out):
 
 
 def _check_adaptive(op, input, output_size):
-    check_fake(op, ("input", input, 4))
-    check_fake_floating(op, "input", input)
-    if any(extent < 0 for extent in output_size):
-        raise RuntimeError(f"{op}: output_size must be >= 0, got {list(output_size)}")
+    check_fake_pooled(op, input)
+    check_fake_pair(op, "output_size", output_size, 0)
+
+
+def _check_winners(op, winners, input_size):
+    check_fake_pair(op, "input_size", input_size, 1)
+    taps = [_largest_window(size, out) for size, out in zip(input_size, winners.shape[2:], strict=True)]
+    check_fake_winners(op, winners, taps[0] * taps[1])
 
 
 def _adaptive_max_pool2d_fake(input, output_size):
@@ -159,17 +166,26 @@ def _adaptive_max_pool2d_fake(input, output_size):
 
 
 def _adaptive_max_pool2d_grad_input_fake(grad_output, winners, input_size):
-    check_fake("adaptive_max_pool2d_grad_input", ("grad_output", grad_output, 4), ("winners", winners, 4))
+    op = "adaptive_max_pool2d_grad_input"
+    check_fake(op, ("grad_output", grad_output, 4), ("winners", winners, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    check_fake_output(op, "winners", winners, grad_output.shape)
+    _check_winners(op, winners, input_size)
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 
 def _adaptive_max_pool2d_select_fake(input, winners):
-    check_fake("adaptive_max_pool2d_select", ("input", input, 4), ("winners", winners, 4))
+    op = "adaptive_max_pool2d_select"
+    check_fake(op, ("input", input, 4), ("winners", winners, 4))
+    check_fake_floating(op, "input", input)
+    check_fake_output(op, "winners", winners, (*input.shape[:2], *winners.shape[2:]))
+    _check_winners(op, winners, input.shape[2:])
     return empty_nchw(input, winners.shape, is_channels_last(input))
 
 
 def _adaptive_max_pool2d_indices_fake(winners, input_size):
     check_fake("adaptive_max_pool2d_indices", ("winners", winners, 4))
+    _check_winners("adaptive_max_pool2d_indices", winners, input_size)
     return empty_nchw(winners, winners.shape, is_channels_last(winners), torch.int64)
 
 
@@ -180,6 +196,8 @@ def _adaptive_avg_pool2d_fake(input, output_size):
 
 def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size):
     check_fake("adaptive_avg_pool2d_grad_input", ("grad_output", grad_output, 4))
+    check_fake_floating("adaptive_avg_pool2d_grad_input", "grad_output", grad_output)
+    check_fake_pair("adaptive_avg_pool2d_grad_input", "input_size", input_size, 1)
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 

@@ -12,6 +12,8 @@ import torch
 from ._register import (
     check_fake,
     check_fake_floating,
+    check_fake_like,
+    check_fake_output,
     empty_nchw,
     fold_into_batch,
     fold_into_channels,
@@ -173,48 +175,76 @@ def conv2d_output_size(input_size, kernel_size, stride, padding, dilation):
     )
 
 
-def _check_geometry(op, stride, padding, dilation, groups):
+def _output_shape(op, input_shape, weight_shape, stride, padding, dilation, groups):
+    """[N, K, P, Q] of a convolution with these operands, after the checks that tracing can make."""
     for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if len(values) != 2 and not (name == "padding" and len(values) == 4):
+            raise RuntimeError(f"{op}: {name} must have 2 values (height, width), got {list(values)}")
         if any(v < low for v in values):
             raise RuntimeError(f"{op}: {name} must be >= {low}, got {list(values)}")
     if groups < 1:
         raise RuntimeError(f"{op}: groups must be >= 1, got {groups}")
+    n, c, *input_size = input_shape
+    k, c_per_group, *kernel_size = weight_shape
+    if len(input_size) != 2 or len(kernel_size) != 2 or any(extent < 1 for extent in weight_shape):
+        raise RuntimeError(
+            f"{op}: weight must not be empty and sizes must be (height, width), "
+            f"got weight shape {list(weight_shape)} and input shape {list(input_shape)}"
+        )
+    if c != groups * c_per_group or k % groups != 0:
+        raise RuntimeError(
+            f"{op}: groups={groups} must divide {k} output channels, and {c} input channels into "
+            f"groups of weight.size(1) = {c_per_group}"
+        )
+    size = conv2d_output_size(input_size, kernel_size, stride, padding, dilation)
+    if any(extent < 1 for extent in size):
+        raise RuntimeError(
+            f"{op}: kernel_size must not exceed the padded input, got kernel_size={list(kernel_size)}, "
+            f"input size {list(input_size)}, padding={list(padding)}, dilation={list(dilation)}"
+        )
+    return n, k, *size
 
 
 def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups):
-    check_fake("conv2d", ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
-    check_fake_floating("conv2d", "input", input)
-    _check_geometry("conv2d", stride, padding, dilation, groups)
-    if input.size(1) != groups * weight.size(1):
-        raise RuntimeError(
-            f"conv2d: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
-            f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
-        )
-    size = conv2d_output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    if any(extent < 1 for extent in size):
-        raise RuntimeError(
-            f"conv2d: kernel_size must not exceed the padded input, got input shape {list(input.shape)} "
-            f"and weight shape {list(weight.shape)}"
-        )
-    shape = (input.size(0), weight.size(0), *size)
+    op = "conv2d"
+    check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
+    check_fake_floating(op, "input", input)
+    check_fake_like(op, "weight", weight, "input", input)
+    shape = _output_shape(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    if bias is not None:
+        check_fake_like(op, "bias", bias, "input", input)
+        if bias.size(0) != weight.size(0):
+            raise RuntimeError(f"{op}: bias must have shape [{weight.size(0)}], got {list(bias.shape)}")
     return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight))
 
 
 def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, dilation, groups):
-    check_fake("conv2d_grad_input", ("grad_output", grad_output, 4), ("weight", weight, 4))
-    _check_geometry("conv2d_grad_input", stride, padding, dilation, groups)
+    op = "conv2d_grad_input"
+    check_fake(op, ("grad_output", grad_output, 4), ("weight", weight, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    check_fake_like(op, "weight", weight, "grad_output", grad_output)
     shape = (grad_output.size(0), weight.size(1) * groups, *input_size)
+    output = _output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
+    check_fake_output(op, "grad_output", grad_output, output)
     return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
 
 
 def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, dilation, groups):
-    check_fake("conv2d_grad_weight", ("grad_output", grad_output, 4), ("input", input, 4))
-    _check_geometry("conv2d_grad_weight", stride, padding, dilation, groups)
-    return empty_nchw(input, (grad_output.size(1), input.size(1) // groups, *kernel_size), channels_last=False)
+    op = "conv2d_grad_weight"
+    check_fake(op, ("grad_output", grad_output, 4), ("input", input, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    check_fake_like(op, "input", input, "grad_output", grad_output)
+    if groups < 1 or input.size(1) % groups != 0:
+        raise RuntimeError(f"{op}: groups must divide the input channels, got {input.size(1)} and groups={groups}")
+    shape = (grad_output.size(1), input.size(1) // groups, *kernel_size)
+    output = _output_shape(op, input.shape, shape, stride, padding, dilation, groups)
+    check_fake_output(op, "grad_output", grad_output, output)
+    return empty_nchw(input, shape, channels_last=False)
 
 
 def _conv2d_grad_bias_fake(grad_output):
     check_fake("conv2d_grad_bias", ("grad_output", grad_output, 4))
+    check_fake_floating("conv2d_grad_bias", "grad_output", grad_output)
     return grad_output.new_empty((grad_output.size(1),))
 
 

@@ -11,6 +11,9 @@ from ._register import (
     batched,
     check_fake,
     check_fake_floating,
+    check_fake_output,
+    check_fake_pair,
+    check_fake_pooled,
     empty_nchw,
     in_compiled_forward_ad,
     integer,
@@ -152,13 +155,16 @@ def winners_dtype(taps):
 
 def pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, ceil_mode):
     """(P, Q), with torch's ceil_mode: the last window must start inside the input or its leading padding."""
+    check_fake_pair(op, "input_size", input_size, 1)
+    for name, values, low in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
+        check_fake_pair(op, name, values, low)
+    check_fake_pair(op, "dilation", dilation, 1)
     out = []
     for size, k, s, pad, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True):
-        if k < 1 or s < 1 or d < 1 or pad < 0 or pad > k // 2:
+        if pad > k // 2:
             raise RuntimeError(
-                f"{op}: kernel_size, stride and dilation must be >= 1 and padding between 0 and kernel_size / 2, "
-                f"got kernel_size={list(kernel_size)}, stride={list(stride)}, padding={list(padding)}, "
-                f"dilation={list(dilation)}"
+                f"{op}: padding must be at most half of kernel_size, "
+                f"got padding={list(padding)}, kernel_size={list(kernel_size)}"
             )
         extent = (size + 2 * pad - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (extent - 1) * s >= size + pad:
@@ -173,8 +179,7 @@ def pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, c
 
 
 def _max_pool2d_fake(input, kernel_size, stride, padding, dilation, ceil_mode):
-    check_fake("max_pool2d", ("input", input, 4))
-    check_fake_floating("max_pool2d", "input", input)
+    check_fake_pooled("max_pool2d", input)
     size = pool2d_output_size("max_pool2d", input.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
     shape = (*input.shape[:2], *size)
     channels_last = is_channels_last(input)
@@ -182,30 +187,65 @@ def _max_pool2d_fake(input, kernel_size, stride, padding, dilation, ceil_mode):
     return empty_nchw(input, shape, channels_last), empty_nchw(input, shape, channels_last, dtype)
 
 
-def _max_pool2d_grad_input_fake(grad_output, winners, input_size, kernel_size, stride, padding, dilation, ceil_mode):
-    check_fake("max_pool2d_grad_input", ("grad_output", grad_output, 4), ("winners", winners, 4))
+def check_fake_winners(op, winners, taps):
+    if winners.dtype != winners_dtype(taps):
+        raise RuntimeError(
+            f"{op}: winners must be {winners_dtype(taps)} for windows of {taps} positions, got {winners.dtype}"
+        )
+
+
+def _check_divisor(op, divisor_override):
+    if divisor_override is not None and divisor_override == 0:
+        raise RuntimeError(f"{op}: divisor_override must not be 0")
+
+
+def _check_output(op, name, tensor, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+    size = pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, ceil_mode)
+    check_fake_output(op, name, tensor, (*tensor.shape[:2], *size))
+
+
+def _max_pool2d_grad_input_fake(grad_output, winners, input_size, *window):
+    op = "max_pool2d_grad_input"
+    check_fake(op, ("grad_output", grad_output, 4), ("winners", winners, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    _check_output(op, "grad_output", grad_output, input_size, *window)
+    check_fake_output(op, "winners", winners, grad_output.shape)
+    check_fake_winners(op, winners, window[0][0] * window[0][1])
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 
-def _max_pool2d_select_fake(input, winners, kernel_size, stride, padding, dilation, ceil_mode):
-    check_fake("max_pool2d_select", ("input", input, 4), ("winners", winners, 4))
+def _max_pool2d_select_fake(input, winners, *window):
+    op = "max_pool2d_select"
+    check_fake(op, ("input", input, 4), ("winners", winners, 4))
+    check_fake_pooled(op, input)
+    check_fake_output(op, "winners", winners, (*input.shape[:2], *winners.shape[2:]))
+    _check_output(op, "winners", winners, input.shape[2:], *window)
+    check_fake_winners(op, winners, window[0][0] * window[0][1])
     return empty_nchw(input, winners.shape, is_channels_last(input))
 
 
-def _max_pool2d_indices_fake(winners, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+def _max_pool2d_indices_fake(winners, input_size, *window):
     check_fake("max_pool2d_indices", ("winners", winners, 4))
+    _check_output("max_pool2d_indices", "winners", winners, input_size, *window)
+    check_fake_winners("max_pool2d_indices", winners, window[0][0] * window[0][1])
     return empty_nchw(winners, winners.shape, is_channels_last(winners), torch.int64)
 
 
 def _avg_pool2d_fake(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
-    check_fake("avg_pool2d", ("input", input, 4))
-    check_fake_floating("avg_pool2d", "input", input)
+    check_fake_pooled("avg_pool2d", input)
     size = pool2d_output_size("avg_pool2d", input.shape[2:], kernel_size, stride, padding, (1, 1), ceil_mode)
+    _check_divisor("avg_pool2d", divisor_override)
     return empty_nchw(input, (*input.shape[:2], *size), is_channels_last(input))
 
 
-def _avg_pool2d_grad_input_fake(grad_output, input_size, *window):
-    check_fake("avg_pool2d_grad_input", ("grad_output", grad_output, 4))
+def _avg_pool2d_grad_input_fake(
+    grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+):
+    op = "avg_pool2d_grad_input"
+    check_fake(op, ("grad_output", grad_output, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    _check_output(op, "grad_output", grad_output, input_size, kernel_size, stride, padding, (1, 1), ceil_mode)
+    _check_divisor(op, divisor_override)
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 

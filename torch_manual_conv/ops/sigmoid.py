@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import check_fake_floating, check_tensor, in_compiled_forward_ad, save, two_doors
+from ._register import check_fake_floating, check_fake_like, check_tensor, in_compiled_forward_ad, save, two_doors
 
 _ops = torch.ops.tmc
 
@@ -65,6 +65,7 @@ def _sigmoid_fake(input):
 
 def _sigmoid_grad_input_fake(grad_output, output):
     check_fake_floating("sigmoid_grad_input", "output", output)
+    check_fake_like("sigmoid_grad_input", "grad_output", grad_output, "output", output)
     if grad_output.shape != output.shape:
         raise RuntimeError(
             f"sigmoid_grad_input: grad_output must have the shape of output {list(output.shape)}, "
