@@ -145,3 +145,19 @@ def test_inputs_are_never_written(device):
     kept = grad_output.clone()
     F.conv2d(x, w, b).backward(grad_output)
     assert all(map(torch.equal, (x, w, b, grad_output), (*before, kept)))
+
+
+def test_infinite_gradient_stays_near(device):
+    """docs/layers.md: it may spread stride - 1 positions too far, and no further."""
+    grad_output, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 3, 3, 3)
+    grad_output[0, 1, 4, 4] = float("inf")
+    geometry = [17, 17], [2, 2], [0, 0], [1, 1], 1
+    ours = torch.ops.tmc.conv2d_grad_input(grad_output.to(device), weight.to(device), *geometry).cpu()
+    grad_output[0, 1, 4, 4] = 0
+    finite = torch.ops.tmc.conv2d_grad_input(grad_output.to(device), weight.to(device), *geometry).cpu()
+    reached = torch.zeros(17, 17, dtype=torch.bool)
+    reached[8:11, 8:11] = True  # rows 2 * 4 ... 2 * 4 + 2
+    near = torch.zeros_like(reached)
+    near[7:12, 7:12] = True
+    assert not ours[..., reached].isfinite().any()
+    assert torch.equal(ours[..., ~near], finite[..., ~near])
