@@ -146,12 +146,13 @@ TapOrder tap_order(const Image& image) {
   return image.c_stride == 1 && image.c > 1 ? TapOrder::channels_last : TapOrder::channels_first;
 }
 
-// The image in the order that packing likes. A patch of a contiguous image is made of runs as short as the kernel's
-// rows, and every pixel is packed once for each tap: copying the image to channels_last first makes the 7 x 7 layers of
-// lecture_net twice as fast and AlexNet's no slower. Single taps are packed as whole planes, single channels gain
-// nothing.
-Tensor by_channels(const Tensor& image, const Conv2dShape& shape, int64_t channels) {
-  return shape.r * shape.s == 1 || channels == 1 ? image : dense(image, true);
+// The image in the order that packing likes: long runs. A patch of a contiguous image is made of runs as short as the
+// kernel's rows, and every pixel is packed once for each tap: copying the image to channels_last first makes the 7 x 7
+// layers of lecture_net twice as fast and AlexNet's no slower. A single tap is packed as whole planes, and a group of
+// one channel has its longest runs along the rows.
+Tensor in_packing_order(const Tensor& image, const Conv2dShape& shape, int64_t group_channels) {
+  if (group_channels == 1) return shape.c == 1 ? image : dense(image, false);
+  return shape.r * shape.s == 1 ? image : dense(image, true);
 }
 
 Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
@@ -160,7 +161,7 @@ Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tenso
   Tensor output =
       empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
 
-  const Tensor ordered = by_channels(input, shape, channels_per_group(shape));
+  const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image image = read(ordered), kernel = read(weight), result = write(output);
   const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : output;
   const Windows h = {
@@ -222,7 +223,7 @@ Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, In
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
                                  is_channels_last(grad_output) || is_channels_last(weight));
 
-  const Tensor ordered = by_channels(grad_output, shape, filters_per_group(shape));
+  const Tensor ordered = in_packing_order(grad_output, shape, filters_per_group(shape));
   const Image image = read(ordered), kernel = read(weight).swapped(), result = write(grad_input);
   const TapOrder order = tap_order(image);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
@@ -243,8 +244,8 @@ Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, In
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   Tensor grad_weight = empty_nchw(grad_output, shape.k, c, shape.r, shape.s, false);
 
-  const Tensor ordered_grad = by_channels(grad_output, shape, filters_per_group(shape));
-  const Tensor ordered = by_channels(input, shape, channels_per_group(shape));
+  const Tensor ordered_grad = in_packing_order(grad_output, shape, filters_per_group(shape));
+  const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image grad = read(ordered_grad), image = read(ordered), result = write(grad_weight);
   const TapOrder order = tap_order(image);
   std::vector<Gemm> gemms;
