@@ -137,3 +137,21 @@ def test_max_saves_one_byte_per_output(kernel_size, dtype_saved, device):
 def test_avg_saves_no_tensor(device):
     x = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
     assert not saved_tensors(lambda: F.avg_pool2d(x, 2)) and not saved_tensors(lambda: F.sum_pool2d(x, 2))
+
+
+def test_winners_are_released_after_backward(device):
+    """They pass through saved-tensor hooks (checkpointing, offloading) and are gone when the graph is."""
+    for pool in (lambda x: F.max_pool2d(x, 2), lambda x: F.adaptive_max_pool2d(x, 3)):
+        unpacked = []
+
+        def unpack(tensor, seen=unpacked):
+            seen.append(tensor.dtype)
+            return tensor
+
+        x = torch.randn(1, 2, 6, 6, device=device, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack):
+            output = pool(x).sum()
+        output.backward()
+        assert unpacked == [torch.uint8]
+        with pytest.raises(RuntimeError, match="second time"):
+            output.backward()

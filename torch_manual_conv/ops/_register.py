@@ -188,20 +188,16 @@ def fold_into_batch(info, tensor, dim):
 
 
 def unfold_batch(info, tensor):
-    return (
-        tensor.unflatten(0, (info.batch_size, -1))
-        if tensor.size(0)
-        else tensor.new_empty((info.batch_size, 0, *tensor.shape[1:]))
-    )
+    """[B * N, ...] -> [B, N, ...]."""
+    return tensor.unflatten(0, (info.batch_size, tensor.size(0) // info.batch_size))
 
 
 def fold_into_channels(info, tensor, dim, axis):
     """The same for the channel dimension `axis`: [.., C, ..] -> [.., B * C, ..], the batch outermost."""
-    moved = (
-        tensor.unsqueeze(axis).expand(*tensor.shape[:axis], info.batch_size, *tensor.shape[axis:])
-        if (dim is None)
-        else tensor.movedim(dim, axis)
-    )
+    if dim is None:
+        moved = tensor.unsqueeze(axis).expand(*tensor.shape[:axis], info.batch_size, *tensor.shape[axis:])
+    else:
+        moved = tensor.movedim(dim, axis)
     return moved.flatten(axis, axis + 1)
 
 

@@ -17,9 +17,10 @@ from ._register import (
     integer,
     is_channels_last,
     samplewise_vmap,
+    save,
     two_doors,
 )
-from .pool2d import check_fake_winners, save_winners, winners_dtype
+from .pool2d import check_fake_winners, winners_dtype
 
 _ops = torch.ops.tmc
 
@@ -34,7 +35,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.input_size = inputs[0].shape[2:]
-        save_winners(ctx, output[1])
+        save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -58,7 +59,7 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, winners, ctx.input_size = inputs
-        save_winners(ctx, winners)
+        save(ctx, winners)
 
     @staticmethod
     def backward(ctx, grad):
@@ -82,7 +83,7 @@ class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, winners = inputs
         ctx.input_size = input.shape[2:]
-        save_winners(ctx, winners)
+        save(ctx, winners)
 
     @staticmethod
     def backward(ctx, grad_output):

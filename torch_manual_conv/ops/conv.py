@@ -199,11 +199,8 @@ def _check_convolution(op, input, weight, bias, stride, padding, dilation, group
             f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
             f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
         )
-    pads = (
-        [sum(padding[2 * axis : 2 * axis + 2]) for axis in range(axes)]
-        if len(padding) > axes
-        else ([2 * pad for pad in padding])
-    )
+    split = len(padding) > axes  # into (before, after)
+    pads = [padding[2 * axis] + padding[2 * axis + 1] if split else 2 * padding[axis] for axis in range(axes)]
     for size, pad, kernel, step in zip(input.shape[-axes:], pads, weight.shape[2:], dilation, strict=True):
         if size + pad < step * (kernel - 1) + 1:
             raise RuntimeError(

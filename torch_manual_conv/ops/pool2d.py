@@ -20,6 +20,7 @@ from ._register import (
     integers,
     is_channels_last,
     samplewise_vmap,
+    save,
     two_doors,
 )
 
@@ -37,7 +38,7 @@ class MaxPool2dFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
         ctx.input_size = input.shape[2:]
-        save_winners(ctx, output[1])
+        save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -61,7 +62,7 @@ class MaxPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, winners, ctx.input_size, *ctx.window = inputs
-        save_winners(ctx, winners)
+        save(ctx, winners)
 
     @staticmethod
     def backward(ctx, grad):
@@ -85,7 +86,7 @@ class MaxPool2dSelectFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, winners, *ctx.window = inputs
         ctx.input_size = input.shape[2:]
-        save_winners(ctx, winners)
+        save(ctx, winners)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -137,11 +138,6 @@ class AvgPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, grad_output_tangent, *_):
         return avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, *ctx.window)
-
-
-def save_winners(ctx, winners):
-    ctx.save_for_backward(winners)
-    ctx.save_for_forward(winners)
 
 
 # ---- Shapes for tracing.
