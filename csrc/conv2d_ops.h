@@ -1,6 +1,7 @@
 // The convolution operators of both backends, from their arguments to a checked shape.
 #pragma once
 #include <optional>
+#include <string>
 
 #include "conv2d.h"
 #include "tensor.h"
@@ -13,6 +14,13 @@ struct Conv2dGeometry {
   int64_t groups;
   Conv2dArguments arguments() const { return {dims(stride), dims(padding), dims(dilation), groups}; }
 };
+
+inline Precision check_precision(const char* op, const std::string& precision) {
+  if (precision == "highest") return Precision::highest;
+  if (precision == "high") return Precision::high;
+  if (precision == "medium") return Precision::medium;
+  fail("%s: precision must be highest, high or medium, got %s", op, precision.c_str());
+}
 
 inline Conv2dShape check_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                                 const Conv2dGeometry& geometry) {

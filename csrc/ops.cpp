@@ -7,13 +7,14 @@
 // clang-format off: a schema is one string, cut where a reader would
 
 STABLE_TORCH_LIBRARY(tmc, m) {
-  // conv2d: one bilinear form in three maps. padding: (height, width) or (top, bottom, left, right).
+  // conv2d: one bilinear form in three maps. padding: (height, width) or (top, bottom, left, right);
+  // precision: highest, high or medium, as torch.set_float32_matmul_precision means them.
   m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[] padding, SymInt[2] dilation,"
-        " SymInt groups) -> Tensor");
+        " SymInt groups, str precision='highest') -> Tensor");
   m.def("conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride,"
-        " SymInt[] padding, SymInt[2] dilation, SymInt groups) -> Tensor");
+        " SymInt[] padding, SymInt[2] dilation, SymInt groups, str precision='highest') -> Tensor");
   m.def("conv2d_grad_weight(Tensor grad_output, Tensor input, SymInt[2] kernel_size, SymInt[2] stride,"
-        " SymInt[] padding, SymInt[2] dilation, SymInt groups) -> Tensor");
+        " SymInt[] padding, SymInt[2] dilation, SymInt groups, str precision='highest') -> Tensor");
   m.def("conv2d_grad_bias(Tensor grad_output) -> Tensor");
 
   // sigmoid: elementwise, any shape.
@@ -43,6 +44,12 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   m.def("adaptive_max_pool2d_indices(Tensor winners, SymInt[2] input_size) -> Tensor");
   m.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size) -> Tensor");
   m.def("adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size) -> Tensor");
+
+  // Which algorithm the three maps use for these operands, and why: a line each, "forward: <name>: <reason>".
+  m.def("conv2d_algorithms(Tensor input, Tensor weight, SymInt[2] stride, SymInt[] padding, SymInt[2] dilation,"
+        " SymInt groups, str precision='highest') -> str");
+  // Prefers one algorithm wherever it can be used ("" lets the library choose again): for tests and comparisons.
+  m.def("prefer_conv2d_algorithm(str name) -> ()");
 
   // Which instruction set the CPU kernels use: base, avx2 or avx512 (forced by TMC_CPU_ISA).
   m.def("cpu_isa() -> str");

@@ -3,6 +3,7 @@
     torch_manual_conv.functional     conv2d, sigmoid, max_pool2d, ...: torch.nn.functional's signatures
     torch_manual_conv.nn             Conv2d, MaxPool2d, ...: torch.nn's layers, same constructors and state_dict
     torch_manual_conv.convert        swap the torch.nn layers of a model for ours; revert undoes it
+    torch_manual_conv.conv2d_algorithms   which algorithm computes a convolution, and why
     torch_manual_conv.models         alexnet, alexnet_2012, lecture_net
 
 Importing it loads the compiled kernels and registers them as torch.ops.tmc.*.
@@ -32,6 +33,7 @@ if torch.version.cuda and (_here / "_C_cuda.so").exists():
 
 from . import functional, models, nn  # noqa: E402
 from .convert import convert, revert  # noqa: E402
+from .ops.conv import conv2d_algorithms  # noqa: E402
 
-__all__ = ["convert", "functional", "has_cuda", "models", "nn", "revert"]
+__all__ = ["conv2d_algorithms", "convert", "functional", "has_cuda", "models", "nn", "revert"]
 __version__ = "0.1.0"

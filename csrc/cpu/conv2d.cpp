@@ -1,108 +1,8 @@
-// conv2d, conv2d_grad_input and conv2d_grad_weight (conv2d.h, eq. 1, 5, 3) as one matrix product with three maps
-// (eq. 17).
-//
-// The one map is the patch matrix of an image (im2col, never stored): a row for each position (n, y, x) of a window,
-// a column for each tap (c, u, v) in it; its element is image[n, c, origin + y * step + u * tap_step, likewise w],
-// zero outside. With P(input; output positions x kernel taps), O(output; its pixels x its channels) and
-// W(weight; filters x kernel taps), all of them patch matrices:
-//
-//   forward       O = P W^T + bias          grad_weight   W = O^T P
-//   grad_input    again O = P W^T, with grad_output as the image, grad_input as the output and the kernel turned
-//                 round; a stride splits it into dense products, one for each residue of the position (eq. 24)
-//
-// Each product is computed as it stands when the image is channels_last (a patch row is then contiguous: taps in the
-// order u, v, c) and transposed when it is contiguous (a patch column is: c, u, v), so that packing always copies
-// runs, and results are written along the axis that is contiguous in them.
-#include <algorithm>
-#include <numeric>
-#include <vector>
-
+// Entry points of convolution on the CPU: checks, allocation, and the way to the algorithm that was chosen.
+#include "conv2d_core.h"
 #include "conv2d_ops.h"
-#include "gemm.h"
 
 namespace tmc {
-namespace {
-
-// Four-dimensional strided data; n and c are also the weight's k and c.
-struct Image {
-  char* data;
-  int64_t element_size;
-  int64_t n, c, h, w;
-  int64_t n_stride, c_stride, h_stride, w_stride;
-
-  Image(const Tensor& tensor, void* data_)
-      : data(static_cast<char*>(data_)),
-        element_size(tensor.element_size()),
-        n(tensor.size(0)),
-        c(tensor.size(1)),
-        h(tensor.size(2)),
-        w(tensor.size(3)),
-        n_stride(tensor.stride(0)),
-        c_stride(tensor.stride(1)),
-        h_stride(tensor.stride(2)),
-        w_stride(tensor.stride(3)) {}
-
-  // The channels, or the filters, of one group.
-  Image channels(int64_t group, int64_t count) const {
-    Image part = *this;
-    part.data += group * count * c_stride * element_size, part.c = count;
-    return part;
-  }
-  Image filters(int64_t group, int64_t count) const {
-    Image part = *this;
-    part.data += group * count * n_stride * element_size, part.n = count;
-    return part;
-  }
-  Image swapped() const {
-    Image other = *this;
-    std::swap(other.n, other.c), std::swap(other.n_stride, other.c_stride);
-    return other;
-  }
-};
-
-Image read(const Tensor& tensor) {
-  return {tensor, const_cast<void*>(tensor.const_data_ptr())};
-}
-Image write(Tensor& tensor) {
-  return {tensor, tensor.mutable_data_ptr()};
-}
-
-// Along one spatial axis: `count` positions of a window with `taps` taps; tap t of position i is at
-// origin + i * step + t * tap_step.
-struct Window {
-  int64_t count, origin, step, taps, tap_step;
-};
-Window pixels(int64_t extent) {
-  return {extent, 0, 1, 1, 1};
-}
-Window all_taps(int64_t extent) {
-  return {1, 0, 1, extent, 1};
-}
-
-// Which of a patch's axes runs fastest: the channel (u, v, c) or the tap column (c, u, v).
-enum class TapOrder { channels_last, channels_first };
-
-MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder order) {
-  const Axis n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
-  const Axis y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
-  const Axis x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
-  return {
-      .data = image.data,
-      .rows = {n, y, x},
-      .columns = order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
-      .h0 = along_h.origin,
-      .w0 = along_w.origin,
-      .h_extent = image.h,
-      .w_extent = image.w,
-      .h_stride = image.h_stride,
-      .w_stride = image.w_stride,
-  };
-}
-
-MatrixView transposed(MatrixView view) {
-  std::swap(view.rows, view.columns);
-  return view;
-}
 
 DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -113,162 +13,89 @@ DType dtype_of(const Tensor& tensor) {
   }
 }
 
-// Tile extents. Pixels: the packed patches (168 x 1 KiB) and the tile of results stay in 1 MiB of L2 while the packed
-// weights pass by; 28, 56 and 84 were no faster (Zen 5, benchmarks/conv2d.py). Filters: all of a usual layer at once,
-// so that a patch is packed once. In grad_weight both operands are packed for each tile: large tiles pack less often.
-constexpr int64_t kPixelTile = 168, kFilterTile = 512;
-constexpr int64_t kGradTapTile = 768, kGradFilterTile = 384;
+namespace {
 
-// One spatial axis of O = P W^T: how image, weight and output are stepped through.
-struct Windows {
-  Window image, weight, output;
-};
+Image image_of(const Tensor& tensor, void* data) {
+  return {static_cast<char*>(data), static_cast<int64_t>(tensor.element_size()),
+          tensor.size(0),           tensor.size(1),
+          tensor.size(2),           tensor.size(3),
+          tensor.stride(0),         tensor.stride(1),
+          tensor.stride(2),         tensor.stride(3)};
+}
 
-// The product O = P W^T of one group.
-Gemm correlation(const Image& image, const Image& weight, const Image& output, const Windows& h, const Windows& w,
-                 TapOrder order) {
-  const MatrixView p = patches(image, h.image, w.image, order);
-  const MatrixView f = patches(weight, h.weight, w.weight, order);
-  const MatrixView o = patches(output, h.output, w.output, TapOrder::channels_first);
-  Gemm gemm;
-  if (order == TapOrder::channels_last) {
-    gemm = {.a = p, .b = transposed(f), .result = o, .tile_rows = kPixelTile, .tile_columns = kFilterTile};
-    gemm.keep_b = true;
-  } else {
-    gemm = {.a = f, .b = transposed(p), .result = transposed(o), .tile_rows = kFilterTile, .tile_columns = kPixelTile};
-    gemm.keep_a = true;
+}  // namespace
+
+Image read(const Tensor& tensor) {
+  return image_of(tensor, const_cast<void*>(tensor.const_data_ptr()));
+}
+Image write(Tensor& tensor) {
+  return image_of(tensor, tensor.mutable_data_ptr());
+}
+
+void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight,
+                    const std::optional<Tensor>& bias, Tensor& output) {
+  switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
+    case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight, bias, output);
   }
-  for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
-  return gemm;
 }
 
-TapOrder tap_order(const Image& image) {
-  return image.c_stride == 1 && image.c > 1 ? TapOrder::channels_last : TapOrder::channels_first;
+void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight,
+                       Tensor& grad_input) {
+  switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
+    case Conv2dAlgorithm::matrix_product: return matrix_product::grad_input(problem, grad_output, weight, grad_input);
+  }
 }
 
-// The image in the order that packing likes: long runs. A patch of a contiguous image is made of runs as short as the
-// kernel's rows, and every pixel is packed once for each tap: copying the image to channels_last first makes the 7 x 7
-// layers of lecture_net twice as fast and AlexNet's no slower. A single tap is packed as whole planes, and a group of
-// one channel has its longest runs along the rows.
-Tensor in_packing_order(const Tensor& image, const Conv2dShape& shape, int64_t group_channels) {
-  if (group_channels == 1) return shape.c == 1 ? image : dense(image, false);
-  return shape.r * shape.s == 1 ? image : dense(image, true);
+void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input,
+                        Tensor& grad_weight) {
+  switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
+    case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+  }
 }
+
+namespace {
 
 Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
-                  IntList padding, IntList dilation, int64_t groups) {
+                  IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
+  const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d", precision)};
   Tensor output =
       empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
-
-  const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
-  const Image image = read(ordered), kernel = read(weight), result = write(output);
-  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : output;
-  const Windows h = {
-      {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
-  const Windows w = {
-      {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, all_taps(shape.s), pixels(shape.q)};
-  const TapOrder order = tap_order(image);
-  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  std::vector<Gemm> gemms;
-  for (int64_t g = 0; g < groups; ++g) {
-    gemms.push_back(correlation(image.channels(g, c), kernel.filters(g, k), result.channels(g, k), h, w, order));
-    if (!bias) continue;
-    gemms.back().bias = static_cast<const char*>(dense_bias.const_data_ptr()) + g * k * image.element_size;
-    gemms.back().bias_along = order == TapOrder::channels_last ? BiasAlong::columns : BiasAlong::rows;
-  }
-  gemm(gemms.data(), groups, dtype_of(input));
+  conv2d_forward(problem, input, weight, bias, output);
   return output;
 }
 
-// ---- grad_input. Row h of the input is read by the taps r and output rows p with p * stride = h + pad - r * dilation.
-// With h + pad = stride * y + f, the residue f fixes which taps those are: r = first + u * tap_step, and then
-// p = y + (f - first * dilation) / stride - u * p_step: for each f a dense correlation of grad_output, of stride 1.
-
-// The windows of residues f .. f + joint - 1 along one axis. Joint residues are further columns of one product; their
-// kernels are filled up with zeros to equal length (dilation 1 only, where first = f).
-Windows residue_windows(int64_t f, int64_t joint, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
-                        int64_t dilation) {
-  const int64_t common = std::gcd(stride, dilation), tap_step = stride / common, p_step = dilation / common;
-  int64_t first = 0;
-  while (first < kernel && first < tap_step && (f - first * dilation) % stride != 0) ++first;
-  const bool any = first < kernel && (f - first * dilation) % stride == 0;
-  const int64_t taps = any ? ceil_div(kernel - first, tap_step) : 0;
-  const int64_t shift = any ? (f - first * dilation) / stride : 0;
-  const int64_t y_begin = ceil_div(pad - f - joint + 1, stride), y_end = floor_div(extent - 1 + pad - f, stride) + 1;
-  const int64_t count = std::max<int64_t>(0, y_end - y_begin);
-  return {{count, y_begin + shift - (taps - 1) * p_step, 1, taps, p_step},
-          {joint, first + (taps - 1) * tap_step, 1, taps, -tap_step},
-          {count, stride * y_begin + f - pad, stride, joint, 1}};
-}
-
-// All residues of one axis that occur. A group of few channels would leave most of a vector empty: there, all
-// residues are computed as one product. (There the zeros that fill up a kernel are multiplied too: an infinite
-// grad_output turns up to stride - 1 pixels beyond its reach into NaN.)
-std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
-                              int64_t dilation) {
-  constexpr int64_t kFewChannels = 8;
-  if (channels <= kFewChannels && dilation == 1 && stride <= kernel)
-    return {residue_windows(0, stride, extent, pad, stride, kernel, dilation)};
-  std::vector<Windows> all;
-  for (int64_t h = 0; h < std::min(stride, extent); ++h)
-    all.push_back(residue_windows((h + pad) % stride, 1, extent, pad, stride, kernel, dilation));
-  return all;
-}
-
 Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
-                             IntList padding, IntList dilation, int64_t groups) {
+                             IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
+  const Conv2dProblem problem = {shape, dtype_of(grad_output), check_precision("conv2d_grad_input", precision)};
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
                                  is_channels_last(grad_output) || is_channels_last(weight));
-
-  const Tensor ordered = in_packing_order(grad_output, shape, filters_per_group(shape));
-  const Image image = read(ordered), kernel = read(weight).swapped(), result = write(grad_input);
-  const TapOrder order = tap_order(image);
-  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  for (const Windows& h : residues(c, shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h))
-    for (const Windows& w : residues(c, shape.w, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w)) {
-      std::vector<Gemm> gemms;
-      for (int64_t g = 0; g < groups; ++g)
-        gemms.push_back(correlation(image.channels(g, k), kernel.channels(g, k), result.channels(g, c), h, w, order));
-      gemm(gemms.data(), groups, dtype_of(grad_output));
-    }
+  conv2d_grad_input(problem, grad_output, weight, grad_input);
   return grad_input;
 }
 
 Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
-                              IntList padding, IntList dilation, int64_t groups) {
+                              IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
-  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  Tensor grad_weight = empty_nchw(grad_output, shape.k, c, shape.r, shape.s, false);
-
-  const Tensor ordered_grad = in_packing_order(grad_output, shape, filters_per_group(shape));
-  const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
-  const Image grad = read(ordered_grad), image = read(ordered), result = write(grad_weight);
-  const TapOrder order = tap_order(image);
-  std::vector<Gemm> gemms;
-  for (int64_t g = 0; g < groups; ++g) {
-    const MatrixView o = patches(grad.channels(g, k), pixels(shape.p), pixels(shape.q), order);
-    const MatrixView p =
-        patches(image.channels(g, c), {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h},
-                {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, order);
-    const MatrixView f = patches(result.filters(g, k), all_taps(shape.r), all_taps(shape.s), order);
-    Gemm gemm;
-    if (order == TapOrder::channels_last)
-      gemm = {.a = transposed(o), .b = p, .result = f, .tile_rows = kGradFilterTile, .tile_columns = kGradTapTile};
-    else
-      gemm = {.a = transposed(p),
-              .b = o,
-              .result = transposed(f),
-              .tile_rows = kGradTapTile,
-              .tile_columns = kGradFilterTile};
-    for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
-    gemms.push_back(gemm);
-  }
-  gemm_long_sum(gemms.data(), groups, dtype_of(input));
+  const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_grad_weight", precision)};
+  Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
+  conv2d_grad_weight(problem, grad_output, input, grad_weight);
   return grad_weight;
+}
+
+std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
+                                  IntList dilation, int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
+  const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_algorithms", precision)};
+  std::string lines;
+  for (const Conv2dPass pass : {Conv2dPass::forward, Conv2dPass::grad_input, Conv2dPass::grad_weight}) {
+    const Conv2dChoice choice = choose_algorithm(pass, problem);
+    lines += std::string(pass_name(pass)) + ": " + algorithm_name(choice.algorithm) + ": " + choice.reason + "\n";
+  }
+  return lines;
 }
 
 }  // namespace
@@ -278,4 +105,5 @@ STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&tmc::conv2d_cpu));
   m.impl("conv2d_grad_input", TORCH_BOX(&tmc::conv2d_grad_input_cpu));
   m.impl("conv2d_grad_weight", TORCH_BOX(&tmc::conv2d_grad_weight_cpu));
+  m.impl("conv2d_algorithms", TORCH_BOX(&tmc::conv2d_algorithms_cpu));
 }

@@ -14,10 +14,9 @@
 // of b only, never on the tiling, the batch around it or the number of threads.
 #pragma once
 #include "common.h"
+#include "dtype.h"
 
 namespace tmc {
-
-enum class DType { float64, float32, bfloat16, float16 };
 
 // One factor of an index. A step along it moves the address by `offset` elements and the position by h rows and w
 // columns of the image. The innermost axis may be two merged ones: then h and w move once in `grain` steps.

@@ -15,8 +15,9 @@ Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
 }
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
-                   IntList padding, IntList dilation, int64_t groups) {
+                   IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
+  check_precision("conv2d", precision);
 
   const DeviceGuard guard(input.get_device_index());
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
@@ -31,9 +32,10 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
 }
 
 Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
-                              IntList padding, IntList dilation, int64_t groups) {
+                              IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
+  check_precision("conv2d_grad_input", precision);
 
   const DeviceGuard guard(grad_output.get_device_index());
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
@@ -47,9 +49,10 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
 }
 
 Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
-                               IntList padding, IntList dilation, int64_t groups) {
+                               IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
+  check_precision("conv2d_grad_weight", precision);
 
   const DeviceGuard guard(grad_output.get_device_index());
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
@@ -81,6 +84,14 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
   return grad_bias;
 }
 
+std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
+                                   IntList dilation, int64_t groups, std::string precision) {
+  check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
+  check_precision("conv2d_algorithms", precision);
+  const std::string general = ": implicit_gemm: the general algorithm, for every shape and dtype\n";
+  return "forward" + general + "grad_input" + general + "grad_weight" + general;
+}
+
 }  // namespace
 }  // namespace tmc
 
@@ -88,5 +99,6 @@ STABLE_TORCH_LIBRARY_IMPL(tmc, CUDA, m) {
   m.impl("conv2d", TORCH_BOX(&tmc::conv2d_cuda));
   m.impl("conv2d_grad_input", TORCH_BOX(&tmc::conv2d_grad_input_cuda));
   m.impl("conv2d_grad_weight", TORCH_BOX(&tmc::conv2d_grad_weight_cuda));
+  m.impl("conv2d_algorithms", TORCH_BOX(&tmc::conv2d_algorithms_cuda));
   m.impl("conv2d_grad_bias", TORCH_BOX(&tmc::conv2d_grad_bias_cuda));
 }

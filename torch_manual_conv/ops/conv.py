@@ -142,7 +142,9 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
                 f"{op}: padding must leave at least one output position, got {padding}: output size {size}"
             )
         pads = [padding[0], after[0], padding[1], after[1]]
-        output = conv2d_grad_input(input, weight, size, stride, pads, dilation, groups)
+        output = conv2d_grad_input(
+            input, weight, size, stride, pads, dilation, groups, float32_precision(input.device.type)
+        )
         if any(zeros):
             output = torch.nn.functional.pad(output, (0, zeros[1], 0, zeros[0]))
         return output if bias is None else output + bias.view(-1, 1, 1)
@@ -182,7 +184,41 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
             input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
         return torch_twin(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
-    return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry))
+    precision = float32_precision(input.device.type)
+    return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry, precision))
+
+
+def float32_precision(device):
+    """What torch's switches allow for a float32 convolution there, in the words of the ops' `precision`."""
+    if device == "cuda":
+        return "high" if torch.backends.cudnn.allow_tf32 else "highest"
+    return torch.get_float32_matmul_precision()
+
+
+# A constant of what torch.compile traces, as torch.compiler.assume_constant_result would say: that costs the import of
+# the compiler. Dynamo's guards on torch's global state trace again when a switch is turned.
+float32_precision._dynamo_marked_constant = True
+
+
+def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
+    """Which algorithm conv2d and its two gradients use for these operands, and why.
+
+    Args:
+        As conv2d; only shapes, dtype and device of input and weight matter (torch.empty will do).
+    Returns:
+        {"forward": (name, reason), "grad_input": ..., "grad_weight": ...}. The choice depends on the shape of one
+        sample, never on the batch size or the number of threads.
+    Raises:
+        RuntimeError, TypeError: as conv2d.
+    """
+    op = "conv2d_algorithms"
+    check_rank(op, "input", input, 3, 4)
+    check_rank(op, "weight", weight, 4)
+    input, weight = autocast(input, weight)
+    images = input if input.dim() == 4 else input.unsqueeze(0)
+    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    lines = torch.ops.tmc.conv2d_algorithms(images, weight, *geometry, float32_precision(input.device.type))
+    return {gradient: (name, reason) for gradient, name, reason in (line.split(": ", 2) for line in lines.splitlines())}
 
 
 # ---- Rules in the caller's own terms, for what conv2d's kernels would otherwise report about their view of it.

@@ -31,8 +31,8 @@ class Conv2dFunction(torch.autograd.Function):
     """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
 
     @staticmethod
-    def forward(input, weight, bias, stride, padding, dilation, groups):
-        return _ops.conv2d.default(input, weight, bias, stride, padding, dilation, groups)
+    def forward(input, weight, bias, stride, padding, dilation, groups, precision):
+        return _ops.conv2d.default(input, weight, bias, stride, padding, dilation, groups, precision)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -47,7 +47,7 @@ class Conv2dFunction(torch.autograd.Function):
         grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
         grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
         grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
-        return grad_input, grad_weight, grad_bias, None, None, None, None
+        return grad_input, grad_weight, grad_bias, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
@@ -67,8 +67,9 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     """grad_input from grad_output and weight; linear in both (eq. 14)."""
 
     @staticmethod
-    def forward(grad_output, weight, input_size, stride, padding, dilation, groups):
-        return _ops.conv2d_grad_input.default(grad_output, weight, input_size, stride, padding, dilation, groups)
+    def forward(grad_output, weight, input_size, stride, padding, dilation, groups, precision):
+        geometry = stride, padding, dilation, groups, precision
+        return _ops.conv2d_grad_input.default(grad_output, weight, input_size, *geometry)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -83,7 +84,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
         for_weight = (
             conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
         )
-        return for_output, for_weight, None, None, None, None, None
+        return for_output, for_weight, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, weight_tangent, *_):
@@ -99,8 +100,9 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
     """grad_weight from grad_output and input; linear in both (eq. 14)."""
 
     @staticmethod
-    def forward(grad_output, input, kernel_size, stride, padding, dilation, groups):
-        return _ops.conv2d_grad_weight.default(grad_output, input, kernel_size, stride, padding, dilation, groups)
+    def forward(grad_output, input, kernel_size, stride, padding, dilation, groups, precision):
+        geometry = stride, padding, dilation, groups, precision
+        return _ops.conv2d_grad_weight.default(grad_output, input, kernel_size, *geometry)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -115,7 +117,7 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
         for_input = (
             conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
         )
-        return for_output, for_input, None, None, None, None, None
+        return for_output, for_input, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, input_tangent, *_):
@@ -175,6 +177,11 @@ def conv2d_output_size(input_size, kernel_size, stride, padding, dilation):
     )
 
 
+def check_precision(op, precision):
+    if precision not in ("highest", "high", "medium"):
+        raise RuntimeError(f"{op}: precision must be highest, high or medium, got {precision}")
+
+
 def _output_shape(op, input_shape, weight_shape, stride, padding, dilation, groups):
     """[N, K, P, Q] of a convolution with these operands, after the checks that tracing can make."""
     for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
@@ -205,8 +212,9 @@ def _output_shape(op, input_shape, weight_shape, stride, padding, dilation, grou
     return n, k, *size
 
 
-def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups):
+def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups, precision="highest"):
     op = "conv2d"
+    check_precision(op, precision)
     check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
     check_fake_floating(op, "input", input)
     check_fake_like(op, "weight", weight, "input", input)
@@ -218,8 +226,9 @@ def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups):
     return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight))
 
 
-def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, dilation, groups):
+def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, dilation, groups, precision="highest"):
     op = "conv2d_grad_input"
+    check_precision(op, precision)
     check_fake(op, ("grad_output", grad_output, 4), ("weight", weight, 4))
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_like(op, "weight", weight, "grad_output", grad_output)
@@ -229,8 +238,9 @@ def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, di
     return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
 
 
-def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, dilation, groups):
+def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, dilation, groups, precision="highest"):
     op = "conv2d_grad_weight"
+    check_precision(op, precision)
     check_fake(op, ("grad_output", grad_output, 4), ("input", input, 4))
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_like(op, "input", input, "grad_output", grad_output)
@@ -254,27 +264,29 @@ def _conv2d_grad_bias_fake(grad_output):
 def _operand_vmap(call):
     """For call(images, weight, ...), the images [N, ...] and the weight [K, ...] of conv2d or conv2d_grad_input."""
 
-    def rule(info, in_dims, images, weight, bias_or_size, stride, padding, dilation, groups):
+    def rule(info, in_dims, images, weight, bias_or_size, stride, padding, dilation, groups, precision="highest"):
         is_bias = isinstance(bias_or_size, torch.Tensor)
         if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
             images = fold_into_batch(info, images, in_dims[0])
-            output = call(images, weight, bias_or_size, stride, padding, dilation, groups)
+            output = call(images, weight, bias_or_size, stride, padding, dilation, groups, precision)
             return unfold_batch(info, output), 0
         images = fold_into_channels(info, images, in_dims[0], 1)
         weight = fold_into_channels(info, weight, in_dims[1], 0)
         if is_bias:
             bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
-        output = call(images, weight, bias_or_size, stride, padding, dilation, groups * info.batch_size)
+        groups *= info.batch_size
+        output = call(images, weight, bias_or_size, stride, padding, dilation, groups, precision)
         return output.unflatten(1, (info.batch_size, -1)), 1
 
     return rule
 
 
 def _grad_weight_vmap(call):
-    def rule(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups):
+    def rule(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups, precision="highest"):
         grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
         input = fold_into_channels(info, input, in_dims[1], 1)
-        grad_weight = call(grad_output, input, kernel_size, stride, padding, dilation, groups * info.batch_size)
+        groups *= info.batch_size
+        grad_weight = call(grad_output, input, kernel_size, stride, padding, dilation, groups, precision)
         return grad_weight.unflatten(0, (info.batch_size, -1)), 0
 
     return rule

@@ -1,0 +1,51 @@
+"""Which algorithm runs: visible, forcible, and the same for every batch size."""
+
+import pytest
+import torch
+
+import torch_manual_conv as tmc
+
+PASSES = ("forward", "grad_input", "grad_weight")
+
+
+@pytest.fixture
+def prefer():
+    """torch.ops.tmc.prefer_conv2d_algorithm, undone after the test."""
+    yield torch.ops.tmc.prefer_conv2d_algorithm
+    torch.ops.tmc.prefer_conv2d_algorithm("")
+
+
+def test_every_pass_has_a_name_and_a_reason():
+    chosen = tmc.conv2d_algorithms(torch.empty(2, 8, 13, 13), torch.empty(16, 8, 3, 3), padding=1)
+    assert tuple(chosen) == PASSES
+    assert all(name and reason for name, reason in chosen.values())
+
+
+def test_the_choice_does_not_depend_on_the_batch():
+    weight = torch.empty(64, 64, 3, 3)
+    for size in (7, 14, 56):
+        small, large = (tmc.conv2d_algorithms(torch.empty(n, 64, size, size), weight, padding=1) for n in (1, 64))
+        assert small == large
+
+
+def test_a_preferred_algorithm_is_used_and_named(prefer):
+    prefer("matrix_product")
+    chosen = tmc.conv2d_algorithms(torch.empty(2, 8, 13, 13), torch.empty(16, 8, 3, 3), padding=1)
+    assert {name for name, _ in chosen.values()} == {"matrix_product"}
+    assert all("preferred" in reason for _, reason in chosen.values())
+
+
+def test_an_unknown_algorithm_is_refused(prefer):
+    with pytest.raises(RuntimeError, match="name must be one of matrix_product.*got magic"):
+        prefer("magic")
+
+
+def test_shapes_that_conv2d_refuses_are_refused():
+    with pytest.raises(RuntimeError, match="groups"):
+        tmc.conv2d_algorithms(torch.empty(2, 8, 13, 13), torch.empty(16, 7, 3, 3))
+
+
+def test_precision_must_be_one_of_torchs_three():
+    operands = torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3)
+    with pytest.raises(RuntimeError, match="conv2d: precision must be highest, high or medium, got exact"):
+        torch.ops.tmc.conv2d(*operands, None, [1, 1], [0, 0], [1, 1], 1, "exact")
