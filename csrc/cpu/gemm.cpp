@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "isa.h"
-#include "tensor.h"
+#include "tasks.h"
 
 namespace tmc {
 namespace {
@@ -17,23 +17,6 @@ const GemmKernels& kernels_for(DType dtype) {
   return gemm_kernels_base[i];
 }
 
-int64_t round_up(int64_t a, int64_t b) {
-  return ceil_div(a, b) * b;
-}
-
-// Memory for the length of one op, from torch's allocator (64-byte aligned).
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes)
-      : tensor_(torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte)),
-        data_(static_cast<char*>(tensor_.mutable_data_ptr())) {}
-  char* at(int64_t byte) const { return data_ + byte; }
-
- private:
-  Tensor tensor_;
-  char* data_;
-};
-
 // [0, extent) cut into equal blocks of at most `largest`, each a multiple of `quantum`.
 struct Cut {
   int64_t extent, block, count;
@@ -44,20 +27,6 @@ struct Cut {
   }
   Block operator[](int64_t i) const { return {i * block, std::min(block, extent - i * block)}; }
 };
-
-// Runs body(task, worker) for every task; tasks of one worker run one after the other and may share its memory. The
-// body must not throw: torch before 2.13 loses the message.
-template <class Body>
-void for_each_task(int64_t tasks, int64_t workers, const Body& body) {
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers; ++task) body(task, worker);
-  });
-}
-
-int64_t workers_for(int64_t tasks) {
-  return std::max<int64_t>(1, std::min<int64_t>(tasks, torch::stable::get_num_threads()));
-}
 
 struct Extents {
   int64_t rows, columns, depth;
