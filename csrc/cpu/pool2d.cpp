@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "pool2d_core.h"
 #include "pool2d_ops.h"
 #include "pool2d_plan.h"
 #include "pool2d_winners.h"
@@ -115,60 +116,77 @@ void run(PoolTask task, const PoolShape& shape, const AverageRule& rule, Directi
   });
 }
 
-std::tuple<Tensor, Tensor> max_pool(const char* op, const Tensor& input, const PoolShape& shape) {
-  check_floating(op, "input", input);
-  const bool channels_last = is_channels_last(input);
-  Tensor output = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last);
-  Tensor winners = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last, winners_dtype(shape));
-  if (output.numel() == 0) return {output, winners};
+}  // namespace
+
+void max_pool(const PoolShape& shape, bool channels_last, const Tensor& input, Tensor& output, Tensor& winners) {
   const PoolTasks& tasks = tasks_for(input.scalar_type());
   run(winners.scalar_type() == ScalarType::Byte ? tasks.max : tasks.max_wide, shape, kNoAverage, Direction::forward,
-      channels_last, dense(input, channels_last), output, winners.mutable_data_ptr());
-  return {output, winners};
+      channels_last, input, output, winners.mutable_data_ptr());
 }
 
-Tensor max_pool_gradient(const char* op, const Tensor& grad_output, const Tensor& winners, const PoolShape& shape) {
-  check_floating(op, "grad_output", grad_output);
-  check_device(op, "winners", winners, "grad_output", grad_output);
-  const bool channels_last = is_channels_last(grad_output);
-  const Tensor checked = check_winners(op, winners, shape, channels_last);
-  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
-  if (grad_input.numel() == 0) return grad_input;
+void max_pool_gradient(const PoolShape& shape, bool channels_last, const Tensor& grad_output, const Tensor& winners,
+                       Tensor& grad_input) {
   const PoolTasks& tasks = tasks_for(grad_output.scalar_type());
-  run(checked.scalar_type() == ScalarType::Byte ? tasks.max_gradient : tasks.max_gradient_wide, shape, kNoAverage,
-      Direction::gradient, channels_last, dense(grad_output, channels_last), grad_input,
-      const_cast<void*>(checked.const_data_ptr()));
-  return grad_input;
+  run(winners.scalar_type() == ScalarType::Byte ? tasks.max_gradient : tasks.max_gradient_wide, shape, kNoAverage,
+      Direction::gradient, channels_last, grad_output, grad_input, const_cast<void*>(winners.const_data_ptr()));
 }
 
-Tensor average_pool(const char* op, const Tensor& input, const PoolShape& shape, const AverageRule& rule) {
-  check_floating(op, "input", input);
-  const bool channels_last = is_channels_last(input);
-  Tensor output = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last);
-  if (output.numel() > 0)
-    run(tasks_for(input.scalar_type()).average, shape, rule, Direction::forward, channels_last,
-        dense(input, channels_last), output, nullptr);
-  return output;
+void average_pool(const PoolShape& shape, bool channels_last, const AverageRule& rule, const Tensor& input,
+                  Tensor& output) {
+  run(tasks_for(input.scalar_type()).average, shape, rule, Direction::forward, channels_last, input, output, nullptr);
 }
 
-Tensor average_pool_gradient(const char* op, const Tensor& grad_output, const PoolShape& shape,
-                             const AverageRule& rule) {
-  check_floating(op, "grad_output", grad_output);
-  const bool channels_last = is_channels_last(grad_output);
-  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
-  if (grad_input.numel() > 0)
-    run(tasks_for(grad_output.scalar_type()).average_gradient, shape, rule, Direction::gradient, channels_last,
-        dense(grad_output, channels_last), grad_input, nullptr);
-  return grad_input;
+void average_pool_gradient(const PoolShape& shape, bool channels_last, const AverageRule& rule,
+                           const Tensor& grad_output, Tensor& grad_input) {
+  run(tasks_for(grad_output.scalar_type()).average_gradient, shape, rule, Direction::gradient, channels_last,
+      grad_output, grad_input, nullptr);
 }
 
+namespace {
+
+// The maps that pool2d_ops.h asks for: checks, allocation, then one of the above.
 struct CpuPool {
-  static constexpr auto max_pool = tmc::max_pool;
-  static constexpr auto max_pool_gradient = tmc::max_pool_gradient;
+  static std::tuple<Tensor, Tensor> max_pool(const char* op, const Tensor& input, const PoolShape& shape) {
+    check_floating(op, "input", input);
+    const bool channels_last = is_channels_last(input);
+    Tensor output = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last);
+    Tensor winners = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last, winners_dtype(shape));
+    if (output.numel() > 0) tmc::max_pool(shape, channels_last, dense(input, channels_last), output, winners);
+    return {output, winners};
+  }
+
+  static Tensor max_pool_gradient(const char* op, const Tensor& grad_output, const Tensor& winners,
+                                  const PoolShape& shape) {
+    check_floating(op, "grad_output", grad_output);
+    check_device(op, "winners", winners, "grad_output", grad_output);
+    const bool channels_last = is_channels_last(grad_output);
+    const Tensor checked = check_winners(op, winners, shape, channels_last);
+    Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
+    if (grad_input.numel() > 0)
+      tmc::max_pool_gradient(shape, channels_last, dense(grad_output, channels_last), checked, grad_input);
+    return grad_input;
+  }
+
+  static Tensor average_pool(const char* op, const Tensor& input, const PoolShape& shape, const AverageRule& rule) {
+    check_floating(op, "input", input);
+    const bool channels_last = is_channels_last(input);
+    Tensor output = empty_nchw(input, shape.n, shape.c, shape.h.out, shape.w.out, channels_last);
+    if (output.numel() > 0) tmc::average_pool(shape, channels_last, rule, dense(input, channels_last), output);
+    return output;
+  }
+
+  static Tensor average_pool_gradient(const char* op, const Tensor& grad_output, const PoolShape& shape,
+                                      const AverageRule& rule) {
+    check_floating(op, "grad_output", grad_output);
+    const bool channels_last = is_channels_last(grad_output);
+    Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
+    if (grad_input.numel() > 0)
+      tmc::average_pool_gradient(shape, channels_last, rule, dense(grad_output, channels_last), grad_input);
+    return grad_input;
+  }
+
   static constexpr auto select_winners = tmc::select_winners;
   static constexpr auto winner_indices = tmc::winner_indices;
-  static constexpr auto average_pool = tmc::average_pool;
-  static constexpr auto average_pool_gradient = tmc::average_pool_gradient;
 };
 
 }  // namespace
