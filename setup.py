@@ -35,6 +35,8 @@ IS_X86 = platform.machine() in ("x86_64", "AMD64")
 ISA_FLAGS = {
     "_avx2.cpp": ["-march=x86-64-v3"],
     "_avx512.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "_avx512bf16.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16"],
+    "_amx.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
 
 

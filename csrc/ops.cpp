@@ -51,6 +51,6 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   // Prefers one algorithm wherever it can be used ("" lets the library choose again): for tests and comparisons.
   m.def("prefer_conv2d_algorithm(str name) -> ()");
 
-  // Which instruction set the CPU kernels use: base, avx2 or avx512 (forced by TMC_CPU_ISA).
+  // Which instruction set the CPU kernels use: base, avx2, avx512, avx512_bf16 or amx (forced by TMC_CPU_ISA).
   m.def("cpu_isa() -> str");
 }

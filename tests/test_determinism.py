@@ -105,7 +105,7 @@ for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
 """
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512", "avx512_bf16", "amx"])
 def test_every_instruction_set(isa):
     here = os.path.dirname(__file__)
     child = subprocess.run(
@@ -124,4 +124,4 @@ def test_unknown_instruction_set_is_rejected():
         [sys.executable, "-c", "import torch, torch_manual_conv; torch.ops.tmc.cpu_isa()"],
         env={**os.environ, "TMC_CPU_ISA": "avx1024"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert child.returncode == 1 and "TMC_CPU_ISA: must be base, avx2 or avx512, got avx1024" in child.stderr
+    assert child.returncode == 1 and "TMC_CPU_ISA: must be base, avx2, avx512, avx512_bf16 or amx, got avx1024" in child.stderr

@@ -204,7 +204,7 @@ def test_isa_is_forced():
 def test_impossible_isa_is_an_error():
     done = run(*SIGMOID, TMC_CPU_ISA="abacus")
     assert done.returncode == 2
-    assert done.stderr == "TMC_CPU_ISA: must be base, avx2 or avx512, got abacus\n"
+    assert done.stderr == "TMC_CPU_ISA: must be base, avx2, avx512, avx512_bf16 or amx, got abacus\n"
 
 
 def test_help_explains(capsys):

@@ -123,7 +123,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
     gemms.back().bias = static_cast<const char*>(dense_bias.const_data_ptr()) + g * k * image.element_size;
     gemms.back().bias_along = order == TapOrder::channels_last ? BiasAlong::columns : BiasAlong::rows;
   }
-  gemm(gemms.data(), shape.groups, problem.dtype);
+  gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
 }
 
 // ---- grad_input. Row h of the input is read by the taps r and output rows p with p * stride = h + pad - r * dilation.
@@ -176,7 +176,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
       std::vector<Gemm> gemms;
       for (int64_t g = 0; g < shape.groups; ++g)
         gemms.push_back(correlation(image.channels(g, k), kernel.channels(g, k), result.channels(g, c), h, w, order));
-      gemm(gemms.data(), shape.groups, problem.dtype);
+      gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
     }
 }
 
@@ -206,7 +206,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
     gemms.push_back(gemm);
   }
-  gemm_long_sum(gemms.data(), shape.groups, problem.dtype);
+  gemm_long_sum(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
 }
 
 }  // namespace tmc::matrix_product

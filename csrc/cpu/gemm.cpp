@@ -8,15 +8,6 @@
 namespace tmc {
 namespace {
 
-const GemmKernels& kernels_for(DType dtype) {
-  const int i = static_cast<int>(dtype);
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return gemm_kernels_avx512[i];
-  if (isa() == Isa::avx2) return gemm_kernels_avx2[i];
-#endif
-  return gemm_kernels_base[i];
-}
-
 // [0, extent) cut into equal blocks of at most `largest`, each a multiple of `quantum`.
 struct Cut {
   int64_t extent, block, count;
@@ -43,7 +34,7 @@ class PackedOperand {
         is_a_(is_a),
         extents_(gemms[0]),
         kept_(is_a ? gemms[0].keep_a : gemms[0].keep_b),
-        extent_(is_a ? extents_.rows : round_up(extents_.columns, kernels.panel_width)),
+        extent_(padded(is_a ? extents_.rows : extents_.columns)),
         depth_blocks_(extents_.depth_blocks()),
         memory_(kept_ ? count * depth_blocks_ * block_bytes(extent_) : 0) {
     if (!kept_) return;
@@ -57,8 +48,9 @@ class PackedOperand {
     });
   }
 
-  int64_t scratch_bytes(int64_t extent) const { return kept_ ? 0 : round_up(block_bytes(extent), 64); }
-  int64_t block_bytes(int64_t extent) const { return extent * kBlockDepth * kernels_.compute_size; }
+  int64_t scratch_bytes(int64_t extent) const { return kept_ ? 0 : round_up(block_bytes(padded(extent)), 64); }
+  int64_t padded(int64_t extent) const { return round_up(extent, is_a_ ? kernels_.row_quantum : kernels_.panel_width); }
+  int64_t block_bytes(int64_t extent) const { return extent * kernels_.packed_size; }
 
   // Packed rows (of a) or columns (of b) of depth block l: kept ones, or packed into `scratch` now.
   const char* get(const Gemm& gemm, int64_t g, Block part, int64_t l, Block depth, char* scratch) const {
@@ -90,7 +82,8 @@ class PackedOperand {
 struct Tiling {
   Cut rows, columns;
   Tiling(const Gemm& gemm, const Extents& extents, const GemmKernels& kernels)
-      : rows(extents.rows, gemm.tile_rows, 1), columns(extents.columns, gemm.tile_columns, kernels.panel_width) {}
+      : rows(extents.rows, gemm.tile_rows, kernels.row_quantum),
+        columns(extents.columns, gemm.tile_columns, kernels.panel_width) {}
   int64_t count() const { return rows.count * columns.count; }
   int64_t elements() const { return rows.block * columns.block; }
   Block row_block(int64_t tile) const { return rows[tile / columns.count]; }
@@ -156,8 +149,20 @@ void simplify(MatrixView& view) {
   }
 }
 
-void gemm(const Gemm* gemms, int64_t count, DType dtype) {
-  const GemmKernels& kernels = kernels_for(dtype);
+const GemmKernels& gemm_kernels(DType dtype, [[maybe_unused]] Precision precision) {
+  const int i = static_cast<int>(dtype);
+#if defined(__x86_64__)
+  const GemmKernels* special = nullptr;
+  if (matrix_unit() >= MatrixUnit::amx) special = gemm_kernels_amx(dtype, precision);
+  if (matrix_unit() >= MatrixUnit::avx512_bf16 && !special) special = gemm_kernels_avx512_bf16(dtype, precision);
+  if (special) return *special;
+  if (isa() == Isa::avx512) return gemm_kernels_avx512[i];
+  if (isa() == Isa::avx2) return gemm_kernels_avx2[i];
+#endif
+  return gemm_kernels_base[i];
+}
+
+void gemm(const Gemm* gemms, int64_t count, const GemmKernels& kernels) {
   const Extents extents(gemms[0]);
   if (extents.rows == 0 || extents.columns == 0) return;
   const Tiling tiling = enough_tiles(gemms[0], extents, kernels, count);
@@ -176,9 +181,8 @@ void gemm(const Gemm* gemms, int64_t count, DType dtype) {
   });
 }
 
-void gemm_long_sum(const Gemm* gemms, int64_t count, DType dtype) {
+void gemm_long_sum(const Gemm* gemms, int64_t count, const GemmKernels& kernels) {
   constexpr int64_t kWantedTasks = 32, kLeastBlocks = 8;  // enough for that many cores; at least 2048 terms a chunk
-  const GemmKernels& kernels = kernels_for(dtype);
   const Extents extents(gemms[0]);
   const Tiling tiling(gemms[0], extents, kernels);
   const PackedOperand a(kernels, gemms, count, true), b(kernels, gemms, count, false);

@@ -9,11 +9,12 @@
 //   packed a   [rows][kBlockDepth]             one row is one run of the sum: what a broadcast, or an AMX tile, loads
 //   packed b   [panels][kBlockDepth][width]    one panel is `width` columns: what vector registers load
 //
-// The compute type is double for float64 and float for the other three. A result element is the sum over depth
-// blocks, in order, of sums over runs of l within the block, in order: its bits depend on its own row of a and column
-// of b only, never on the tiling, the batch around it or the number of threads.
+// (bfloat16 instructions want other forms: gemm_bfloat16.h, gemm_split.h.) The compute type is double for float64 and
+// float for the other three. A result element is the sum over depth blocks, in order, of sums over runs of l within the
+// block, in order: its bits depend on its own row of a and column of b only, never on the tiling, the batch around it
+// or the number of threads.
 #pragma once
-#include "common.h"
+#include "conv2d.h"
 #include "dtype.h"
 
 namespace tmc {
@@ -50,12 +51,17 @@ struct Gemm {
   bool keep_a = false, keep_b = false;  // pack this operand once for all tiles: worth its memory for weights
 };
 
+struct GemmKernels;
+
+// The kernels for operands of this dtype, on the instruction set in use (isa.h).
+const GemmKernels& gemm_kernels(DType dtype, Precision precision);
+
 // result = a * b + bias, in parallel over tiles of the result. All gemms must have the same extents.
-void gemm(const Gemm* gemms, int64_t count, DType dtype);
+void gemm(const Gemm* gemms, int64_t count, const GemmKernels& kernels);
 
 // The same without bias, for few results and a very long sum (grad_weight): the sum is cut into chunks that depend
 // on the extents only, and their partial results are added in order.
-void gemm_long_sum(const Gemm* gemms, int64_t count, DType dtype);
+void gemm_long_sum(const Gemm* gemms, int64_t count, const GemmKernels& kernels);
 
 // ---- What is compiled for each instruction set (gemm_kernels.h) and called by the two drivers above.
 
@@ -66,7 +72,10 @@ struct Block {
 };
 
 struct GemmKernels {
+  const char* name;      // what multiplies, for users
   int64_t compute_size;  // bytes of the compute type
+  int64_t packed_size;   // bytes of a row of packed a, and of a column of packed b, with its whole depth block
+  int64_t row_quantum;   // rows of packed a that are read together, beyond the last one too
   int64_t panel_width;   // columns of a packed b panel
   // Packs rows x depth of `a`, depth x columns of `b` (depth.size <= kBlockDepth).
   void (*pack_a)(const MatrixView& a, Block rows, Block depth, void* packed);
@@ -82,5 +91,9 @@ struct GemmKernels {
 
 using GemmKernelTable = GemmKernels[4];  // by DType
 extern const GemmKernelTable gemm_kernels_base, gemm_kernels_avx2, gemm_kernels_avx512;
+
+// Kernels on bfloat16 instructions, for the dtypes and precisions that gain by them; null for the others.
+const GemmKernels* gemm_kernels_avx512_bf16(DType dtype, Precision precision);
+const GemmKernels* gemm_kernels_amx(DType dtype, Precision precision);
 
 }  // namespace tmc

@@ -42,8 +42,17 @@ void finish(const MatrixView& result, Block rows, Block columns, const void* til
 
 template <class Stored, class T = accumulate_t<Stored>>
 constexpr GemmKernels kernels_of() {
-  return {sizeof(T),        kWidth<T>, pack_a<T, Stored>, pack_b<T, Stored>, multiply<T>,
-          start<T, Stored>, add<T>,    finish<T, Stored>};
+  return {.name = "multiply-adds of vectors",
+          .compute_size = sizeof(T),
+          .packed_size = kBlockDepth * sizeof(T),
+          .row_quantum = 1,
+          .panel_width = kWidth<T>,
+          .pack_a = pack_a<T, Stored>,
+          .pack_b = pack_b<T, Stored>,
+          .multiply = multiply<T>,
+          .start = start<T, Stored>,
+          .add = add<T>,
+          .finish = finish<T, Stored>};
 }
 
 }  // namespace

@@ -40,7 +40,12 @@ template <>
 struct IndexOf<8> {
   using type = int64_t;
 };
+template <>
+struct IndexOf<2> {
+  using type = int16_t;
+};
 
+// Element types are float, double and, for 16 bits that are only moved, int16_t.
 template <class T>
 struct Vector {
   typedef T aligned __attribute__((vector_size(kVectorBytes)));

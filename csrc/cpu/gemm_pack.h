@@ -49,7 +49,7 @@ void pack_rows(const MatrixView& view, Block rows, Block columns, T* packed) {
       T* to = packed_at<kPanel>(packed, row, column);
       part = min(count, kPanel - column % kPanel);
       if (!inside)
-        for (int64_t i = 0; i < part; ++i) to[i] = 0;
+        for (int64_t i = 0; i < part; ++i) to[i] = T{};
       else if (distance == 1)
         copy_run<kLanes<T>>(from, part, to);
       else

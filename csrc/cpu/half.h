@@ -21,6 +21,9 @@ HOST_DEVICE void convert(double from, double& to) {
   to = from;
 }
 
+HOST_DEVICE void convert(BFloat16 from, BFloat16& to) {
+  to = from;
+}
 HOST_DEVICE void convert(BFloat16 from, float& to) {
   to = __builtin_bit_cast(float, static_cast<uint32_t>(from.bits) << 16);
 }
