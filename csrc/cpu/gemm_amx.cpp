@@ -1,4 +1,178 @@
-#include "gemm_bfloat16.h"
-const tmc::GemmKernels* tmc::gemm_kernels_amx(DType, Precision) {
-  return nullptr;
+// The micro-kernel on AMX: bfloat16 as it is, float16 and float32 as sums of bfloat16 (gemm_split.h).
+//
+//   tile[i, j] += sum_l a[i, l] * b[l, j]       32 x 32 sums in four of the eight tiles; 32 l an instruction
+//
+// A product of two elements of three parts each is the sum of the six largest products of parts; the other three are
+// below 2^-24 of it ("highest"). Two parts give three products and 2^-16 ("high"), one gives one and 2^-8 ("medium").
+// float16 is two parts exactly, and all four of their products are added.
+//
+// Tiles: 4 of sums, 2 of a (16 rows each), 2 of b (16 columns each). A loaded part serves as long as it can: per 32 l,
+//
+//   products  1    3    4    6        tdpbf16ps (16 cycles each)    4   12   16   24
+//                                     tileloadd (8 cycles each)     4    8   10   14
+//
+// Bound: the multiplier, 2048 multiply-adds in 16 cycles, divided by the number of products; loads take half of the
+// time for one product and less than a third for six. Cache: a panel of b is 16 KiB a part (one and two parts stay in
+// L1, three in L2), 32 rows of a are 16 KiB a part, from L2. These are budgets: not measured on AMX.
+#include "amx_tiles.h"
+#include "gemm_split.h"
+
+namespace tmc {
+namespace {
+
+constexpr int64_t kStrip = 2 * kTileRows;
+
+// One packed operand as the tiles see it: rows of 64 bytes, `row_bytes` apart; the second tile, the next 32 of the
+// depth, and the next part are so many bytes further on.
+struct TileSource {
+  const char* data;
+  int64_t row_bytes, second_tile, step, part;
+};
+
+template <int kFirst>
+void load_pair(const TileSource& from, int64_t step, int part) {
+  const char* at = from.data + step * from.step + part * from.part;
+  load_tile<kFirst>(at, from.row_bytes);
+  load_tile<kFirst + 1>(at + from.second_tile, from.row_bytes);
 }
+
+void multiply_pairs() {
+  multiply_tiles<0, 4, 6>();
+  multiply_tiles<1, 4, 7>();
+  multiply_tiles<2, 5, 6>();
+  multiply_tiles<3, 5, 7>();
+}
+
+// sums[32][32] = the products of 32 rows of a and 32 columns of b.
+template <int kParts, int kProducts>
+void multiply_strip(int64_t steps, const TileSource& a, const TileSource& b, float* sums) {
+  zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
+  for (int64_t step = 0; step < steps; ++step) {
+    const auto load_a = [&](int part) { load_pair<4>(a, step, part); };
+    const auto load_b = [&](int part) { load_pair<6>(b, step, part); };
+    // Neighbouring products share an operand. hi * hi comes late: the small ones are rounded before it joins them.
+    if constexpr (kProducts == 6) {
+      load_a(2), load_b(0), multiply_pairs();
+      load_a(1), multiply_pairs();
+      load_b(1), multiply_pairs();
+      load_a(0), multiply_pairs();
+      load_b(2), multiply_pairs();
+      load_b(0), multiply_pairs();
+    } else if constexpr (kProducts == 4) {
+      load_a(1), load_b(1), multiply_pairs();
+      load_b(0), multiply_pairs();
+      load_a(0), multiply_pairs();
+      load_b(1), multiply_pairs();
+    } else if constexpr (kProducts == 3) {
+      load_a(1), load_b(0), multiply_pairs();
+      load_a(0), multiply_pairs();
+      load_b(1), multiply_pairs();
+    } else {
+      static_assert(kParts == 1 && kProducts == 1);
+      load_a(0), load_b(0), multiply_pairs();
+    }
+  }
+  constexpr int64_t kRowBytes = kPanel * sizeof(float);
+  char* const to = reinterpret_cast<char*>(sums);
+  store_tile<0>(to, kRowBytes), store_tile<1>(to + kTileRowBytes, kRowBytes);
+  char* const lower = to + kTileRows * kRowBytes;
+  store_tile<2>(lower, kRowBytes), store_tile<3>(lower + kTileRowBytes, kRowBytes);
+}
+
+// Strips inside, panels outside: a panel of b stays in the caches while the rows of a pass by.
+// add(i, j, sums) joins rows i .. of sums to the tile.
+template <int kParts, int kProducts, class Add>
+void multiply_tiles_of(int64_t rows, int64_t columns, int64_t depth, TileSource a, TileSource b, int64_t a_row,
+                       int64_t b_panel, const Add& add) {
+  configure_tiles(TileConfig{});
+  const int64_t steps = padded_depth(depth) / kTileDepth;
+  alignas(64) float sums[kStrip * kPanel];
+  const char* const first_row = a.data;
+  for (int64_t j = 0; j < columns; j += kPanel, b.data += b_panel)
+    for (int64_t i = 0; i < rows; i += kStrip) {
+      a.data = first_row + i * a_row;
+      multiply_strip<kParts, kProducts>(steps, a, b, sums);
+      add(i, j, sums);
+    }
+  release_tiles();
+}
+
+constexpr int64_t kStepBytes = kTileDepth * sizeof(BFloat16);
+
+// bfloat16 operands, packed as gemm_bfloat16.h says.
+void multiply_bfloat16(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
+                       void* tile) {
+  constexpr int64_t kRow = kBlockDepth * sizeof(BFloat16), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
+  const int64_t stride = tile_stride<float>(columns);
+  const TileSource a = {static_cast<const char*>(packed_a), kRow, kTileRows * kRow, kStepBytes, 0};
+  const TileSource b = {static_cast<const char*>(packed_b), kPairBytes, kTileRowBytes, kTileRows * kPairBytes, 0};
+  multiply_tiles_of<1, 1>(rows, columns, depth, a, b, kRow, kPanel * kRow,
+                          [=](int64_t i, int64_t j, const float* sums) {
+                            for (int64_t r = 0; r < min(kStrip, rows - i); ++r) {
+                              float* to = static_cast<float*>(tile) + (i + r) * stride + j;
+                              for (int64_t column = 0; column < kPanel; ++column)
+                                to[column] += sums[r * kPanel + column];
+                            }
+                          });
+}
+
+// Operands split into kParts.
+template <int kParts, int kProducts>
+void multiply_split(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
+                    void* tile) {
+  using Row = SplitRow<kParts>;
+  using Panel = SplitPanel<kParts>;
+  const Row* split_rows = static_cast<const Row*>(packed_a);
+  const Panel* panels = static_cast<const Panel*>(packed_b);
+  constexpr int64_t kRow = sizeof(Row), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
+  const int64_t stride = tile_stride<float>(columns);
+  const TileSource a = {static_cast<const char*>(packed_a), kRow, kTileRows * kRow, kStepBytes, sizeof(Row::parts[0])};
+  const TileSource b = {static_cast<const char*>(packed_b), kPairBytes, kTileRowBytes, kTileRows * kPairBytes,
+                        sizeof(Panel::parts[0])};
+  const auto add = [=](int64_t i, int64_t j, const float* sums) {
+    const Panel& panel = panels[j / kPanel];
+    for (int64_t r = 0; r < min(kStrip, rows - i); ++r, sums += kPanel) {
+      const Row& row = split_rows[i + r];
+      float* to = static_cast<float*>(tile) + (i + r) * stride + j;
+      for (int64_t half = 0; half < kPanel; half += kFloats) {
+        const Floats exponent = load_floats(panel.scale.exponent + half) + row.scale.exponent;
+        store_floats(to + half, load_floats(to + half) + times_power_of_two(load_floats(sums + half), exponent));
+      }
+      if (row.scale.wild || panel.scale.any_wild) add_wild(depth, row, panel, to);
+    }
+  };
+  multiply_tiles_of<kParts, kProducts>(rows, columns, depth, a, b, kRow, sizeof(Panel), add);
+}
+
+template <class Stored, int kParts, int kProducts>
+constexpr GemmKernels split_kernels(const char* name) {
+  static_assert(sizeof(SplitPanel<kParts>) == kPanel * sizeof(SplitRow<kParts>));
+  GemmKernels kernels = kernels_of<Stored>();
+  kernels.name = name;
+  kernels.packed_size = sizeof(SplitRow<kParts>);
+  kernels.row_quantum = kStrip;
+  kernels.panel_width = kPanel;
+  kernels.multiply = multiply_split<kParts, kProducts>;
+  kernels.pack_a = pack_a_split<kParts, Stored>, kernels.pack_b = pack_b_split<kParts, Stored>;
+  return kernels;
+}
+
+constexpr GemmKernels kBFloat16 = bfloat16_kernels<BFloat16>("AMX tiles", kStrip, multiply_bfloat16);
+constexpr GemmKernels kFloat16 = split_kernels<Float16, 2, 4>("AMX tiles, float16 as two bfloat16");
+constexpr GemmKernels kHighest = split_kernels<float, 3, 6>("AMX tiles, float32 as three bfloat16, six products");
+constexpr GemmKernels kHigh = split_kernels<float, 2, 3>("AMX tiles, float32 as two bfloat16, three products");
+constexpr GemmKernels kMedium = split_kernels<float, 1, 1>("AMX tiles, float32 rounded to bfloat16");
+
+}  // namespace
+
+const GemmKernels* gemm_kernels_amx(DType dtype, Precision precision) {
+  switch (dtype) {
+    case DType::float64: return nullptr;
+    case DType::bfloat16: return &kBFloat16;
+    case DType::float16: return &kFloat16;
+    case DType::float32: break;
+  }
+  return precision == Precision::highest ? &kHighest : precision == Precision::high ? &kHigh : &kMedium;
+}
+
+}  // namespace tmc

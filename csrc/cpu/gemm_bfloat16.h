@@ -117,7 +117,7 @@ void pack_b_bfloat16(const MatrixView& b, Block depth, Block columns, void* pack
 template <class Stored>
 constexpr GemmKernels bfloat16_kernels(const char* name, int64_t row_quantum,
                                        void (*multiply)(int64_t, int64_t, int64_t, const void*, const void*, void*)) {
-  GemmKernels kernels = kernels_of<Stored, float>();
+  GemmKernels kernels = kernels_of<Stored>();
   kernels.name = name;
   kernels.packed_size = kBlockDepth * sizeof(BFloat16);
   kernels.row_quantum = row_quantum;

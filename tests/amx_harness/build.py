@@ -1,0 +1,71 @@
+"""The package with AMX emulated: the product's own objects, but for the two sources that meet AMX.
+
+csrc/cpu/amx_tiles.h computes what the tile instructions would, csrc/cpu/isa.cpp finds AMX on any machine with
+AVX512-BF16. Everything else is what was built for the product, so that whole convolutions, and the ordinary tests, run
+through the AMX kernels.
+"""
+
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parent.parent.parent
+OBJECTS = ROOT / "build/native-x86_64"  # setup.py's
+EMULATED = ("csrc/cpu/gemm_amx.cpp", "csrc/cpu/isa.cpp")
+
+
+class CannotEmulate(Exception):
+    """Why the emulation cannot run here."""
+
+
+def object_of(source):
+    return OBJECTS / (source.replace("/", "_") + ".o")
+
+
+def compile_emulated(source, folder):
+    """As setup.py compiled it, with TMC_EMULATE_AMX."""
+    command = shlex.split(object_of(source).with_suffix(".command").read_text())
+    target = folder / object_of(source).name
+    command[command.index("-o") + 1] = str(target)
+    command[command.index("-MF") + 1] = f"{target}.d"
+    subprocess.run([*command, "-DTMC_EMULATE_AMX"], check=True)
+    return target
+
+
+@functools.cache
+def emulated_package():
+    """A folder for PYTHONPATH, in which torch_manual_conv runs on emulated AMX; lives as long as this process."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "avx512_bf16" not in flags:
+        raise CannotEmulate("the kernels around the tiles need AVX512-BF16, which this CPU lacks")
+    sources = [str(path.relative_to(ROOT)) for folder in ("csrc", "csrc/cpu") for path in (ROOT / folder).glob("*.cpp")]
+    missing = [source for source in sources if not object_of(source).exists()]
+    if missing:
+        raise CannotEmulate(f"setup.py's object files are not there: {missing[0]}")
+    holder = tempfile.TemporaryDirectory(prefix="amx_harness_")
+    emulated_package.holder = holder  # removed at exit
+    folder = Path(holder.name)
+    package = folder / "torch_manual_conv"
+    shutil.copytree(ROOT / "torch_manual_conv", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "data"))
+    objects = [compile_emulated(s, folder) if s in EMULATED else object_of(s) for s in sources]
+    torch_libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-lc10", "-ltorch_cpu"]
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    subprocess.run([*compiler, "-shared", *objects, *torch_libraries, "-o", package / "_C_cpu.so"], check=True)
+    return folder
+
+
+def run_emulated(script, *arguments, isa="amx"):
+    """Runs Python code on emulated AMX, in a process of its own; returns what it printed."""
+    environment = {**os.environ, "TMC_CPU_ISA": isa, "PYTHONPATH": str(emulated_package())}
+    child = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, cwd="/"
+    )
+    assert child.returncode == 0, child.stderr
+    return child.stdout
