@@ -1,0 +1,111 @@
+"""The command: measures what was asked for, group by group, and writes what was found."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import torch
+
+from . import machine, report
+from .cases import Case
+from .options import PROG, parse
+from .problems import PASSES, conv_problem
+from .record import Settings, measure
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse(argv)
+    if options.isa and os.environ.get("TMC_CPU_ISA") != options.isa:
+        # The kernels are chosen once in a process, so another choice needs another process.
+        command = [sys.executable, "-m", "torch_manual_conv.bench", *argv]
+        return subprocess.run(command, env={**os.environ, "TMC_CPU_ISA": options.isa}).returncode
+    try:
+        facts = machine.environment(shlex.join([*PROG.split(), *argv]), options.device)
+    except RuntimeError as error:  # TMC_CPU_ISA names nothing that this CPU has
+        print(f"{PROG}: error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    print("\n".join(f"{name:18}{fact}" for name, fact in facts.items()))
+    results = {"environment": facts, "peaks": [], "records": []}
+    threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        (scale if options.scaling else compare)(options, results)
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.set_float32_matmul_precision(precision_before)
+        write(options, results)  # also what was measured before an interruption
+    return 0 if all(record["verified"] for record in results["records"]) else 1
+
+
+def compare(options, results):
+    for threads in options.threads:
+        settings = Settings("float32", options.device, threads, options.precision, options.rounds, options.compile)
+        settings.apply()
+        rates = machine.peaks(options.device)
+        results["peaks"].append({"threads": threads, "rates": rates})
+        shown = ", ".join(
+            f"{machine.UNITS[unit]} {report.number(rate / 1e9)} {'GB/s' if unit == 'copy' else 'GFLOP/s'}"
+            for unit, rate in rates.items()
+        )
+        print(f"{'peaks, ' + str(threads) + ' thread' + 's' * (threads > 1):18}{shown}")
+        for dtype in options.dtype:
+            settings.dtype = dtype
+            for section in wanted(options):
+                records = []
+                for case, problem in section:
+                    progress(f"{case.group} {case.name} {case.what}, {dtype}")
+                    records.append(measure(problem(settings), settings, results["environment"], rates))
+                    results["records"].append(records[-1])
+                progress("")
+                for found in report.sections(records):
+                    report.show(*found)
+
+
+def wanted(options):
+    """[[(case, function of the settings that makes its problem), ...] of one group, ...]"""
+    sections = {}
+    for case in options.selected:
+        sections.setdefault(case.group, []).append(
+            (case, lambda settings, case=case: case.problem(settings, options.batch))
+        )
+    if options.own:
+        batch, layer = options.own
+        sections["own"] = [
+            (Case("own", "own", what), lambda s, what=what: conv_problem(s, "own", layer, options.batch or batch, what))
+            for what in PASSES
+        ]
+    return sections.values()
+
+
+def scale(options, results):
+    from . import scaling
+
+    scaling.run(options, results, progress)
+
+
+def progress(text):
+    """What is being measured, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def write(options, results):
+    if not results["records"]:
+        return
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text(report.markdown(results))
+    if options.picture and not options.scaling:
+        from . import picture
+
+        picture.roofline(results, options.picture)
+    elif options.picture:
+        from . import scaling_picture
+
+        scaling_picture.draw(results, options.picture)
+    written = [str(path) for path in (options.json, options.markdown, options.picture) if path]
+    if written:
+        print("wrote " + ", ".join(written))

@@ -1,0 +1,198 @@
+"""The tables: on the terminal (through rich where it is installed), and as Markdown."""
+
+import sys
+
+from .cases import GROUPS
+from .measure import geometric_mean
+from .record import COMPILED
+
+LAYOUTS = ("contiguous", "channels_last")
+HALF = "·"  # in a cell: nothing to say here
+
+
+def value(record, seconds):
+    """Seconds in the record's unit."""
+    if record["unit"] == "GFLOP/s":
+        return record["operations"] / seconds / 1e9
+    if record["unit"] == "GB/s":
+        return record["bytes_moved"] / seconds / 1e9
+    return seconds * {"ms": 1e3, "us": 1e6}[record["unit"]]
+
+
+def number(x):
+    """Three digits: 254, 37.7, 0.85."""
+    digits = 0 if x >= 99.95 else 1 if x >= 9.995 else 2 if x >= 0.0995 else 3
+    return f"{x:.{digits}f}"
+
+
+def megabytes(n):
+    return HALF if n is None else number(n / 1e6)
+
+
+def sections(records):
+    """[(what is in it, its records)]: a table for each group, dtype, precision and number of threads."""
+    found = {}
+    for record in records:
+        key = tuple(record[name] for name in ("group", "dtype", "precision", "threads", "unit"))
+        found.setdefault(key, []).append(record)
+    return list(found.items())
+
+
+def title(key):
+    group, dtype, precision, threads, unit = key
+    about = f": {GROUPS[group].note}" if group in GROUPS else ""
+    exact = "" if precision == "highest" or dtype != "float32" else f", precision {precision}"
+    return f"{group}{about}. {dtype}{exact}, {threads} thread{'s' if threads > 1 else ''}, {unit}"
+
+
+def speed_table(records):
+    """(header, rows) of one section: each contestant in the section's unit, the ratio, the limit, and the errors."""
+    compiled = any(COMPILED in record["error"] for record in records)
+    header = ["case", "pass", "ours", "ours c.l.", "torch", "torch c.l.", *([COMPILED] if compiled else [])]
+    header += ["limit", "x torch", "quartiles", "of limit", "error", "torch's"]
+    return header, [_speed_row(record, compiled) for record in records]
+
+
+def _speed_row(record, compiled):
+    names = [f"{side} {layout}" for side in ("ours", "torch") for layout in LAYOUTS]
+    cells = [record["name"], record["pass"]]
+    for name in names + ([COMPILED] if compiled else []):
+        seconds = record["seconds"].get(name)
+        wrong = record["error"].get(name, 0) > record["error_limit"]
+        cells.append("WRONG" if wrong else HALF if seconds is None else number(value(record, seconds)))
+    limit, ours = record.get("limit_seconds"), record["seconds"].get(record["best"].get("ours"))
+    cells.append(number(value(record, limit)) if limit else HALF)
+    turns = record.get("ratio")
+    cells += [number(turns["median"]), f"{number(turns['low'])}-{number(turns['high'])}"] if turns else [HALF, HALF]
+    cells.append(f"{limit / ours:.0%}" if limit and ours else HALF)
+    return [*cells, *(_worst(record, side) for side in ("ours", "torch"))]
+
+
+def _worst(record, side):
+    """The largest error over the layouts."""
+    errors = [error for name, error in record["error"].items() if name.startswith(f"{side} ")]
+    return f"{max(errors):.0e}" if errors else HALF
+
+
+def memory_table(records):
+    """(header, rows) in MB of the records that have something to tell; ([], []) if none has."""
+    rows = []
+    for record in records:
+        saved, peak = record["saved_bytes"], record["peak_bytes"]
+        if saved:
+            pairs = [d.get(side) for d in (saved, peak) for side in ("ours", "torch")]
+            rows.append([record["name"], record["pass"], *map(megabytes, pairs)])
+    return (["case", "pass", "saved, ours", "torch", "peak, ours", "torch"], rows) if rows else ([], [])
+
+
+def summary(records):
+    """Lines below a table: mean ratios, the worst case, which algorithm ran."""
+    rated = [record for record in records if "ratio" in record]
+    lines = []
+    if rated:
+        mean = geometric_mean([record["ratio"]["median"] for record in rated])
+        passes = {what: [r["ratio"]["median"] for r in rated if r["pass"] == what] for what in _in_order(rated, "pass")}
+        parts = ", ".join(f"{what} {number(geometric_mean(ratios))}" for what, ratios in passes.items())
+        worst = min(rated, key=lambda record: record["ratio"]["median"])
+        line = f"x torch, geometric mean: {number(mean)}"
+        if len(rated) > 1:
+            line += f" ({parts}); least {number(worst['ratio']['median'])}: {worst['name']}, {worst['pass']}"
+        lines.append(line)
+        core = [r["ratio"]["median"] for r in rated if r["group"] == "alexnet" and r["name"] != "conv1"]
+        if core and len(core) < len(rated):
+            lines.append(f"conv2 to conv5 alone: {number(geometric_mean(core))}")
+    lines += [f"limit: {by}" for by in _in_order(records, "limit_by")]
+    for name, reason in dict.fromkeys(tuple(record["algorithm"]) for record in records if "algorithm" in record):
+        where = [f"{r['name']} {r['pass']}" for r in records if tuple(r.get("algorithm", ())) == (name, reason)]
+        everywhere = len(where) == len(records)
+        lines.append(f"algorithm {name} ({reason}): " + ("all of them" if everywhere else ", ".join(where)))
+    for record in records:
+        if not record["verified"]:
+            errors = {n: f"{e:.1e}" for n, e in record["error"].items()}
+            lines.append(f"WRONG: {record['name']} {record['pass']}: error {errors}, limit {record['error_limit']:.1e}")
+    return lines
+
+
+def _in_order(records, key):
+    return list(dict.fromkeys(record[key] for record in records if key in record))
+
+
+# ---- Terminal.
+
+
+def show(key, records):
+    """Prints one section."""
+    print(f"\n{title(key)}")
+    _print_table(*speed_table(records))
+    for line in summary(records):
+        print(f"  {line}")
+    header, rows = memory_table(records)
+    if rows:
+        print("memory, MB: saved for backward, parameters aside; peak of one call, operands aside")
+        _print_table(header, rows)
+
+
+def _print_table(header, rows):
+    try:
+        if not sys.stdout.isatty():
+            raise ImportError  # rich fits tables to a terminal; a file wants whole lines
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print("\n".join(plain(header, rows)))
+        return
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
+    faster = header.index("x torch") if "x torch" in header else None
+    for row in rows:
+        styled = list(row)
+        if faster is not None and row[faster] != HALF:
+            colour = "green" if float(row[faster]) >= 1 else "yellow"
+            styled[faster] = f"[{colour}]{row[faster]}[/]"
+        table.add_row(*styled)
+    Console().print(table)
+
+
+def plain(header, rows):
+    """Aligned lines: the first two columns to the left, numbers to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+# ---- Markdown.
+
+
+def markdown(results):
+    """The whole run, for reading: benchmarks/results/<run>.md."""
+    facts = results["environment"]
+    lines = [f"# {facts['machine']}", ""]
+    lines += [f"- {name}: {fact}" for name, fact in facts.items() if name != "machine"]
+    for peaks in results["peaks"]:
+        rates = [f"{name} {number(rate / 1e9)}" for name, rate in peaks["rates"].items()]
+        threads = f"{peaks['threads']} thread{'s' if peaks['threads'] > 1 else ''}"
+        lines.append(f"- peaks, {threads} (copy: GB/s, arithmetic: GFLOP/s): {', '.join(rates)}")
+    lines += ["", READING]
+    for key, records in sections(results["records"]):
+        lines += ["", f"## {title(key)}", "", *markdown_table(*speed_table(records)), ""]
+        lines += [f"- {line}" for line in summary(records)]
+        header, rows = memory_table(records)
+        if rows:
+            lines += ["", "Memory, MB:", "", *markdown_table(header, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(header, rows):
+    marks = ["---" if place < 2 else "---:" for place in range(len(header))]
+    return [f"| {' | '.join(line)} |" for line in (header, marks, *rows)]
+
+
+READING = """\
+Medians over the rounds, in which all contestants took turns. `c.l.`: channels_last. `x torch`: torch's time over ours,
+the faster layout of each, with its quartiles. `limit`: the best that the machine did in the same turns.
+`error`: against float64, relative, in the norm."""
