@@ -36,6 +36,7 @@ void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Ten
                     const std::optional<Tensor>& bias, Tensor& output) {
   switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
   }
 }
 
@@ -43,6 +44,7 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
                        Tensor& grad_input) {
   switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
   }
 }
 
@@ -50,6 +52,7 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
                         Tensor& grad_weight) {
   switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+    case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
   }
 }
 

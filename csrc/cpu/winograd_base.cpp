@@ -1,0 +1,3 @@
+#include "winograd_transforms.h"
+
+TMC_DEFINE_WINOGRAD_KERNELS(base)

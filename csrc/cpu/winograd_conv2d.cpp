@@ -1,0 +1,112 @@
+// The three maps of a convolution by Winograd's algorithm: padding, groups, and what is done about infinities.
+//
+// Transforms mix the pixels of a tile, so that an infinite or NaN pixel, or one so large that a transform overflows,
+// makes every output of its tiles NaN. An image with an output that is not finite is therefore computed again as a
+// matrix product, alone; so is a whole grad_weight. The results are those of eq. 1, for a sample whatever its batch.
+#include "half.h"
+#include "isa.h"
+#include "winograd_plan.h"
+
+namespace tmc::winograd {
+
+const WinogradKernels& kernels_for_this_cpu() {
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return winograd_kernels_avx512;
+  if (isa() == Isa::avx2) return winograd_kernels_avx2;
+#endif
+  return winograd_kernels_base;
+}
+
+namespace {
+
+// `count` values of a dense tensor as float32, then zeros up to whole panels.
+std::vector<float> padded_bias(const Tensor* bias, DType dtype, int64_t begin, int64_t count, int64_t padded) {
+  std::vector<float> values(padded, 0.f);
+  if (bias == nullptr) return values;
+  const void* data = bias->const_data_ptr();
+  for (int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::bfloat16)
+      convert(static_cast<const BFloat16*>(data)[begin + i], values[i]);
+    else if (dtype == DType::float16)
+      convert(static_cast<const Float16*>(data)[begin + i], values[i]);
+    else
+      values[i] = static_cast<const float*>(data)[begin + i];
+  }
+  return values;
+}
+
+// Taps in reverse order, along both axes.
+Image turned_round(Image weight) {
+  weight.data += ((weight.h - 1) * weight.h_stride + (weight.w - 1) * weight.w_stride) * weight.element_size;
+  weight.h_stride = -weight.h_stride, weight.w_stride = -weight.w_stride;
+  return weight;
+}
+
+Conv2dProblem one_image(Conv2dProblem problem) {
+  problem.shape.n = 1;
+  return problem;
+}
+
+// The images that some group found not to be finite, each once.
+void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+}
+
+}  // namespace
+
+void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+             Tensor& output) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image image = read(input), kernel = read(weight), result = write(output);
+  const std::optional<Tensor> dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+  std::vector<int64_t> not_finite;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Filters filters(kernel.filters(g, k), problem.dtype);
+    const std::vector<float> bias_g = padded_bias(dense_bias ? &*dense_bias : nullptr, problem.dtype, g * k, k,
+                                                  filters.panels * filters.kernels.width);
+    merge(not_finite, correlate(filters, image.channels(g, c), {shape.pad_top, shape.pad_left}, bias_g.data(),
+                                problem.dtype, result.channels(g, k)));
+  }
+  for (const int64_t n : not_finite) {
+    Tensor input_n = torch::stable::narrow(const_cast<Tensor&>(input), 0, n, 1),
+           output_n = torch::stable::narrow(output, 0, n, 1);
+    matrix_product::forward(one_image(problem), input_n, weight, bias, output_n);
+  }
+}
+
+// Row h of the input is read by tap r for output row h + pad - r (eq. 5): a correlation of grad_output with the kernel
+// turned round, from row h + pad - (r - 1) on.
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image image = read(grad_output), kernel = read(weight), result = write(grad_input);
+  const Padding padding = {shape.r - 1 - shape.pad_top, shape.s - 1 - shape.pad_left};
+  std::vector<int64_t> not_finite;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Filters filters(turned_round(kernel.filters(g, k).swapped()), problem.dtype);
+    const std::vector<float> no_bias(filters.panels * filters.kernels.width, 0.f);
+    merge(not_finite,
+          correlate(filters, image.channels(g, k), padding, no_bias.data(), problem.dtype, result.channels(g, c)));
+  }
+  for (const int64_t n : not_finite) {
+    Tensor grad_output_n = torch::stable::narrow(const_cast<Tensor&>(grad_output), 0, n, 1),
+           grad_input_n = torch::stable::narrow(grad_input, 0, n, 1);
+    matrix_product::grad_input(one_image(problem), grad_output_n, weight, grad_input_n);
+  }
+}
+
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
+  bool finite = true;
+  for (int64_t g = 0; g < shape.groups; ++g)
+    finite &= correlate_for_weight(grad.channels(g, k), image.channels(g, c), {shape.pad_top, shape.pad_left},
+                                   problem.dtype, result.filters(g, k));
+  if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+}
+
+}  // namespace tmc::winograd

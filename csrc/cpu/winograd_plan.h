@@ -1,0 +1,100 @@
+// How Winograd's convolution is cut into blocks of the kernel, strips of tiles and panels of filters: what its drivers
+// share.
+#pragma once
+#include <vector>
+
+#include "conv2d_core.h"
+#include "tasks.h"
+#include "winograd.h"
+
+namespace tmc::winograd {
+
+// Planes, of which 25 are written at once, begin at different lines of a page: else all of them would compete for the
+// same set of the L1 cache.
+inline constexpr int64_t kPlanePadding = 16;
+
+const WinogradKernels& kernels_for_this_cpu();
+
+// A kernel cut into blocks of 3 x 3 taps, numbered row by row; the last ones may have fewer.
+struct Blocks {
+  int64_t taps_h, taps_w;
+  int64_t rows() const { return ceil_div(taps_h, kTile); }
+  int64_t columns() const { return ceil_div(taps_w, kTile); }
+  int64_t count() const { return rows() * columns(); }
+  int64_t row(int64_t block) const { return block / columns(); }
+  int64_t column(int64_t block) const { return block % columns(); }
+  // Whether this element of the block's transform is zero.
+  bool skipped(int64_t block, int64_t element) const {
+    return tmc::skipped(element / kPoints, taps_h - row(block) * kTile) ||
+           tmc::skipped(element % kPoints, taps_w - column(block) * kTile);
+  }
+};
+
+// Tiles [first_column, first_column + columns) of the tile rows [begin, end), which are counted through all images.
+struct Strip {
+  int64_t begin, end, first_column, columns;
+};
+
+// The tiles of a batch of output images, cut into strips of about `tiles` of them.
+struct TileGrid {
+  int64_t images, rows, columns;  // tile rows and columns of an image
+  int64_t strip_rows, strip_columns, strips_down, strips_across;
+
+  TileGrid(int64_t n, int64_t height, int64_t width, int64_t tiles)
+      : images(n), rows(ceil_div(height, kTile)), columns(ceil_div(width, kTile)) {
+    strips_across = ceil_div(columns, tiles);
+    strip_columns = ceil_div(columns, strips_across);
+    strips_down = ceil_div(images * rows * strip_columns, tiles);
+    strip_rows = ceil_div(images * rows, std::max<int64_t>(1, strips_down));
+  }
+  int64_t strips() const { return strips_down * strips_across; }
+  int64_t strip_images() const { return ceil_div(strip_rows - 1, rows) + 1; }  // at most
+  Strip strip(int64_t i) const {
+    const int64_t down = i / strips_across, across = i % strips_across, total = images * rows;
+    const int64_t begin = down * total / strips_down, end = (down + 1) * total / strips_down;
+    const int64_t left = across * columns / strips_across, right = (across + 1) * columns / strips_across;
+    return {begin, end, left, right - left};
+  }
+  // Calls body(n, begin, end) for the strip's tile rows [begin, end) of each image n.
+  template <class Body>
+  void for_each_image(const Strip& strip, const Body& body) const {
+    for (int64_t row = strip.begin; row < strip.end;) {
+      const int64_t begin = row % rows, end = std::min(rows, begin + strip.end - row);
+      body(row / rows, begin, end);
+      row += end - begin;
+    }
+  }
+};
+
+struct Padding {
+  int64_t top, left;
+};
+
+// The transformed filters U: for each block and element, panels of `kernels.width` filters x all channels.
+class Filters {
+ public:
+  Filters(const Image& weight, DType dtype);
+  float* at(int64_t block, int64_t element, int64_t panel) const {
+    return reinterpret_cast<float*>(memory_.at(0)) + (block * kElements + element) * plane_ +
+           panel * channels * kernels.width;
+  }
+  const WinogradKernels& kernels;
+  int64_t channels, count;
+  Blocks blocks;
+  int64_t panels;
+
+ private:
+  int64_t plane_;
+  Workspace memory_;
+};
+
+// output = image correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
+// whose result is not finite everywhere.
+std::vector<int64_t> correlate(const Filters& filters, const Image& image, Padding padding, const float* bias,
+                               DType dtype, const Image& output);
+
+// grad_weight of one group; whether it is finite.
+bool correlate_for_weight(const Image& grad_output, const Image& image, Padding padding, DType dtype,
+                          const Image& grad_weight);
+
+}  // namespace tmc::winograd

@@ -1,0 +1,199 @@
+"""Winograd's convolution: values, accuracy, bits, infinities, instruction sets, and where it is chosen."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as torch_F
+from checks import check_values
+
+import torch_manual_conv as tmc
+import torch_manual_conv.functional as F
+
+# name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats.
+CASES = {
+    "one-tile": ((1, 5, 5, 5), (4, 5, 3, 3), dict()),
+    "odd": ((3, 33, 13, 10), (35, 33, 3, 3), dict(padding=1)),
+    "one-pixel": ((2, 3, 1, 1), (4, 3, 3, 3), dict(padding=1)),
+    "two-blocks": ((2, 17, 11, 14), (20, 17, 5, 5), dict(padding=2)),
+    "block-of-one-tap": ((2, 6, 9, 8), (7, 6, 4, 4), dict(padding=1)),
+    "three-blocks": ((1, 4, 12, 13), (5, 4, 7, 8), dict(padding=3)),
+    "two-taps": ((2, 5, 8, 7), (6, 5, 2, 2), dict()),
+    "not-square": ((2, 5, 9, 6), (6, 5, 3, 1), dict(padding=(1, 0))),
+    "row-of-pixels": ((2, 5, 1, 40), (6, 5, 1, 3), dict(padding=(0, 1))),
+    "same-asymmetric": ((1, 4, 7, 8), (5, 4, 4, 2), dict(padding="same")),
+    "padding-over-kernel": ((1, 3, 4, 5), (2, 3, 3, 3), dict(padding=4)),
+    "groups": ((2, 12, 8, 7), (10, 6, 3, 3), dict(padding=1, groups=2)),
+    "wide": ((1, 2, 4, 400), (3, 2, 3, 3), dict(padding=1)),
+    "more-filters-than-a-part": ((1, 5, 6, 6), (150, 5, 3, 3), dict(padding=1)),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@pytest.fixture
+def winograd():
+    """Inside the test every convolution that Winograd's algorithm can compute is computed by it."""
+    torch.ops.tmc.prefer_conv2d_algorithm("winograd")
+    yield
+    torch.ops.tmc.prefer_conv2d_algorithm("")
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def operands(input, weight, dtype=torch.float32):
+    return [torch.randn(s, dtype=torch.float64).to(dtype) for s in (input, weight, weight[:1])]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("stored", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("input, weight, arguments", CASES.values(), ids=CASES)
+def test_matches_torch(input, weight, arguments, stored, layout, winograd):
+    inputs = operands(input, weight, stored)
+    check_close(
+        [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in inputs], arguments, torch.finfo(stored).eps
+    )
+
+
+def check_close(inputs, arguments, eps):
+    """Forward and gradients against float64: to a few roundings of the largest result, each result once."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    exact_leaves = [t.detach().double().requires_grad_() for t in inputs]
+    output, exact = F.conv2d(*leaves, **arguments), torch_F.conv2d(*exact_leaves, **arguments)
+    grad_output = torch.randn_like(output)
+    grads = torch.autograd.grad(output, leaves, grad_output)
+    exact_grads = torch.autograd.grad(exact, exact_leaves, grad_output.double())
+    for mine, wanted in zip([output, *grads], [exact, *exact_grads], strict=True):
+        assert mine.shape == wanted.shape
+        error = (mine.double() - wanted).abs().max() / wanted.abs().max()
+        assert error <= eps + 16 * torch.finfo(torch.float32).eps
+
+
+def test_strided_operands(winograd):
+    x = torch.randn(2, 12, 14, 9)[:, ::2, ::2].transpose(2, 3)
+    w = torch.randn(3, 3, 8, 6).permute(2, 3, 0, 1)
+    check_close([x, w, torch.randn(8)], dict(padding=1), 0)
+
+
+def test_empty_batch_and_no_bias(winograd):
+    check_values(lambda x, w: F.conv2d(x, w), lambda x, w: torch_F.conv2d(x, w),
+                 [torch.randn(0, 4, 6, 6), torch.randn(3, 4, 3, 3)], trusted=False)  # fmt: skip
+    check_values(lambda x, w: F.conv2d(x, w), lambda x, w: torch_F.conv2d(x, w),
+                 [torch.randn(2, 4, 6, 6), torch.randn(3, 4, 3, 3)], terms=80)  # fmt: skip
+
+
+# What a layer sees: normal images, what ReLU leaves of them, and pixels between 0 and 1.
+IMAGES = {"normal": torch.randn, "relu": lambda *shape: torch.randn(*shape).relu(), "uniform": torch.rand}
+LAYERS = {"3x3": ((2, 192, 13, 13), (64, 192, 3, 3), 1), "5x5": ((2, 64, 27, 27), (64, 64, 5, 5), 2)}
+
+
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("input, weight, padding", LAYERS.values(), ids=LAYERS)
+def test_as_accurate_as_torch(input, weight, padding, images, winograd):
+    """At most 1.5 times the error of torch's float32 convolution (in the norm), forward and both gradients."""
+    x, w = images(*input), torch.randn(weight)
+    results = {}
+    for name, conv, cast in (("ours", F.conv2d, x.dtype), ("torch", torch_F.conv2d, x.dtype),
+                             ("exact", torch_F.conv2d, torch.float64)):  # fmt: skip
+        leaves = [t.to(cast).requires_grad_() for t in (x, w)]
+        output = conv(*leaves, padding=padding)
+        grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(cast)
+        results[name] = [t.double() for t in (output, *torch.autograd.grad(output, leaves, grad_output))]
+    for mine, theirs, exact in zip(*results.values(), strict=True):
+        assert (mine - exact).norm() <= 1.5 * (theirs - exact).norm()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_same_bits(kernel, layout, winograd, threads):
+    """From run to run, for any number of threads, for a sample whatever its batch."""
+    x, w, b = operands((9, 40, 17, 14), (70, 40, kernel, kernel))
+    x = x.contiguous(memory_format=layout)
+    geometry = [1, 1], [1, 1], [1, 1], 1
+
+    def run(x):
+        output = torch.ops.tmc.conv2d(x, w, b, *geometry)
+        grad_output = output.detach() / 2
+        return (
+            output,
+            torch.ops.tmc.conv2d_grad_input(grad_output, w, x.shape[2:], *geometry),
+            torch.ops.tmc.conv2d_grad_weight(grad_output, x, w.shape[2:], *geometry),
+        )
+
+    first = run(x)
+    for count in (2, 3, 13, 1):
+        threads(count)
+        assert all(map(torch.equal, run(x), first))
+    for i in (0, 8):
+        alone = run(x[i : i + 1])
+        assert torch.equal(alone[0][0], first[0][i]) and torch.equal(alone[1][0], first[1][i])
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 3e38])
+def test_what_is_not_finite_stays_where_it_is(value, winograd):
+    """The image that holds it comes out as of a direct sum, and no other is touched, though a tile mixes its pixels."""
+    x, w, grad_output = torch.randn(3, 5, 9, 9), torch.randn(4, 5, 3, 3) / 16, torch.randn(3, 4, 9, 9) / 16
+    geometry = [1, 1], [1, 1], [1, 1], 1
+
+    def maps():
+        return (
+            torch.ops.tmc.conv2d(x, w, None, *geometry),
+            torch.ops.tmc.conv2d_grad_input(grad_output, w, x.shape[2:], *geometry),
+            torch.ops.tmc.conv2d_grad_weight(grad_output, x, w.shape[2:], *geometry),
+        )
+
+    before = maps()
+    x[1, 2, 4, 4] = grad_output[1, 3, 0, 8] = value
+    after = maps()
+    torch.ops.tmc.prefer_conv2d_algorithm("matrix_product")
+    direct = maps()
+    for i in (0, 1):
+        assert torch.equal(after[i][::2], before[i][::2])
+        torch.testing.assert_close(after[i][1], direct[i][1], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(after[2], direct[2], rtol=0, atol=0, equal_nan=True)
+    theirs = torch_F.conv2d(x, w, padding=1)
+    torch.testing.assert_close(after[0], theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
+
+
+EACH_ISA = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from test_winograd import CASES, DTYPES, check_close, operands
+assert torch.ops.tmc.cpu_isa() == sys.argv[1]
+torch.ops.tmc.prefer_conv2d_algorithm("winograd")
+for input, weight, arguments in CASES.values():
+    for dtype in DTYPES.values():
+        check_close(operands(input, weight, dtype), arguments, torch.finfo(dtype).eps)
+"""
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_every_instruction_set(isa):
+    child = subprocess.run(
+        [sys.executable, "-c", EACH_ISA, isa, os.path.dirname(__file__)],
+        env={**os.environ, "TMC_CPU_ISA": isa}, capture_output=True, text=True,
+    )  # fmt: skip
+    if "this CPU supports at most" in child.stderr:
+        pytest.skip(f"this CPU has no {isa}")
+    assert child.returncode == 0, child.stderr
+
+
+def test_where_it_is_chosen():
+    def chosen(input, weight, dtype=torch.float32, **arguments):
+        named = tmc.conv2d_algorithms(torch.empty(input, dtype=dtype), torch.empty(weight, dtype=dtype), **arguments)
+        return {name for name, _ in named.values()} == {"winograd"}
+
+    assert chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=1)
+    assert chosen((1, 64, 27, 27), (192, 64, 5, 5), padding=2)
+    assert not chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=1, stride=2)
+    assert not chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=2, dilation=2)
+    assert not chosen((1, 192, 13, 13), (384, 192, 1, 1))
+    assert not chosen((1, 3, 13, 13), (64, 3, 3, 3))
+    assert not chosen((1, 192, 13, 13), (192, 1, 3, 3), groups=192)
+    assert not chosen((1, 192, 13, 13), (384, 192, 3, 3), torch.float64, padding=1)
