@@ -34,7 +34,6 @@ std::atomic<int>& preference() {
   return value;
 }
 
-// Whether an algorithm can compute the problem at all; matrix_product can compute every one.
 bool is_dense(const Conv2dShape& shape) {
   return shape.stride_h == 1 && shape.stride_w == 1 && shape.dilation_h == 1 && shape.dilation_w == 1;
 }
@@ -48,6 +47,15 @@ double winograd_saving(int64_t height, int64_t width, const Conv2dShape& shape) 
   return height * shape.r / products(height, shape.r) * (width * shape.s / products(width, shape.s));
 }
 
+// Whether the matrix product is made of bfloat16 factors, at several times the rate of float32's. Six of them for one
+// product of full precision leave less of that than Winograd's algorithm saves.
+bool has_fast_products(const Conv2dProblem& problem) {
+  const bool full = problem.dtype == DType::float32 && problem.precision == Precision::highest;
+  if (matrix_unit() == MatrixUnit::amx) return !full && problem.dtype != DType::float16;
+  const bool bfloat16 = problem.dtype == DType::bfloat16 || problem.precision == Precision::medium;
+  return matrix_unit() == MatrixUnit::avx512_bf16 && bfloat16 && problem.dtype != DType::float16;
+}
+
 bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   // Below 32 channels or filters half of a vector is empty and the transforms are no longer small beside the products;
   // below 16 the error of few-term sums, which Winograd cannot use, is less than half of Winograd's. A saving of 1.4
@@ -56,11 +64,12 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   constexpr double kLeastSaving = 1.9;
   const Conv2dShape& shape = problem.shape;
   const bool to_input = pass == Conv2dPass::grad_input;
-  return is_dense(shape) && problem.dtype != DType::float64 &&
+  return is_dense(shape) && problem.dtype != DType::float64 && !has_fast_products(problem) &&
          std::min(channels_per_group(shape), filters_per_group(shape)) >= kLeastChannels &&
          winograd_saving(to_input ? shape.h : shape.p, to_input ? shape.w : shape.q, shape) >= kLeastSaving;
 }
 
+// Whether an algorithm can compute the problem at all; matrix_product can compute every one.
 bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
   if (algorithm == Conv2dAlgorithm::winograd) return problem.dtype != DType::float64 && is_dense(problem.shape);
   return true;
