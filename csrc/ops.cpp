@@ -54,6 +54,6 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   // Which instruction set the CPU kernels use: base, avx2, avx512, avx512_bf16 or amx (forced by TMC_CPU_ISA).
   m.def("cpu_isa() -> str");
   // Multiplies and adds in registers on every thread, and returns how many operations that was: timed, the ceiling of
-  // this machine. unit: float32, float64, bfloat16_dot, bfloat16_tiles; 0 where the CPU lacks it.
+  // this machine. unit: float32, float64, bfloat16_pairs, bfloat16_tiles; 0 where the CPU lacks it.
   m.def("cpu_peak(str unit, int rounds) -> int");
 }

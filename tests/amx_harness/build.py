@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent.parent
 OBJECTS = ROOT / "build/native-x86_64"  # setup.py's
-EMULATED = ("csrc/cpu/gemm_amx.cpp", "csrc/cpu/isa.cpp")
+EMULATED = ("csrc/cpu/gemm_amx.cpp", "csrc/cpu/isa.cpp", "csrc/cpu/peak_amx.cpp")
 
 
 class CannotEmulate(Exception):

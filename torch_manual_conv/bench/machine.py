@@ -68,7 +68,7 @@ def peaks(device="cpu", rounds=9):
     large = COPY_BYTES if torch.device(device).type == "cpu" else 16 * COPY_BYTES
     calls, work = {"copy": copy_call(large, device)}, {"copy": large}
     if torch.device(device).type == "cpu":
-        for unit in ("float32", "float64", "bfloat16_dot", "bfloat16_tiles"):
+        for unit in ("float32", "float64", "bfloat16_pairs", "bfloat16_tiles"):
             operations = peak_call(unit)()
             if operations:
                 calls[unit], work[unit] = peak_call(unit), operations
@@ -85,7 +85,7 @@ UNITS = {
     "copy": "copy of a large array",
     "float32": "float32 multiply-adds",
     "float64": "float64 multiply-adds",
-    "bfloat16_dot": "bfloat16 dot products (AVX512-BF16)",
+    "bfloat16_pairs": "bfloat16 pairs (AVX512-BF16)",
     "bfloat16_tiles": "bfloat16 tiles (AMX)",
     "bfloat16": "bfloat16 matrix products",
     "float16": "float16 matrix products",
@@ -102,5 +102,5 @@ def fastest_unit(rates, dtype, precision="highest"):
     candidates = [("float32", 1)] + ([(dtype, 1)] if dtype in rates else [])
     products = {"bfloat16": 1, "float32": {"highest": PRODUCTS_FOR_FLOAT32, "high": 3, "medium": 1}[precision]}
     if dtype in products:
-        candidates += [(unit, products[dtype]) for unit in ("bfloat16_dot", "bfloat16_tiles") if unit in rates]
+        candidates += [(unit, products[dtype]) for unit in ("bfloat16_pairs", "bfloat16_tiles") if unit in rates]
     return max(candidates, key=lambda candidate: rates[candidate[0]] / candidate[1])

@@ -6,8 +6,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-import torch
-
 from ..verify import cuda_state
 from .cases import GROUPS, cases_of, words
 from .shapes import NETWORKS, Layer, same
@@ -116,7 +114,9 @@ def parse(argv):
     if options.device == "cuda" and not cuda_state()[0]:
         parser.error(f"--device cuda: {cuda_state()[1]}")
     _check_memory(parser, options)
-    _check_files(parser, options)
+    check_file(parser, "json", options.json)
+    check_file(parser, "markdown", options.markdown)
+    check_picture(parser, options.picture)
     return options
 
 
@@ -174,19 +174,19 @@ def layer_bytes(layer, batch):
     return 32 * batch * (layer.c * layer.h * layer.w + layer.k * p * q) + 8 * fan_in * (layer.k + layer.groups * p * q)
 
 
-def _check_files(parser, options):
-    for name in ("json", "markdown", "picture"):
-        path = getattr(options, name)
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            parser.error(f"--{name}: no such folder: {path.parent}")
-        if path.is_dir():
-            parser.error(f"--{name}: must be a file, got the folder {path}")
-    if options.picture:
-        if options.picture.suffix not in PICTURES:
-            parser.error(f"--picture: must end in {', '.join(PICTURES)}, got {options.picture.name}")
-        if importlib.util.find_spec("matplotlib") is None:
-            parser.error("--picture needs matplotlib: pip install 'torch_manual_conv[plots]'")
-    if options.compile and torch.version.cuda is None and options.device == "cuda":
-        parser.error("--compile --device cuda needs a CUDA build of torch")
+def check_file(parser, name, path):
+    """Before minutes of measuring: can the file be written?"""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        parser.error(f"--{name}: no such folder: {path.parent}")
+    if path.is_dir():
+        parser.error(f"--{name}: must be a file, got the folder {path}")
+
+
+def check_picture(parser, path):
+    check_file(parser, "picture", path)
+    if path is not None and path.suffix not in PICTURES:
+        parser.error(f"--picture: must end in {', '.join(PICTURES)}, got {path.name}")
+    if path is not None and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--picture needs matplotlib: pip install 'torch_manual_conv[plots]'")

@@ -1,0 +1,115 @@
+"""What is kept, as a table and as a picture: layer by layer, torch beside ours."""
+
+from ..bench.report import number, plain
+from .ledger import MODEL_INPUT
+
+MOST_BARS = 30  # a larger model's layers are drawn by the block they are in
+
+
+def show(results):
+    facts, variants = results["environment"], results["variants"]
+    images = results["input"][0]
+    for name in ("machine", "torch", "date", "command"):
+        print(f"{name:9}{facts[name]}")
+    print(f"\n{results['model']}, input {results['input']}, {results['dtype']}; kB kept for backward, parameters aside")
+    header = ["layer", "keeps, and what for", *variants]
+    rows = list(_rows(results["layers"], variants))
+    rows.append(["total", "", *(kilobytes(v["saved_bytes"]) for v in variants.values())])
+    rows.append(["", "an image", *(kilobytes(v["saved_bytes"] / images) for v in variants.values())])
+    peaks = [v["peak_bytes"] for v in variants.values()]
+    if None not in peaks:
+        about = "peak of forward and backward, gradients included"
+        rows.append(["", about, *(kilobytes(peak) for peak in peaks)])
+    print("\n".join(plain(header, rows)))
+    print("= layer: the same memory, counted there. = input: the model's own input, not counted.")
+
+
+def kilobytes(n):
+    return f"{n / 1e3:,.0f}" if n >= 9950 else f"{n / 1e3:.1f}"
+
+
+def _rows(kinds, variants):
+    """A line for each (layer, tensor), in the model's order."""
+    cells = {}
+    for name, variant in variants.items():
+        for row in variant["saved"]:
+            key = row["layer"], row["tensor"], row["why"]
+            cells.setdefault(key, {}).setdefault(name, []).append(row)
+    order = {layer: place for place, layer in enumerate(kinds)}
+    before = None
+    for layer, tensor, why in sorted(cells, key=lambda key: order[key[0]]):
+        found = cells[layer, tensor, why]
+        shown = f"{layer or 'model'} {kinds[layer]}" if layer != before else ""
+        before = layer
+        yield [shown, f"{tensor}: {why}", *(_cell(found.get(name, [])) for name in variants)]
+
+
+def _cell(rows):
+    if not rows:
+        return ""
+    counted = sum(row["bytes"] for row in rows)
+    if counted:
+        return kilobytes(counted)
+    holder = rows[0]["held_by"]
+    return "= input" if holder == MODEL_INPUT else f"= {holder or 'model'}" if holder != rows[0]["layer"] else "= above"
+
+
+def draw(results, path):
+    """Bars for each layer, one a variant, in MB an image."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from ..bench.style import COLOURS, STYLE
+
+    variants, images = results["variants"], results["input"][0]
+    sums = _by_block(results)
+    with pyplot.rc_context(STYLE):
+        height = 1.6 + 0.16 * len(sums) * len(variants)
+        figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
+        width = 0.8 / len(variants)
+        for place, (name, variant) in enumerate(variants.items()):
+            values = [found.get(name, 0) / images / 1e6 for found in sums.values()]
+            offset = (place - (len(variants) - 1) / 2) * width
+            total = number(variant["saved_bytes"] / images / 1e6)
+            axes.barh(
+                [y + offset for y in range(len(sums))],
+                values,
+                0.9 * width,
+                color=COLOURS[name],
+                label=f"{name}: {total} MB",
+            )
+        axes.set_yticks(range(len(sums)), list(sums))
+        axes.set_ylim(len(sums) - 0.4, -0.6)  # in reading order
+        axes.set(xlabel="MB an image kept for backward", title=_title(results))
+        axes.grid(axis="y", visible=False)
+        axes.legend(title="in all")
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
+
+
+def _title(results):
+    return f"What {results['model'].rpartition(':')[2]} keeps for backward, {results['dtype']}"
+
+
+def _by_block(results):
+    """{label: {variant: bytes}} in the model's order: layers, or their blocks where there are too many layers."""
+    kinds, variants = results["layers"], results["variants"]
+    holders = {row["layer"] for variant in variants.values() for row in variant["saved"] if row["bytes"]}
+    depth = max((name.count(".") + 1 for name in holders), default=1)
+    while depth > 1 and len({_cut(name, depth) for name in holders}) > MOST_BARS:
+        depth -= 1
+    blocks = dict.fromkeys(_cut(name, depth) for name in kinds if name in holders)
+    sums = {f"{block} {kinds[block]}".strip(): {} for block in blocks}
+    for name, variant in variants.items():
+        for row in variant["saved"]:
+            block = _cut(row["layer"], depth)
+            if block in blocks:
+                found = sums[f"{block} {kinds[block]}".strip()]
+                found[name] = found.get(name, 0) + row["bytes"]
+    return sums
+
+
+def _cut(name, depth):
+    return ".".join(name.split(".")[:depth])
