@@ -45,6 +45,20 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   m.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size) -> Tensor");
   m.def("adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size) -> Tensor");
 
+  // conv_act_pool2d: a whole stage. activation: none, sigmoid, relu or tanh; pool: none, max, avg or sum. `kept` is what
+  // backward needs beside operands and output: winners for max; for avg and sum after an activation the activated map
+  // if `keep_activated` (without it, backward computes it again); else empty. Both are channels_last.
+  m.def("conv_act_pool2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[] padding,"
+        " SymInt[2] dilation, SymInt groups, str activation, str pool, SymInt[2] pool_size, SymInt[2] pool_stride,"
+        " SymInt[2] pool_padding, str precision, bool keep_activated) -> (Tensor output, Tensor kept)");
+  // Its gradients; those that are not wanted are empty. activated: the map that the activation returned, which is the
+  // output without avg or sum; winners: kept for max.
+  m.def("conv_act_pool2d_gradients(Tensor grad_output, Tensor? input, Tensor? weight, Tensor? bias, Tensor? activated,"
+        " Tensor? winners, SymInt[4] input_size, SymInt[4] weight_size, SymInt[2] stride, SymInt[] padding,"
+        " SymInt[2] dilation, SymInt groups, str activation, str pool, SymInt[2] pool_size, SymInt[2] pool_stride,"
+        " SymInt[2] pool_padding, str precision, bool want_input, bool want_weight, bool want_bias)"
+        " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+
   // Which algorithm the three maps use for these operands, and why: a line each, "forward: <name>: <reason>".
   m.def("conv2d_algorithms(Tensor input, Tensor weight, SymInt[2] stride, SymInt[] padding, SymInt[2] dilation,"
         " SymInt groups, str precision='highest') -> str");

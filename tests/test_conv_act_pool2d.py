@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_op, saved_tensors
+from checks import check_op, check_registration, ops_called, saved_tensors
 
 import torch_manual_conv.functional as F
+from torch_manual_conv.ops import conv_act_pool2d
 
 ACTIVATIONS = {None: lambda x: x, "sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
 POOLS = {
@@ -88,3 +89,47 @@ def test_max_keeps_no_map_before_the_pool(device):
     assert all(t.data_ptr() == x.data_ptr() or t.numel() <= unpooled / 4 for t in saved)
     own = [t for t in saved if t.data_ptr() != x.data_ptr()]
     assert sum(t.numel() * t.element_size() for t in own) <= unpooled / 4 * (4 + 1)
+
+
+@pytest.mark.parametrize("activation, pool", [("sigmoid", "avg"), ("relu", "sum"), ("tanh", "avg")])
+def test_recompute(activation, pool, device):
+    """The same values and derivatives of every order, with another map kept."""
+    input, weight, arguments, window = CASES["lecture"]
+    stage = activation, pool, window, {**arguments, "save": "recompute"}
+    plain = activation, pool, window, arguments
+    check_op(ours(*stage), twin(*plain), *tensors(input, weight), terms=terms(input, weight), device=device)
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=str)
+@pytest.mark.parametrize("activation", ["none", "sigmoid", "relu", "tanh"])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_cuda_composition(activation, pool, keep, layout):
+    """What CUDA composes of its kernels is what the CPU fuses, on tensors that both can read."""
+    x, w, b = tensors((2, 3, 7, 6), (4, 3, 2, 3))
+    x = x.contiguous(memory_format=layout)
+    stage = [1, 2], [1, 0, 0, 1], [1, 1], 1, activation, pool or "none", [2, 2], [2, 1], [1, 0], "highest"
+    fused = torch.ops.tmc.conv_act_pool2d(x, w, b, *stage, keep)
+    composed = conv_act_pool2d.forward_cuda(x, w, b, *stage, keep)
+    assert all(a.stride() == b.stride() for a, b in zip(fused, composed, strict=True))
+    torch.testing.assert_close(fused, composed)
+    output, kept = fused
+    activated = output if pool in (None, "max") else kept if kept.numel() else None
+    given = torch.ones_like(output), x, w, b, activated, kept if pool == "max" else None, x.shape, w.shape, *stage
+    wanted = True, True, keep
+    fused = torch.ops.tmc.conv_act_pool2d_gradients(*given, *wanted)
+    torch.testing.assert_close(fused, conv_act_pool2d.gradients_cuda(*given, *wanted))
+
+
+@pytest.mark.parametrize("save", ["store", "recompute"])
+@pytest.mark.parametrize("pool", ["max", "avg", None])
+def test_registration(pool, save, device):
+    inputs = [t.to(device) for t in tensors((2, 2, 6, 5), (3, 2, 2, 2))]
+
+    def stage(x, w, b):
+        return F.conv_act_pool2d(x, w, b, activation="sigmoid", pool=pool, save=save)
+
+    calls = ops_called(stage, inputs)
+    fused = {torch.ops.tmc.conv_act_pool2d.default, torch.ops.tmc.conv_act_pool2d_gradients.default}
+    assert fused <= calls.keys()
+    check_registration({op: args for op, args in calls.items() if op in fused})

@@ -124,4 +124,7 @@ def test_unknown_instruction_set_is_rejected():
         [sys.executable, "-c", "import torch, torch_manual_conv; torch.ops.tmc.cpu_isa()"],
         env={**os.environ, "TMC_CPU_ISA": "avx1024"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert child.returncode == 1 and "TMC_CPU_ISA: must be base, avx2, avx512, avx512_bf16 or amx, got avx1024" in child.stderr
+    assert (
+        child.returncode == 1
+        and "TMC_CPU_ISA: must be base, avx2, avx512, avx512_bf16 or amx, got avx1024" in child.stderr
+    )

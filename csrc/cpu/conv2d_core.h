@@ -2,6 +2,7 @@
 // stage are made of.
 #pragma once
 #include <optional>
+#include <vector>
 
 #include "conv2d.h"
 #include "conv2d_algorithm.h"
@@ -21,6 +22,11 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
                        Tensor& grad_input);
 void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input,
                         Tensor& grad_weight);
+
+// grad_bias in two steps, so that a batch may come in parts: adds grad_output's sums over samples and positions to
+// sums[k], and rounds them to the dtype of `like`.
+void conv2d_add_grad_bias(const Tensor& grad_output, double* sums);
+Tensor conv2d_grad_bias(const Tensor& like, const std::vector<double>& sums);
 
 // The algorithms, each with the same three signatures in a file of its own.
 namespace matrix_product {

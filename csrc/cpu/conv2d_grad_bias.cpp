@@ -1,7 +1,6 @@
 #include <algorithm>
 
-#include "conv2d.h"
-#include "tensor.h"
+#include "conv2d_core.h"
 
 namespace tmc {
 namespace {
@@ -14,7 +13,7 @@ namespace {
 constexpr int64_t kLanes = 16;
 
 template <class T>
-void conv2d_grad_bias_kernel(const Tensor& grad_output, T* grad_bias) {
+void conv2d_grad_bias_kernel(const Tensor& grad_output, double* grad_bias) {
   const T* data = grad_output.const_data_ptr<T>();
   const int64_t n = grad_output.size(0), k = grad_output.size(1), p = grad_output.size(2), q = grad_output.size(3);
   const int64_t n_stride = grad_output.stride(0), k_stride = grad_output.stride(1);
@@ -25,6 +24,7 @@ void conv2d_grad_bias_kernel(const Tensor& grad_output, T* grad_bias) {
     for (int64_t k_begin = begin * kLanes; k_begin < std::min(end * kLanes, k); k_begin += kLanes) {
       const int64_t channels = std::min(kLanes, k - k_begin);
       double sums[kLanes] = {};
+      std::copy_n(grad_bias + k_begin, channels, sums);
       if (channels_adjoin) {
         for (int64_t i = 0; i < n; ++i)
           for (int64_t y = 0; y < p; ++y)
@@ -47,8 +47,7 @@ void conv2d_grad_bias_kernel(const Tensor& grad_output, T* grad_bias) {
           for (const double lane : lanes) sums[channel] += lane;
         }
       }
-      for (int64_t channel = 0; channel < channels; ++channel)
-        grad_bias[k_begin + channel] = static_cast<T>(sums[channel]);
+      std::copy_n(sums, channels, grad_bias + k_begin);
     }
   });
 }
@@ -56,15 +55,27 @@ void conv2d_grad_bias_kernel(const Tensor& grad_output, T* grad_bias) {
 Tensor conv2d_grad_bias_cpu(const Tensor& grad_output) {
   check_rank4("conv2d_grad_bias", "grad_output", sizes(grad_output));
   check_floating("conv2d_grad_bias", "grad_output", grad_output);
-  const int64_t k = grad_output.size(1);
-  Tensor grad_bias = torch::stable::empty(IntList(&k, 1), grad_output.scalar_type());
-  TMC_DISPATCH_FLOATING(grad_output, "conv2d_grad_bias", [&] {
-    conv2d_grad_bias_kernel<scalar_t>(grad_output, grad_bias.mutable_data_ptr<scalar_t>());
+  std::vector<double> sums(grad_output.size(1));
+  conv2d_add_grad_bias(grad_output, sums.data());
+  return conv2d_grad_bias(grad_output, sums);
+}
+
+}  // namespace
+
+void conv2d_add_grad_bias(const Tensor& grad_output, double* sums) {
+  TMC_DISPATCH_FLOATING(grad_output, "conv2d_grad_bias", [&] { conv2d_grad_bias_kernel<scalar_t>(grad_output, sums); });
+}
+
+Tensor conv2d_grad_bias(const Tensor& like, const std::vector<double>& sums) {
+  const int64_t k = static_cast<int64_t>(sums.size());
+  Tensor grad_bias = torch::stable::empty(IntList(&k, 1), like.scalar_type());
+  TMC_DISPATCH_FLOATING(like, "conv2d_grad_bias", [&] {
+    std::transform(sums.begin(), sums.end(), grad_bias.mutable_data_ptr<scalar_t>(),
+                   [](double sum) { return static_cast<scalar_t>(sum); });
   });
   return grad_bias;
 }
 
-}  // namespace
 }  // namespace tmc
 
 STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {

@@ -28,7 +28,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Saves for backward: input if weight needs a gradient, weight if input does.
     """
     check_rank("conv2d", "weight", weight, 4)
-    geometry = _geometry("conv2d", weight, stride, padding, dilation, groups)
+    geometry = conv_geometry("conv2d", weight, stride, padding, dilation, groups)
     return _convolve("conv2d", input, weight, bias, geometry, torch.nn.functional.conv2d)
 
 
@@ -48,7 +48,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """
     op = "conv1d"
     check_rank(op, "weight", weight, 3)
-    stride, padding, dilation, groups = _geometry(op, weight, stride, padding, dilation, groups)
+    stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
     _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
     rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
@@ -74,7 +74,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """
     op = "conv3d"
     check_rank(op, "weight", weight, 5)
-    stride, padding, dilation, groups = _geometry(op, weight, stride, padding, dilation, groups)
+    stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
     _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     before, after = (padding[0], padding[1]) if len(padding) == 6 else (padding[0], padding[0])
     plane_padding = padding[2:] if len(padding) == 6 else padding[1:]
@@ -152,7 +152,7 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     return batched(op, input, transpose)
 
 
-def _geometry(op, weight, stride, padding, dilation, groups):
+def conv_geometry(op, weight, stride, padding, dilation, groups):
     """(stride, padding, dilation, groups) as lists of one int for each spatial axis.
 
     padding 'same' that cannot be split evenly becomes a list of (before, after) pairs, torch's: the odd one after.
@@ -216,7 +216,7 @@ def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
     check_rank(op, "weight", weight, 4)
     input, weight = autocast(input, weight)
     images = input if input.dim() == 4 else input.unsqueeze(0)
-    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
     lines = torch.ops.tmc.conv2d_algorithms(images, weight, *geometry, float32_precision(input.device.type))
     return {gradient: (name, reason) for gradient, name, reason in (line.split(": ", 2) for line in lines.splitlines())}
 

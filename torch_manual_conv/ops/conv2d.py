@@ -182,7 +182,7 @@ def check_precision(op, precision):
         raise RuntimeError(f"{op}: precision must be highest, high or medium, got {precision}")
 
 
-def _output_shape(op, input_shape, weight_shape, stride, padding, dilation, groups):
+def output_shape(op, input_shape, weight_shape, stride, padding, dilation, groups):
     """[N, K, P, Q] of a convolution with these operands, after the checks that tracing can make."""
     for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         if len(values) != 2 and not (name == "padding" and len(values) == 4):
@@ -218,7 +218,7 @@ def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups, precisi
     check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
     check_fake_floating(op, "input", input)
     check_fake_like(op, "weight", weight, "input", input)
-    shape = _output_shape(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    shape = output_shape(op, input.shape, weight.shape, stride, padding, dilation, groups)
     if bias is not None:
         check_fake_like(op, "bias", bias, "input", input)
         if bias.size(0) != weight.size(0):
@@ -233,7 +233,7 @@ def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, di
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_like(op, "weight", weight, "grad_output", grad_output)
     shape = (grad_output.size(0), weight.size(1) * groups, *input_size)
-    output = _output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
+    output = output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
     check_fake_output(op, "grad_output", grad_output, output)
     return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
 
@@ -247,7 +247,7 @@ def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, d
     if groups < 1 or input.size(1) % groups != 0:
         raise RuntimeError(f"{op}: groups must divide the input channels, got {input.size(1)} and groups={groups}")
     shape = (grad_output.size(1), input.size(1) // groups, *kernel_size)
-    output = _output_shape(op, input.shape, shape, stride, padding, dilation, groups)
+    output = output_shape(op, input.shape, shape, stride, padding, dilation, groups)
     check_fake_output(op, "grad_output", grad_output, output)
     return empty_nchw(input, shape, channels_last=False)
 

@@ -1,25 +1,326 @@
-"""A whole stage of a convolutional network: pool(activation(conv2d(input))) (docs/derivations.md, eq. 21).
+"""A whole stage of a convolutional network, pool(activation(conv2d(input))), as one operator and its gradients
+(docs/derivations.md, eq. 21-23).
 
-Composed of the other operators. For max pooling the pool comes first: sigmoid, relu and tanh never decrease, so the
-largest activation is the activation of the largest value (eq. 23). That evaluates the activation on the small pooled
-map and keeps no pre-pool map for backward: only input, weight, pooled output and one byte per pooled value.
+    z = conv2d(x, w) + b     o = g(z)     y = pool(o)           max: y = g(max z), o is not made
+
+The map that is activated, and whose values the slope is written with, is y without a pool or with max, else o.
 """
 
 import torch
 
-from ._register import integers
-from .conv import conv2d
-from .pool2d import avg_pool2d, max_pool2d, sum_pool2d
-from .sigmoid import sigmoid
+from ._register import (
+    autocast,
+    batched,
+    check_fake,
+    check_fake_floating,
+    check_fake_like,
+    check_fake_output,
+    check_rank,
+    check_tensor,
+    empty_nchw,
+    fold_into_batch,
+    fold_into_channels,
+    in_compiled_forward_ad,
+    in_forward_ad,
+    integers,
+    is_channels_last,
+    save,
+    two_doors,
+    unfold_batch,
+)
+from .conv import conv2d, conv_geometry, float32_precision
+from .conv2d import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
+from .pool2d import pool2d_output_size, winners_dtype
+from .stage import ACTIVATIONS, POOLS, Stage, total
 
-ACTIVATIONS = {None: lambda input: input, "sigmoid": sigmoid, "relu": torch.relu, "tanh": torch.tanh}
-POOLS = {"max": max_pool2d, "avg": avg_pool2d, "sum": sum_pool2d}
+_ops = torch.ops.tmc
+
+
+class ConvActPool2dFunction(torch.autograd.Function):
+    """(output, kept). Saves: input and weight as conv2d; max: the output and one byte per pooled value; avg and sum
+    after an activation: the activated map if keep_activated, else input, weight and bias; no pool: the output."""
+
+    @staticmethod
+    def forward(input, weight, bias, *arguments):
+        return _ops.conv_act_pool2d.default(input, weight, bias, *arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, weight, bias, *stage, keep_activated = inputs
+        output, kept = output
+        ctx.stage = stage = Stage(*stage)
+        ctx.sizes = input.shape, weight.shape
+        ctx.set_materialize_grads(False)
+        keeps_map = keep_activated and stage.activates_map
+        if not keeps_map:
+            ctx.mark_non_differentiable(kept)
+        needs_input, needs_weight, _ = ctx.needs_input_grad[:3]
+        again = (stage.activates_map and not keep_activated) or in_forward_ad()
+        activated = output if stage.activates_output else kept if keeps_map else None
+        save(
+            ctx,
+            input if needs_weight or again else None,
+            weight if needs_input or again else None,
+            bias if again else None,
+            activated,
+            kept if stage.pool == "max" else None,
+        )
+
+    @staticmethod
+    def backward(ctx, grad_output, grad_kept):
+        input, weight, bias, activated, winners = ctx.saved_tensors
+        stage, wanted = ctx.stage, ctx.needs_input_grad[:3]
+        nothing = [None] * (len(stage) + 1)
+        if grad_kept is None and grad_output is not None:
+            grads = conv_act_pool2d_gradients(
+                grad_output, input, weight, bias, activated, winners, *ctx.sizes, *stage, *wanted
+            )
+            return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *nothing
+        if grad_kept is None:
+            return None, None, None, *nothing
+        # The kept map has a gradient of its own where a gradient is differentiated.
+        spread = None if grad_output is None else stage.spread(grad_output, None, ctx.sizes)
+        grad_z = stage.slope(total(spread, grad_kept), activated)
+        return *stage.conv_gradients(grad_z, input, weight, ctx.sizes, wanted), *nothing
+
+    @staticmethod
+    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
+        input, weight, bias, activated, winners = ctx.saved_tensors
+        stage = ctx.stage
+        z = stage.conv_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, ctx.sizes)
+        if stage.pool == "max":
+            return stage.slope(stage.gather(z, winners), activated), None
+        if stage.activates_map and activated is None:
+            return stage.gather(stage.slope(z, stage.activated(input, weight, bias)), None), None
+        o = stage.slope(z, activated)
+        return stage.gather(o, None), o if stage.activates_map else None
+
+
+class ConvActPool2dGradientsFunction(torch.autograd.Function):
+    """(grad_input, grad_weight, grad_bias), those that are not wanted without elements; linear in grad_output.
+    Saves: what it is given. Its derivatives are composed of the convolution's and the pool's linear maps (eq. 14)."""
+
+    @staticmethod
+    def forward(grad_output, input, weight, bias, activated, winners, *arguments):
+        return _ops.conv_act_pool2d_gradients.default(grad_output, input, weight, bias, activated, winners, *arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, input_size, weight_size = inputs[:8]
+        *stage, want_input, want_weight, want_bias = inputs[8:]
+        ctx.sizes, ctx.stage, ctx.wanted = (
+            (input_size, weight_size),
+            Stage(*stage),
+            (want_input, want_weight, want_bias),
+        )
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(grad for grad, want in zip(output, ctx.wanted, strict=True) if not want))
+        save(ctx, *tensors)
+
+    @staticmethod
+    def backward(ctx, for_input, for_weight, for_bias):
+        """What arrives are directions in x, w and b; along them z changes by u = conv_tangent."""
+        grad_output, input, weight, bias, activated, winners = ctx.saved_tensors
+        stage, sizes, needs = ctx.stage, ctx.sizes, ctx.needs_input_grad
+        nothing = [None] * (len(needs) - 6)
+        u = stage.conv_tangent(input, weight, for_input, for_weight, for_bias, sizes)
+        if u is None:
+            return *[None] * 6, *nothing
+        again = stage.activates_map and activated is None
+        if again:
+            activated = stage.activated(input, weight, bias)
+        grad_z = stage.map_gradient(grad_output, activated, winners, sizes)
+        to_input = conv2d_grad_input(grad_z, for_weight, sizes[0][2:], *stage.conv) if for_weight is not None else None
+        to_weight = conv2d_grad_weight(grad_z, for_input, sizes[1][2:], *stage.conv) if for_input is not None else None
+        to_bias = None
+        if stage.pool == "max":
+            at_winners = stage.gather(u, winners)
+            to_output = stage.slope(at_winners, activated)
+            to_activated = stage.curvature(at_winners, grad_output, activated)
+        else:
+            to_output = stage.gather(stage.slope(u, activated), None)
+            to_activated = stage.curvature(u, stage.spread(grad_output, None, sizes), activated)
+        if again and to_activated is not None:  # the map was a function of x, w and b
+            wanted = needs[1], needs[2], needs[3]
+            through = stage.conv_gradients(stage.slope(to_activated, activated), input, weight, sizes, wanted)
+            to_input, to_weight, to_bias = total(to_input, through[0]), total(to_weight, through[1]), through[2]
+            to_activated = None
+        grads = to_output, to_input, to_weight, to_bias, to_activated, None
+        return *(grad if need else None for grad, need in zip(grads, needs[:6], strict=True)), *nothing
+
+    @staticmethod
+    def jvp(ctx, grad_output_tangent, input_tangent, weight_tangent, bias_tangent, activated_tangent, *_):
+        grad_output, input, weight, bias, activated, winners = ctx.saved_tensors
+        stage, sizes = ctx.stage, ctx.sizes
+        if stage.activates_map and activated is None:
+            activated = stage.activated(input, weight, bias)
+            z = stage.conv_tangent(input, weight, input_tangent, weight_tangent, bias_tangent, sizes)
+            activated_tangent = None if z is None else stage.slope(z, activated)
+        grad_z = stage.map_gradient(grad_output, activated, winners, sizes)
+        spread = grad_output if stage.pool == "max" else stage.spread(grad_output, None, sizes)
+        bent = None if activated_tangent is None else stage.curvature(activated_tangent, spread, activated)
+        if bent is not None and stage.pool == "max":
+            bent = stage.spread(bent, winners, sizes)
+        linear = None
+        if grad_output_tangent is not None:
+            linear = stage.map_gradient(grad_output_tangent, activated, winners, sizes)
+        z = total(linear, bent)
+        if z is None:
+            z = torch.zeros_like(grad_z)
+        tangents = stage.conv_gradients(z, input, weight, sizes, ctx.wanted)
+        if ctx.wanted[0] and weight_tangent is not None:
+            tangents[0] = tangents[0] + conv2d_grad_input(grad_z, weight_tangent, sizes[0][2:], *stage.conv)
+        if ctx.wanted[1] and input_tangent is not None:
+            tangents[1] = tangents[1] + conv2d_grad_weight(grad_z, input_tangent, sizes[1][2:], *stage.conv)
+        return tuple(tangents)
+
+
+# ---- Shapes for tracing.
+
+
+def _shapes(op, input_size, weight_size, stage):
+    """The shapes of the map before the pool and of the output."""
+    check_precision(op, stage.precision)
+    for name, value, known in (("activation", stage.activation, ACTIVATIONS), ("pool", stage.pool, POOLS)):
+        if value not in known:
+            raise RuntimeError(f"{op}: {name} must be one of {', '.join(known)}, got {value}")
+    n, k, *size = output_shape(op, input_size, weight_size, stage.stride, stage.padding, stage.dilation, stage.groups)
+    pooled = size
+    if stage.pool != "none":
+        pooled = pool2d_output_size(op, size, *stage.window[:3], (1, 1), False)
+    return (n, k, *size), (n, k, *pooled)
+
+
+def _conv_act_pool2d_fake(input, weight, bias, *arguments):
+    op = "conv_act_pool2d"
+    *stage, keep_activated = arguments
+    stage = Stage(*stage)
+    check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
+    check_fake_floating(op, "input", input)
+    check_fake_like(op, "weight", weight, "input", input)
+    map_shape, shape = _shapes(op, input.shape, weight.shape, stage)
+    if bias is not None:
+        check_fake_like(op, "bias", bias, "input", input)
+        check_fake_output(op, "bias", bias, (weight.size(0),))
+    kept = input.new_empty((0,))
+    if stage.pool == "max":
+        kept = empty_nchw(input, shape, True, winners_dtype(stage.pool_size[0] * stage.pool_size[1]))
+    elif stage.activates_map and keep_activated:
+        kept = empty_nchw(input, map_shape, True)
+    return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight)), kept
+
+
+def _conv_act_pool2d_gradients_fake(
+    grad_output, input, weight, bias, activated, winners, input_size, weight_size, *arguments
+):
+    op = "conv_act_pool2d_gradients"
+    *stage, want_input, want_weight, want_bias = arguments
+    check_fake(op, ("grad_output", grad_output, 4))
+    check_fake_floating(op, "grad_output", grad_output)
+    _, shape = _shapes(op, input_size, weight_size, Stage(*stage))
+    check_fake_output(op, "grad_output", grad_output, shape)
+    channels_last = is_channels_last(grad_output) or (weight is not None and is_channels_last(weight))
+    return (
+        empty_nchw(grad_output, input_size, channels_last) if want_input else grad_output.new_empty((0,)),
+        empty_nchw(grad_output, weight_size, False) if want_weight else grad_output.new_empty((0,)),
+        grad_output.new_empty((weight_size[0],) if want_bias else (0,)),
+    )
+
+
+# ---- Batching rules, as conv2d's (eq. 16): a batch of weights becomes groups, a batch of inputs alone samples.
+
+
+def _conv_act_pool2d_vmap(call):
+    def rule(info, in_dims, input, weight, bias, stride, padding, dilation, groups, *arguments):
+        if in_dims[1] is None and (bias is None or in_dims[2] is None):
+            input = fold_into_batch(info, input, in_dims[0])
+            results = call(input, weight, bias, stride, padding, dilation, groups, *arguments)
+            return tuple(unfold_batch(info, result) for result in results), (0, 0)
+        input = fold_into_channels(info, input, in_dims[0], 1)
+        weight = fold_into_channels(info, weight, in_dims[1], 0)
+        bias = None if bias is None else fold_into_channels(info, bias, in_dims[2], 0)
+        output, kept = call(input, weight, bias, stride, padding, dilation, groups * info.batch_size, *arguments)
+        axis = 1 if kept.dim() == 4 else 0
+        return (_split(info, output, 1), _split(info, kept, axis)), (1, axis)
+
+    return rule
+
+
+def _conv_act_pool2d_gradients_vmap(call):
+    """The gradients of weight and bias are asked for one by one: always groups."""
+
+    def rule(info, in_dims, *args):
+        tensors = [
+            None if tensor is None else fold_into_channels(info, tensor, dim, axis)
+            for tensor, dim, axis in zip(args[:6], in_dims[:6], (1, 1, 0, 0, 1, 1), strict=True)
+        ]
+        (n, c, *size), (k, *filter_size), stride, padding, dilation, groups, *arguments = args[6:]
+        sizes = (n, c * info.batch_size, *size), (k * info.batch_size, *filter_size)
+        results = call(*tensors, *sizes, stride, padding, dilation, groups * info.batch_size, *arguments)
+        axes = [1 if result.dim() == 4 and i == 0 else 0 for i, result in enumerate(results)]
+        return tuple(_split(info, result, axis) for result, axis in zip(results, axes, strict=True)), tuple(axes)
+
+    return rule
+
+
+def _split(info, tensor, axis):
+    return tensor.unflatten(axis, (info.batch_size, tensor.size(axis) // info.batch_size))
+
+
+conv_act_pool2d_op = two_doors("conv_act_pool2d", ConvActPool2dFunction, _conv_act_pool2d_fake, _conv_act_pool2d_vmap)
+conv_act_pool2d_gradients = two_doors(
+    "conv_act_pool2d_gradients",
+    ConvActPool2dGradientsFunction,
+    _conv_act_pool2d_gradients_fake,
+    _conv_act_pool2d_gradients_vmap,
+)
+
+
+# ---- CUDA: composed of its kernels.
+
+
+@torch.no_grad()
+def forward_cuda(input, weight, bias, *arguments):
+    *stage, keep_activated = arguments
+    stage = Stage(*stage)
+    _shapes("conv_act_pool2d", input.shape, weight.shape, stage)
+    activate = ACTIVATIONS[stage.activation][0]
+    z, nothing = _ops.conv2d(input, weight, bias, *stage.conv), input.new_empty((0,))
+    if stage.pool == "none":
+        return activate(z), nothing
+    if stage.pool == "max":
+        pooled, winners = _ops.max_pool2d(z, *stage.window)
+        return activate(pooled), winners.contiguous(memory_format=torch.channels_last)
+    o = activate(z).contiguous(memory_format=torch.channels_last)
+    output = _ops.avg_pool2d(o, *stage.window)
+    if not (is_channels_last(input) or is_channels_last(weight)):
+        output = output.contiguous()
+    return output, o if keep_activated and stage.activates_map else nothing
+
+
+@torch.no_grad()
+def gradients_cuda(grad_output, input, weight, bias, activated, winners, input_size, weight_size, *arguments):
+    *stage, want_input, want_weight, want_bias = arguments
+    stage, sizes = Stage(*stage), (input_size, weight_size)
+    _shapes("conv_act_pool2d_gradients", *sizes, stage)
+    if stage.activates_map and activated is None:
+        activated = stage.activated(input, weight, bias)
+    grad_z = stage.map_gradient(grad_output, activated, winners, sizes)
+    grads = stage.conv_gradients(grad_z, input, weight, sizes, (want_input, want_weight, want_bias))
+    return tuple(grad_output.new_empty((0,)) if grad is None else grad for grad in grads)
+
+
+torch.library.impl("tmc::conv_act_pool2d", "cuda", forward_cuda)
+torch.library.impl("tmc::conv_act_pool2d_gradients", "cuda", gradients_cuda)
+
+
+# ---- The public function.
 
 
 def check_stage(activation, pool):
-    for name, value, known in (("activation", activation, ACTIVATIONS), ("pool", pool, (None, *POOLS))):
-        if value not in known:
-            wanted = ", ".join(map(repr, known))
+    for name, value, known in (("activation", activation, ACTIVATIONS), ("pool", pool, POOLS)):
+        if value == "none" or (value or "none") not in known:
+            wanted = ", ".join(repr(None if each == "none" else each) for each in known)
             raise ValueError(f"conv_act_pool2d: {name} must be one of {wanted}, got {value!r}")
 
 
@@ -37,6 +338,7 @@ def conv_act_pool2d(
     pool_size=2,
     pool_stride=None,
     pool_padding=0,
+    save="store",
 ):
     """Convolution, then an activation, then pooling, as one operation.
 
@@ -46,25 +348,52 @@ def conv_act_pool2d(
         pool: None, 'max', 'avg' or 'sum'.
         pool_size, pool_stride, pool_padding: the pooling windows, as kernel_size, stride and padding in max_pool2d
             and avg_pool2d; pool_stride=None means pool_size.
+        save: what backward has of the activated map that avg and sum pool: 'store' keeps it, 'recompute' convolves
+            once more. Nothing else depends on it.
     Returns:
         [N, K, P, Q], the pooled activations.
     Raises:
         RuntimeError, TypeError, ValueError: naming the argument, its value and the rule it breaks.
 
     Equivalent to: pool2d(act(torch.nn.functional.conv2d(input, weight, bias, ...)), pool_size, ...). With pool='max'
-        the winner is the largest value before the activation. Values are the same; where the activation maps several
-        positions of a window to one value (saturated sigmoids, relu of negatives) the gradient goes to the largest
-        of them instead of the first.
-    Saves for backward: input and weight as conv2d; with max pooling the pooled output and one byte per pooled value;
-        with avg or sum pooling after an activation the activated map.
+        the winner is the largest value before the activation, or its last NaN, as torch's max_pool2d finds it there.
+        Values are the same; where the activation maps several positions of a window to one value (saturated sigmoids,
+        relu of negatives) the gradient goes to the largest of them instead of the first.
+    Saves for backward: input and weight as conv2d; with an activation, and with pool='max', also the output, and with
+        pool='max' one byte per pooled value; with avg or sum pooling after an activation the activated map, or with
+        save='recompute' input, weight and bias.
     """
     op = "conv_act_pool2d"
     check_stage(activation, pool)
-    window = integers(op, "pool_size", pool_size, 2), pool_stride, pool_padding
-    activate = ACTIVATIONS[activation]
-    features = conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if save not in ("store", "recompute"):
+        raise ValueError(f"{op}: save must be 'store' or 'recompute', got {save!r}")
+    size = integers(op, "pool_size", pool_size, 2)
+    step = size if pool_stride is None else integers(op, "pool_stride", pool_stride, 2)
+    pad = integers(op, "pool_padding", pool_padding, 2)
+    if activation is None and pool is None:
+        return conv2d(input, weight, bias, stride, padding, dilation, groups)
+    check_rank(op, "weight", weight, 4)
+    check_tensor(op, "input", input)
+    if bias is not None:
+        check_tensor(op, "bias", bias)
+    geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
+    if in_compiled_forward_ad():
+        return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
+    input, weight, bias = autocast(input, weight, bias)
+    stage = *geometry, activation or "none", pool or "none", size, step, pad, float32_precision(input.device.type)
+    keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad())
+    return batched(op, input, lambda images: conv_act_pool2d_op(images, weight, bias, *stage, keep)[0])
+
+
+def torch_stage(input, weight, bias, geometry, activation, pool, window):
+    """The same in plain torch operators, in whose words forward-mode AD can be compiled."""
+    stride, padding, dilation, groups = geometry
+    if len(padding) == 4:
+        input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
+    z = torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    activate = {None: lambda z: z, "sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}[activation]
     if pool is None:
-        return activate(features)
+        return activate(z)
     if pool == "max":
-        return activate(max_pool2d(features, *window))
-    return POOLS[pool](activate(features), *window)
+        return activate(torch.nn.functional.max_pool2d(z, *window))
+    return torch.nn.functional.avg_pool2d(activate(z), *window, divisor_override=1 if pool == "sum" else None)

@@ -1,0 +1,52 @@
+// A fused stage takes a few images at a time, a chunk, so that their maps before the pool stay in cache.
+#pragma once
+#include <algorithm>
+
+#include "conv_act_pool2d.h"
+#include "tensor.h"
+
+namespace tmc {
+
+// A chunk's maps fit into the second-level cache of a core and its share of the third; but since every chunk packs the
+// weights, and in backward adds a partial grad_weight, they should also be several times larger than the weights. The
+// number of images depends on the shape of one image alone, and so do the bits of grad_weight.
+inline int64_t images_in_chunk(const ConvActPool2dShape& shape, int64_t element_size) {
+  constexpr int64_t kMapBytes = 2 << 20, kMapsOfWeight = 4;
+  const Conv2dShape& conv = shape.conv;
+  const int64_t map = conv.k * conv.p * conv.q * element_size;
+  const int64_t weight = conv.k * channels_per_group(conv) * conv.r * conv.s * element_size;
+  return std::max<int64_t>(1, std::max(kMapBytes, kMapsOfWeight * weight) / map);
+}
+
+struct Chunk {
+  int64_t begin, images;
+  // Its part of a batch, or of scratch memory that every chunk uses from the beginning.
+  Tensor of(Tensor batch) const { return torch::stable::narrow(batch, 0, begin, images); }
+  Tensor in_scratch(Tensor scratch) const { return torch::stable::narrow(scratch, 0, 0, images); }
+  ConvActPool2dShape of(ConvActPool2dShape shape) const {
+    shape.conv.n = shape.pool.n = images;
+    return shape;
+  }
+};
+
+template <class Body>
+void for_each_chunk(int64_t batch, int64_t images, const Body& body) {
+  for (int64_t begin = 0; begin < batch; begin += images) body(Chunk{begin, std::min(images, batch - begin)});
+}
+
+// `images` maps before the pool, and as many pooled ones.
+inline Tensor empty_maps(const Tensor& like, const ConvActPool2dShape& shape, int64_t images) {
+  return empty_nchw(like, images, shape.conv.k, shape.conv.p, shape.conv.q, true);
+}
+inline Tensor empty_pooled(const Tensor& like, const ConvActPool2dShape& shape, int64_t images, bool channels_last,
+                           ScalarType dtype) {
+  return empty_nchw(like, images, shape.conv.k, shape.pool.h.out, shape.pool.w.out, channels_last, dtype);
+}
+
+// What an op returns in the place of a tensor that nobody wants.
+inline Tensor no_elements(const Tensor& like) {
+  const int64_t none = 0;
+  return torch::stable::empty(IntList(&none, 1), like.scalar_type());
+}
+
+}  // namespace tmc
