@@ -44,10 +44,10 @@ template <int kTile>
 inline void zero_tile() {
   asm volatile("tilezero %%tmm%c0" ::"i"(kTile));
 }
-// Row i of the tile is at from + i * stride bytes.
-template <int kTile>
+// Row i of the tile is at from + kOffset + i * stride bytes.
+template <int kTile, int kOffset = 0>
 inline void load_tile(const void* from, int64_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
+  asm volatile("tileloadd %c3(%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile), "i"(kOffset) : "memory");
 }
 template <int kTile>
 inline void store_tile(void* to, int64_t stride) {

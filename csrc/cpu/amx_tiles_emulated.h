@@ -5,6 +5,8 @@
 // that to the tile, flushing again. Tiles hold NaN until they are written; a tile that is not configured, or of shapes
 // that do not fit together, ends the process.
 #pragma once
+#include <cstdio>
+#include <cstdlib>
 
 namespace tmc {
 namespace {
@@ -18,8 +20,8 @@ inline thread_local EmulatedTiles emulated;
 
 inline void must(bool holds, const char* rule) {
   if (holds) return;
-  __builtin_printf("AMX would fault: %s\n", rule);
-  __builtin_abort();
+  std::fprintf(stderr, "AMX would fault: %s\n", rule);
+  std::abort();
 }
 
 inline void configure_tiles(const TileConfig& config) {
@@ -48,11 +50,11 @@ inline void zero_tile() {
   check_tile<kTile>();
   __builtin_memset(emulated.data[kTile], 0, sizeof emulated.data[kTile]);
 }
-template <int kTile>
+template <int kTile, int kOffset = 0>
 inline void load_tile(const void* from, int64_t stride) {
   zero_tile<kTile>();  // what lies beyond the configured rows and bytes
   for (int i = 0; i < emulated.config.rows[kTile]; ++i)
-    __builtin_memcpy(emulated.data[kTile][i], static_cast<const char*>(from) + i * stride,
+    __builtin_memcpy(emulated.data[kTile][i], static_cast<const char*>(from) + kOffset + i * stride,
                      emulated.config.row_bytes[kTile]);
 }
 template <int kTile>

@@ -9,11 +9,11 @@
 // Tiles: 4 of sums, 2 of a (16 rows each), 2 of b (16 columns each). A loaded part serves as long as it can: per 32 l,
 //
 //   products  1    3    4    6        tdpbf16ps (16 cycles each)    4   12   16   24
-//                                     tileloadd (8 cycles each)     4    8   10   14
+//                                     tileloadd (8 cycles each)     4    8   10   16
 //
-// Bound: the multiplier, 2048 multiply-adds in 16 cycles, divided by the number of products; loads take half of the
-// time for one product and less than a third for six. Cache: a panel of b is 16 KiB a part (one and two parts stay in
-// L1, three in L2), 32 rows of a are 16 KiB a part, from L2. These are budgets: not measured on AMX.
+// Bound: the multiplier, 2048 multiply-adds in 16 cycles, divided by the number of products; loads take half of that
+// time for one product and a third for six. Cache: a panel of b is 16 KiB a part (one and two parts stay in L1, three
+// in L2), 32 rows of a are 16 KiB a part, from L2. These are budgets: not measured on AMX.
 #include "amx_tiles.h"
 #include "gemm_split.h"
 
@@ -22,18 +22,18 @@ namespace {
 
 constexpr int64_t kStrip = 2 * kTileRows;
 
-// One packed operand as the tiles see it: rows of 64 bytes, `row_bytes` apart; the second tile, the next 32 of the
-// depth, and the next part are so many bytes further on.
+// One packed operand as the tiles see it: 64 bytes every kRowBytes. So many bytes further on are the second of a pair
+// of tiles, the next 32 of the depth, the next part, and the next row of a or panel of b.
+template <int kRowBytes_, int kSecondTile_, int kStep_, int kPart_, int64_t kNext_>
 struct TileSource {
-  const char* data;
-  int64_t row_bytes, second_tile, step, part;
+  static constexpr int kRowBytes = kRowBytes_, kSecondTile = kSecondTile_, kStep = kStep_, kPart = kPart_;
+  static constexpr int64_t kNext = kNext_;
 };
 
-template <int kFirst>
-void load_pair(const TileSource& from, int64_t step, int part) {
-  const char* at = from.data + step * from.step + part * from.part;
-  load_tile<kFirst>(at, from.row_bytes);
-  load_tile<kFirst + 1>(at + from.second_tile, from.row_bytes);
+template <class Source, int kFirst, int kPart>
+void load_pair(const char* from) {
+  load_tile<kFirst, kPart * Source::kPart>(from, Source::kRowBytes);
+  load_tile<kFirst + 1, kPart * Source::kPart + Source::kSecondTile>(from, Source::kRowBytes);
 }
 
 void multiply_pairs() {
@@ -43,34 +43,46 @@ void multiply_pairs() {
   multiply_tiles<3, 5, 7>();
 }
 
+// The products of 32 l; neighbours share an operand.
+template <class A, class B, int kProducts>
+void multiply_step(const char* a, const char* b) {
+  if constexpr (kProducts == 1) {
+    load_pair<A, 4, 0>(a), load_pair<B, 6, 0>(b), multiply_pairs();
+  } else if constexpr (kProducts == 3) {
+    load_pair<A, 4, 1>(a), load_pair<B, 6, 0>(b), multiply_pairs();
+    load_pair<A, 4, 0>(a), multiply_pairs();
+    load_pair<B, 6, 1>(b), multiply_pairs();
+  } else if constexpr (kProducts == 4) {
+    load_pair<A, 4, 1>(a), load_pair<B, 6, 1>(b), multiply_pairs();
+    load_pair<B, 6, 0>(b), multiply_pairs();
+    load_pair<A, 4, 0>(a), multiply_pairs();
+    load_pair<B, 6, 1>(b), multiply_pairs();
+  } else {
+    static_assert(kProducts == 5, "all of three parts but the first one's with the first one");
+    load_pair<A, 4, 2>(a), load_pair<B, 6, 0>(b), multiply_pairs();
+    load_pair<A, 4, 1>(a), multiply_pairs();
+    load_pair<B, 6, 1>(b), multiply_pairs();
+    load_pair<A, 4, 0>(a), multiply_pairs();
+    load_pair<B, 6, 2>(b), multiply_pairs();
+  }
+}
+
+template <class A, class B, int kProducts>
+void multiply_steps(int64_t steps, const char* a, const char* b) {
+  for (; steps > 0; --steps, a += A::kStep, b += B::kStep) multiply_step<A, B, kProducts>(a, b);
+}
+
 // sums[32][32] = the products of 32 rows of a and 32 columns of b.
-template <int kParts, int kProducts>
-void multiply_strip(int64_t steps, const TileSource& a, const TileSource& b, float* sums) {
+template <class A, class B, int kProducts>
+void multiply_strip(int64_t steps, const char* a, const char* b, float* sums) {
   zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
-  for (int64_t step = 0; step < steps; ++step) {
-    const auto load_a = [&](int part) { load_pair<4>(a, step, part); };
-    const auto load_b = [&](int part) { load_pair<6>(b, step, part); };
-    // Neighbouring products share an operand. hi * hi comes late: the small ones are rounded before it joins them.
-    if constexpr (kProducts == 6) {
-      load_a(2), load_b(0), multiply_pairs();
-      load_a(1), multiply_pairs();
-      load_b(1), multiply_pairs();
-      load_a(0), multiply_pairs();
-      load_b(2), multiply_pairs();
-      load_b(0), multiply_pairs();
-    } else if constexpr (kProducts == 4) {
-      load_a(1), load_b(1), multiply_pairs();
-      load_b(0), multiply_pairs();
-      load_a(0), multiply_pairs();
-      load_b(1), multiply_pairs();
-    } else if constexpr (kProducts == 3) {
-      load_a(1), load_b(0), multiply_pairs();
-      load_a(0), multiply_pairs();
-      load_b(1), multiply_pairs();
-    } else {
-      static_assert(kParts == 1 && kProducts == 1);
-      load_a(0), load_b(0), multiply_pairs();
-    }
+  if constexpr (kProducts == 6) {
+    // The small products of all l first, then the large ones: a tile's sum is rounded once every 32 l at its full size
+    // instead of six times. Sums of few terms had 1.6 times torch's error otherwise, and have 0.9 times so.
+    multiply_steps<A, B, 5>(steps, a, b);
+    multiply_steps<A, B, 1>(steps, a, b);
+  } else {
+    multiply_steps<A, B, kProducts>(steps, a, b);
   }
   constexpr int64_t kRowBytes = kPanel * sizeof(float);
   char* const to = reinterpret_cast<char*>(sums);
@@ -80,40 +92,41 @@ void multiply_strip(int64_t steps, const TileSource& a, const TileSource& b, flo
 }
 
 // Strips inside, panels outside: a panel of b stays in the caches while the rows of a pass by.
-// add(i, j, sums) joins rows i .. of sums to the tile.
-template <int kParts, int kProducts, class Add>
-void multiply_tiles_of(int64_t rows, int64_t columns, int64_t depth, TileSource a, TileSource b, int64_t a_row,
-                       int64_t b_panel, const Add& add) {
-  configure_tiles(TileConfig{});
+// add(i, j, sums) joins sums to the tile at row i and column j.
+template <class A, class B, int kProducts, class Add>
+void multiply_strips(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
+                     const Add& add) {
+  const char *a = static_cast<const char*>(packed_a), *b = static_cast<const char*>(packed_b);
   const int64_t steps = padded_depth(depth) / kTileDepth;
   alignas(64) float sums[kStrip * kPanel];
-  const char* const first_row = a.data;
-  for (int64_t j = 0; j < columns; j += kPanel, b.data += b_panel)
+  configure_tiles(TileConfig{});
+  for (int64_t j = 0; j < columns; j += kPanel, b += B::kNext)
     for (int64_t i = 0; i < rows; i += kStrip) {
-      a.data = first_row + i * a_row;
-      multiply_strip<kParts, kProducts>(steps, a, b, sums);
+      multiply_strip<A, B, kProducts>(steps, a + i * A::kNext, b, sums);
       add(i, j, sums);
     }
   release_tiles();
 }
 
-constexpr int64_t kStepBytes = kTileDepth * sizeof(BFloat16);
+constexpr int kStepBytes = kTileDepth * sizeof(BFloat16), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
+template <int64_t kRow, int kPart>
+using TilesOfA = TileSource<kRow, kTileRows * kRow, kStepBytes, kPart, kRow>;
+template <int kPart, int64_t kPanelBytes>
+using TilesOfB = TileSource<kPairBytes, kTileRowBytes, kTileRows * kPairBytes, kPart, kPanelBytes>;
 
 // bfloat16 operands, packed as gemm_bfloat16.h says.
 void multiply_bfloat16(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
                        void* tile) {
-  constexpr int64_t kRow = kBlockDepth * sizeof(BFloat16), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
+  constexpr int64_t kRow = kBlockDepth * sizeof(BFloat16);
   const int64_t stride = tile_stride<float>(columns);
-  const TileSource a = {static_cast<const char*>(packed_a), kRow, kTileRows * kRow, kStepBytes, 0};
-  const TileSource b = {static_cast<const char*>(packed_b), kPairBytes, kTileRowBytes, kTileRows * kPairBytes, 0};
-  multiply_tiles_of<1, 1>(rows, columns, depth, a, b, kRow, kPanel * kRow,
-                          [=](int64_t i, int64_t j, const float* sums) {
-                            for (int64_t r = 0; r < min(kStrip, rows - i); ++r) {
-                              float* to = static_cast<float*>(tile) + (i + r) * stride + j;
-                              for (int64_t column = 0; column < kPanel; ++column)
-                                to[column] += sums[r * kPanel + column];
-                            }
-                          });
+  const auto add = [=](int64_t i, int64_t j, const float* sums) {
+    for (int64_t r = 0; r < min(kStrip, rows - i); ++r, sums += kPanel) {
+      float* to = static_cast<float*>(tile) + (i + r) * stride + j;
+      for (int64_t half = 0; half < kPanel; half += kFloats)
+        store_floats(to + half, load_floats(to + half) + load_floats(sums + half));
+    }
+  };
+  multiply_strips<TilesOfA<kRow, 0>, TilesOfB<0, kPanel * kRow>, 1>(rows, columns, depth, packed_a, packed_b, add);
 }
 
 // Operands split into kParts.
@@ -124,11 +137,7 @@ void multiply_split(int64_t rows, int64_t columns, int64_t depth, const void* pa
   using Panel = SplitPanel<kParts>;
   const Row* split_rows = static_cast<const Row*>(packed_a);
   const Panel* panels = static_cast<const Panel*>(packed_b);
-  constexpr int64_t kRow = sizeof(Row), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
   const int64_t stride = tile_stride<float>(columns);
-  const TileSource a = {static_cast<const char*>(packed_a), kRow, kTileRows * kRow, kStepBytes, sizeof(Row::parts[0])};
-  const TileSource b = {static_cast<const char*>(packed_b), kPairBytes, kTileRowBytes, kTileRows * kPairBytes,
-                        sizeof(Panel::parts[0])};
   const auto add = [=](int64_t i, int64_t j, const float* sums) {
     const Panel& panel = panels[j / kPanel];
     for (int64_t r = 0; r < min(kStrip, rows - i); ++r, sums += kPanel) {
@@ -141,7 +150,9 @@ void multiply_split(int64_t rows, int64_t columns, int64_t depth, const void* pa
       if (row.scale.wild || panel.scale.any_wild) add_wild(depth, row, panel, to);
     }
   };
-  multiply_tiles_of<kParts, kProducts>(rows, columns, depth, a, b, kRow, sizeof(Panel), add);
+  using A = TilesOfA<sizeof(Row), sizeof(Row::parts[0])>;
+  using B = TilesOfB<sizeof(Panel::parts[0]), sizeof(Panel)>;
+  multiply_strips<A, B, kProducts>(rows, columns, depth, packed_a, packed_b, add);
 }
 
 template <class Stored, int kParts, int kProducts>

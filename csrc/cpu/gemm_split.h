@@ -213,7 +213,8 @@ Floats elements_of(const SplitPanel<kParts>& panel, int64_t l, int64_t half) {
 
 // tile[0 .. 31] of one row += the products of a row and the columns of a panel, where one of the two is wild.
 template <int kParts>
-void add_wild(int64_t depth, const SplitRow<kParts>& row, const SplitPanel<kParts>& panel, float* tile) {
+[[gnu::noinline, gnu::cold]] void add_wild(int64_t depth, const SplitRow<kParts>& row, const SplitPanel<kParts>& panel,
+                                           float* tile) {
   float a[kBlockDepth];
   elements_of(row, depth, a);
   for (int64_t half = 0; half < kPanel; half += kFloats) {

@@ -10,7 +10,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -61,11 +60,10 @@ def emulated_package():
     return folder
 
 
-def run_emulated(script, *arguments, isa="amx"):
-    """Runs Python code on emulated AMX, in a process of its own; returns what it printed."""
-    environment = {**os.environ, "TMC_CPU_ISA": isa, "PYTHONPATH": str(emulated_package())}
-    child = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, cwd="/"
-    )
-    assert child.returncode == 0, child.stderr
-    return child.stdout
+def compile_driver():
+    """The program that holds the emulated tiles against the manual."""
+    folder = emulated_package()
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O2", "-mfma", "-DTMC_EMULATE_AMX"]
+    command += [f"-I{ROOT / 'csrc'}", str(Path(__file__).with_name("driver.cpp")), "-o", str(folder / "driver")]
+    subprocess.run(command, check=True)
+    return folder / "driver"

@@ -1,0 +1,136 @@
+"""Convolution on AMX: emulated (amx_harness/build.py), and on the processor where it has AMX."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from amx_harness import cases
+from amx_harness.build import OBJECTS, ROOT, CannotEmulate, compile_driver, emulated_package, object_of
+from test_determinism import EACH_ISA
+
+HERE = Path(__file__).parent
+CASES = HERE / "amx_harness/cases.py"
+SOURCE = "csrc/cpu/gemm_amx.cpp"
+
+
+def run_python(arguments, package):
+    environment = {**os.environ, "TMC_CPU_ISA": "amx", "PYTHONPATH": str(package)}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=HERE)
+
+
+@pytest.fixture(scope="module", params=["emulated", "hardware"])
+def on_amx(request):
+    """Runs Python with arguments in a process in which our convolutions use AMX."""
+    package = ROOT
+    if request.param == "emulated":
+        try:
+            package = emulated_package()
+        except CannotEmulate as reason:
+            pytest.skip(str(reason))
+    else:
+        child = run_python(["-c", "import torch, torch_manual_conv; torch.ops.tmc.cpu_isa()"], package)
+        if "this CPU supports at most" in child.stderr:
+            pytest.skip("this CPU has no AMX, or this process may not use it")
+
+    def run(*arguments):
+        child = run_python([str(a) for a in arguments], package)
+        assert child.returncode == 0, child.stderr + child.stdout
+
+    return run
+
+
+def test_every_convolution_of_the_instruction_set_test(on_amx):
+    on_amx("-c", EACH_ISA, "amx", HERE)
+
+
+def test_same_bits_for_any_number_of_threads(on_amx):
+    on_amx(CASES, "threads")
+
+
+@pytest.mark.parametrize("operands", cases.OPERANDS)
+def test_error_against_float64(on_amx, operands):
+    on_amx(CASES, "accuracy", operands)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_infinity_and_nan(on_amx, value):
+    on_amx(CASES, "special_values", value)
+
+
+def test_a_sample_has_its_bits_whatever_its_batch(on_amx):
+    on_amx(CASES, "batch")
+
+
+def test_extents_around_the_tiles(on_amx):
+    on_amx(CASES, "edges")
+
+
+# ---- The emulation itself, against what Intel's manual says of the instructions.
+
+
+@pytest.fixture(scope="module")
+def driver():
+    try:
+        return compile_driver()
+    except CannotEmulate as reason:
+        pytest.skip(str(reason))
+
+
+def test_the_emulated_tiles_compute_as_the_manual_says(driver):
+    child = subprocess.run([driver], capture_output=True, text=True)
+    assert child.returncode == 0, child.stdout
+
+
+@pytest.mark.parametrize(
+    "mistake, rule",
+    {
+        "unconfigured": "tiles are configured",
+        "released": "tiles are configured",
+        "shapes": "shapes that fit together",
+        "palette": "palette 1",
+    }.items(),
+)
+def test_what_the_hardware_faults_on_ends_the_emulation(driver, mistake, rule):
+    child = subprocess.run([driver, mistake], capture_output=True, text=True)
+    assert child.returncode < 0 and "AMX would fault: " in child.stderr and rule in child.stderr
+
+
+# ---- The product's object file.
+
+
+def test_the_inner_loops_hold_the_instructions_that_the_budget_counts():
+    """Per 32 terms: 4 tdpbf16ps a product and the loads of the table in gemm_amx.cpp, six products being a loop of five
+    and a loop of one; nothing on the stack."""
+    if not object_of(SOURCE).exists():
+        pytest.skip(f"{OBJECTS.name} does not hold the product's object files")
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", object_of(SOURCE)], capture_output=True, text=True, check=True
+    ).stdout
+    found = set()
+    for function in re.split(r"\n\n", text):
+        for loop in loops_with(function, "tdpbf16ps"):
+            counts = tuple(sum(name in line for line in loop) for name in ("tdpbf16ps", "tileloadd"))
+            assert not any("(%rsp" in line or "(%rbp" in line for line in loop), "\n".join(loop)
+            found.add(counts)
+    assert found == {(4, 4), (12, 8), (16, 10), (20, 12)}
+
+
+def loops_with(function, instruction):
+    """The innermost loops of a disassembled function that hold the instruction, as lists of lines."""
+    lines = re.findall(r"^ *([0-9a-f]+):\s+(.*)$", function, re.M)
+    at = {int(address, 16): i for i, (address, _) in enumerate(lines)}
+    loops = []
+    for i, (address, text) in enumerate(lines):
+        jump = re.match(r"j\w+ +([0-9a-f]+)", text)
+        if jump and int(jump[1], 16) in at and int(jump[1], 16) <= int(address, 16):
+            loops.append((at[int(jump[1], 16)], i))
+    bodies = []
+    for first, last in loops:
+        inner = any(first <= f and l <= last and (f, l) != (first, last) for f, l in loops)
+        body = [text for _, text in lines[first : last + 1]]
+        if not inner and any(instruction in text for text in body):
+            bodies.append(body)
+    return bodies
