@@ -149,7 +149,14 @@ def edges():
     """Extents around the tiles' 16, 32 and 256, odd depths, both memory layouts."""
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for n, c, k, size in ((1, 1, 1, 1), (1, 3, 17, 4), (2, 15, 16, 6), (1, 32, 33, 9), (1, 29, 31, 17), (1, 257, 2, 3)):
+        for n, c, k, size in (
+            (1, 1, 1, 1),
+            (1, 3, 17, 4),
+            (2, 15, 16, 6),
+            (1, 32, 33, 9),
+            (1, 29, 31, 17),
+            (1, 257, 2, 3),
+        ):
             for layout in (torch.contiguous_format, torch.channels_last):
                 shapes = (n, c, size, size), (k, c, 3, 3), (n, k, size, size)
                 x, w, g = (normal(shape).to(dtype).contiguous(memory_format=layout) for shape in shapes)
