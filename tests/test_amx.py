@@ -123,14 +123,12 @@ def loops_with(function, instruction):
     lines = re.findall(r"^ *([0-9a-f]+):\s+(.*)$", function, re.M)
     at = {int(address, 16): i for i, (address, _) in enumerate(lines)}
     loops = []
-    for i, (address, text) in enumerate(lines):
+    for end, (address, text) in enumerate(lines):
         jump = re.match(r"j\w+ +([0-9a-f]+)", text)
         if jump and int(jump[1], 16) in at and int(jump[1], 16) <= int(address, 16):
-            loops.append((at[int(jump[1], 16)], i))
-    bodies = []
-    for first, last in loops:
-        inner = any(first <= f and l <= last and (f, l) != (first, last) for f, l in loops)
-        body = [text for _, text in lines[first : last + 1]]
-        if not inner and any(instruction in text for text in body):
-            bodies.append(body)
-    return bodies
+            loops.append(range(at[int(jump[1], 16)], end + 1))
+    innermost = [
+        loop for loop in loops if not any(o != loop and o.start >= loop.start and o.stop <= loop.stop for o in loops)
+    ]
+    bodies = [[lines[i][1] for i in loop] for loop in innermost]
+    return [body for body in bodies if any(instruction in text for text in body)]
