@@ -16,27 +16,39 @@
 
 namespace tmc {
 
-// One axis of a pooling problem.
-struct PoolAxis {
-  int64_t in, out;                        // extents
-  int64_t kernel, stride, pad, dilation;  // adaptive: kernel = largest window, stride = 0
+// One axis of a pooling problem. Integer is int64_t, or on a GPU a 32-bit integer that is fast to divide by.
+template <class Integer>
+struct PoolAxisOf {
+  Integer in, out;                        // extents
+  Integer kernel, stride, pad, dilation;  // adaptive: kernel = largest window, stride = 0
 };
+using PoolAxis = PoolAxisOf<int64_t>;
 
-struct PoolShape {
+template <class Integer>
+struct PoolShapeOf {
   int64_t n, c;
-  PoolAxis h, w;
+  PoolAxisOf<Integer> h, w;
 };
+using PoolShape = PoolShapeOf<int64_t>;
 
-HOST_DEVICE bool is_adaptive(const PoolAxis& axis) {
+// What positions along an axis are counted in: int64_t or int32_t.
+template <class Integer>
+using index_t = decltype(Integer{} + Integer{});
+
+template <class Integer>
+HOST_DEVICE bool is_adaptive(const PoolAxisOf<Integer>& axis) {
   return axis.stride == 0;
 }
 
 // The taps of output i: tap t of [begin, end) reads input position start + t * dilation, inside the input.
-struct Window {
-  int64_t start, begin, end;
+template <class Index>
+struct WindowOf {
+  Index start, begin, end;
 };
-HOST_DEVICE Window window(const PoolAxis& axis, int64_t i) {
-  Window taps;
+using Window = WindowOf<int64_t>;
+template <class Integer>
+HOST_DEVICE WindowOf<index_t<Integer>> window(const PoolAxisOf<Integer>& axis, index_t<Integer> i) {
+  WindowOf<index_t<Integer>> taps;
   if (is_adaptive(axis)) {  // torch: floor(i * in / out) ... ceil((i + 1) * in / out)
     taps.start = i * axis.in / axis.out;
     taps.begin = 0;
@@ -53,17 +65,20 @@ HOST_DEVICE Window window(const PoolAxis& axis, int64_t i) {
 
 // The inverse: the outputs [first, last] whose undilated span contains input position `position`. With dilation
 // a window in the range may still step over it: tap_at tells.
-struct Covering {
-  int64_t first, last;
+template <class Index>
+struct CoveringOf {
+  Index first, last;
 };
-HOST_DEVICE Covering covering(const PoolAxis& axis, int64_t position) {
-  Covering outputs;
+using Covering = CoveringOf<int64_t>;
+template <class Integer>
+HOST_DEVICE CoveringOf<index_t<Integer>> covering(const PoolAxisOf<Integer>& axis, index_t<Integer> position) {
+  CoveringOf<index_t<Integer>> outputs;
   if (is_adaptive(axis)) {
     outputs.first = position * axis.out / axis.in;
     outputs.last = ceil_div((position + 1) * axis.out, axis.in) - 1;
     return outputs;
   }
-  const int64_t padded = position + axis.pad, reach = axis.dilation * (axis.kernel - 1);
+  const index_t<Integer> padded = position + axis.pad, reach = axis.dilation * (axis.kernel - 1);
   outputs.first = padded < reach ? 0 : ceil_div(padded - reach, axis.stride);
   outputs.last = padded / axis.stride;
   if (outputs.last > axis.out - 1) outputs.last = axis.out - 1;
@@ -71,9 +86,10 @@ HOST_DEVICE Covering covering(const PoolAxis& axis, int64_t position) {
 }
 
 // The tap of output i that reads `position`, or -1 when the window steps over it. i must come from covering().
-HOST_DEVICE int64_t tap_at(const PoolAxis& axis, int64_t i, int64_t position) {
+template <class Integer>
+HOST_DEVICE index_t<Integer> tap_at(const PoolAxisOf<Integer>& axis, index_t<Integer> i, index_t<Integer> position) {
   if (is_adaptive(axis)) return position - i * axis.in / axis.out;
-  const int64_t distance = position + axis.pad - i * axis.stride;
+  const index_t<Integer> distance = position + axis.pad - i * axis.stride;
   return distance % axis.dilation == 0 ? distance / axis.dilation : -1;
 }
 
@@ -82,12 +98,14 @@ struct AverageRule {
   bool count_include_pad;
   int64_t divisor_override;  // 0: none
 };
-HOST_DEVICE int64_t window_extent(const PoolAxis& axis, int64_t i, bool count_include_pad) {
+template <class Integer>
+HOST_DEVICE index_t<Integer> window_extent(const PoolAxisOf<Integer>& axis, index_t<Integer> i,
+                                           bool count_include_pad) {
   if (is_adaptive(axis)) {
-    const Window taps = window(axis, i);
+    const WindowOf<index_t<Integer>> taps = window(axis, i);
     return taps.end - taps.begin;
   }
-  int64_t begin = i * axis.stride - axis.pad, end = begin + axis.kernel;
+  index_t<Integer> begin = i * axis.stride - axis.pad, end = begin + axis.kernel;
   if (end > axis.in + axis.pad) end = axis.in + axis.pad;
   if (!count_include_pad) {
     if (begin < 0) begin = 0;
@@ -95,31 +113,41 @@ HOST_DEVICE int64_t window_extent(const PoolAxis& axis, int64_t i, bool count_in
   }
   return end - begin;
 }
-HOST_DEVICE int64_t average_divisor(const PoolShape& shape, const AverageRule& rule, int64_t p, int64_t q) {
+template <class Integer>
+HOST_DEVICE int64_t average_divisor(const PoolShapeOf<Integer>& shape, const AverageRule& rule, index_t<Integer> p,
+                                    index_t<Integer> q) {
   if (rule.divisor_override != 0) return rule.divisor_override;
   return window_extent(shape.h, p, rule.count_include_pad) * window_extent(shape.w, q, rule.count_include_pad);
 }
 
 // Taps in the largest window; winners are uint8 up to kMaxByteTaps and int32 above.
 constexpr int64_t kMaxByteTaps = 256;
-HOST_DEVICE int64_t window_taps(const PoolShape& shape) {
+template <class Integer>
+HOST_DEVICE index_t<Integer> window_taps(const PoolShapeOf<Integer>& shape) {
   return shape.h.kernel * shape.w.kernel;
 }
-HOST_DEVICE int64_t winner_of(const PoolShape& shape, int64_t tap_h, int64_t tap_w) {
+template <class Integer>
+HOST_DEVICE index_t<Integer> winner_of(const PoolShapeOf<Integer>& shape, index_t<Integer> tap_h,
+                                       index_t<Integer> tap_w) {
   return tap_h * shape.w.kernel + tap_w;
 }
 
 // Does `winner` name a tap of window (p, q) that lies inside the input? For winners that come from outside.
-HOST_DEVICE bool is_valid_winner(const PoolShape& shape, int64_t winner, int64_t p, int64_t q) {
+template <class Integer>
+HOST_DEVICE bool is_valid_winner(const PoolShapeOf<Integer>& shape, index_t<Integer> winner, index_t<Integer> p,
+                                 index_t<Integer> q) {
   if (winner < 0 || winner >= window_taps(shape)) return false;
-  const Window rows = window(shape.h, p), columns = window(shape.w, q);
-  const int64_t tap_h = winner / shape.w.kernel, tap_w = winner % shape.w.kernel;
+  const auto rows = window(shape.h, p), columns = window(shape.w, q);
+  const index_t<Integer> tap_h = winner / shape.w.kernel, tap_w = winner % shape.w.kernel;
   return tap_h >= rows.begin && tap_h < rows.end && tap_w >= columns.begin && tap_w < columns.end;
 }
 // The winner's flat position h * in_w + w in its plane: torch's `indices`.
-HOST_DEVICE int64_t winner_position(const PoolShape& shape, int64_t winner, int64_t p, int64_t q) {
-  const int64_t h = window(shape.h, p).start + winner / shape.w.kernel * (is_adaptive(shape.h) ? 1 : shape.h.dilation);
-  const int64_t w = window(shape.w, q).start + winner % shape.w.kernel * (is_adaptive(shape.w) ? 1 : shape.w.dilation);
+template <class Integer>
+HOST_DEVICE index_t<Integer> winner_position(const PoolShapeOf<Integer>& shape, index_t<Integer> winner,
+                                             index_t<Integer> p, index_t<Integer> q) {
+  const index_t<Integer> tap_h = winner / shape.w.kernel, tap_w = winner % shape.w.kernel;
+  const index_t<Integer> h = window(shape.h, p).start + tap_h * shape.h.dilation;
+  const index_t<Integer> w = window(shape.w, q).start + tap_w * shape.w.dilation;
   return h * shape.w.in + w;
 }
 

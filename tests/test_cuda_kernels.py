@@ -3,12 +3,10 @@
 Every launcher is called as the CUDA entry points call it, and held against torch in float64.
 """
 
-import ctypes
-
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import AverageRule, Conv, Kernels, Pool
+from cuda_harness.kernels import Conv, Kernels
 
 SEEDS = (0, 1, 2)  # 0: threads in order; others: random warps, each run to its next barrier
 
@@ -114,118 +112,3 @@ def test_conv2d_parameter_gradients_of_an_empty_batch(kernels, dtype, channels_l
     (input, _, _, grad_output), _ = conv_operands(EMPTY_BATCH, dtype)
     assert not kernels.conv2d_grad_weight(EMPTY_BATCH, channels_last, grad_output, input).any()
     assert not kernels.conv2d_grad_bias(channels_last, grad_output).any()
-
-
-# ---- Pooling.
-
-POOLS = {
-    "alexnet": Pool(2, 3, (13, 11), (6, 5), (3, 3), (2, 2)),
-    "padded_uneven": Pool(1, 2, (9, 10), (5, 9), (3, 2), (2, 1), (1, 0)),
-    "padded_dilated": Pool(2, 1, (12, 11), (4, 9), (3, 3), (3, 1), (1, 1), (2, 2)),
-    "stride_above_kernel": Pool(1, 3, (10, 9), (3, 3), (2, 1), (4, 3)),
-    "one_pixel": Pool(1, 1, (1, 1), (1, 1), (1, 1), (1, 1)),
-}
-CEIL_MODE_POOL = Pool(1, 2, (8, 10), (4, 5), (3, 3), (2, 2))  # the last windows reach past the input
-WIDE_POOL = Pool(1, 2, (20, 22), (2, 4), (17, 16), (3, 2))  # more than 256 taps: int32 winners
-ADAPTIVE_POOLS = {
-    "torch_default": Pool(2, 3, (13, 13), (6, 6), (4, 4)),
-    "uneven": Pool(1, 2, (7, 10), (3, 4), (4, 4)),
-    "upsampling": Pool(1, 2, (3, 4), (5, 7), (2, 2)),
-}
-
-
-def torch_max_pool2d(pool, input):
-    if pool.stride == (0, 0):
-        return F.adaptive_max_pool2d(input, pool.output_size, return_indices=True)
-    ceil = pool is CEIL_MODE_POOL
-    return F.max_pool2d(input, pool.kernel, pool.stride, pool.pad, pool.dilation, ceil, return_indices=True)
-
-
-def with_ties(shape, dtype):
-    """Few distinct values, and some NaN and infinities: what makes a winner hard to choose."""
-    generator = torch.Generator().manual_seed(2)
-    values = torch.randint(-2, 3, shape, generator=generator).double()
-    values[torch.rand(shape, generator=generator) < 0.03] = torch.nan
-    values[torch.rand(shape, generator=generator) < 0.1] = -torch.inf
-    return values.to(dtype)
-
-
-MAX_POOLS = {**POOLS, "ceil_mode": CEIL_MODE_POOL, "wide": WIDE_POOL, **ADAPTIVE_POOLS}
-
-
-@pytest.mark.parametrize("pool", MAX_POOLS.values(), ids=MAX_POOLS.keys())
-def test_max_pool2d(kernels, pool, dtype, channels_last):
-    input = with_ties(pool.sizes[0], dtype)
-    expected, expected_indices = torch_max_pool2d(pool, input)
-    output, winners = kernels.max_pool2d(pool, channels_last, input)
-    assert torch.equal(output.nan_to_num(), expected.nan_to_num()) and torch.equal(output.isnan(), expected.isnan())
-    assert torch.equal(kernels.max_pool2d_indices(pool, channels_last, winners), expected_indices)
-
-    grad_output = torch.randn(pool.sizes[1]).to(dtype)
-    leaf = input.double().requires_grad_()
-    (grad_input,) = torch.autograd.grad(torch_max_pool2d(pool, leaf)[0], leaf, grad_output.double())
-    windows = pool.kernel[0] * pool.kernel[1]
-    check(kernels.max_pool2d_grad_input(pool, channels_last, grad_output, winners), grad_input, windows)
-    values = torch.randn(pool.sizes[0]).to(dtype)
-    selected = values.flatten(2).gather(2, expected_indices.flatten(2)).view(pool.sizes[1])
-    assert torch.equal(kernels.max_pool2d_select(pool, channels_last, values, winners), selected)
-
-
-@pytest.mark.parametrize("pool", [POOLS["padded_dilated"], WIDE_POOL], ids=["uint8", "int32"])
-def test_winners_outside_their_windows_touch_nothing(kernels, pool, channels_last):
-    beyond = 255 if pool.winner_dtype == torch.uint8 else 2**31 - 1
-    winners = torch.full(pool.sizes[1], beyond, dtype=pool.winner_dtype)
-    values = torch.randn(pool.sizes[0])
-    assert kernels.max_pool2d_select(pool, channels_last, values, winners).isnan().all()
-    assert (kernels.max_pool2d_indices(pool, channels_last, winners) == -1).all()
-    assert not kernels.max_pool2d_grad_input(pool, channels_last, torch.randn(pool.sizes[1]), winners).any()
-
-
-def test_a_window_without_input(kernels, channels_last):
-    pool = Pool(1, 2, (1, 5), (1, 4), (2, 2), (1, 1), (1, 0), (2, 1))  # its rows are -1 and 1; the input has row 0
-    output, winners = kernels.max_pool2d(pool, channels_last, torch.randn(pool.sizes[0]))
-    assert (output == -torch.inf).all()
-    assert not kernels.max_pool2d_select(pool, channels_last, torch.randn(pool.sizes[0]), winners).any()
-    assert not kernels.max_pool2d_grad_input(pool, channels_last, torch.randn(pool.sizes[1]), winners).any()
-    expected = F.max_pool2d(torch.randn(pool.sizes[0]), (2, 2), 1, (1, 0), (2, 1), return_indices=True)[1]
-    assert torch.equal(kernels.max_pool2d_indices(pool, channels_last, winners), expected)
-
-
-AVERAGES = {
-    **{name: (pool, {}) for name, pool in POOLS.items() if pool.dilation == (1, 1)},
-    "without_padding": (POOLS["padded_uneven"], {"count_include_pad": False}),
-    "ceil_mode": (CEIL_MODE_POOL, {"ceil_mode": True}),
-    "sum": (POOLS["alexnet"], {"divisor_override": 1}),
-    **{f"adaptive_{name}": (pool, None) for name, pool in ADAPTIVE_POOLS.items()},
-}
-
-
-@pytest.mark.parametrize(("pool", "options"), AVERAGES.values(), ids=AVERAGES.keys())
-def test_avg_pool2d(kernels, pool, options, dtype, channels_last):
-    input, grad_output = (torch.randn(shape, dtype=torch.float64).to(dtype) for shape in pool.sizes)
-    leaf = input.double().requires_grad_()
-    if options is None:
-        rule, output = AverageRule(), F.adaptive_avg_pool2d(leaf, pool.output_size)
-    else:
-        rule = AverageRule(options.get("count_include_pad", True), options.get("divisor_override", 0))
-        output = F.avg_pool2d(leaf, pool.kernel, pool.stride, pool.pad, **options)
-    (grad_input,) = torch.autograd.grad(output, leaf, grad_output.double())
-    taps = pool.kernel[0] * pool.kernel[1]
-    check(kernels.avg_pool2d(pool, channels_last, rule, input), output.detach(), taps)
-    check(kernels.avg_pool2d_grad_input(pool, channels_last, rule, grad_output), grad_input, taps)
-
-
-# ---- Sigmoid.
-
-
-@pytest.mark.parametrize("count", [1, 7, 64, 1003])
-@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "misaligned"])
-def test_sigmoid(kernels, count, offset, dtype):
-    special = torch.tensor([0, -0.0, torch.inf, -torch.inf, torch.nan, 1000, -1000])[:count]
-    x = torch.cat([special, 3 * torch.randn(count - len(special))]).to(dtype)
-    grad = torch.randn(count).to(dtype)
-    x, y, grad, grad_x = (torch.cat([t.new_zeros(offset), t])[offset:] for t in (x, x * torch.nan, grad, x * torch.nan))
-    kernels.call("launch_sigmoid", dtype, x, y, ctypes.c_int64(count), None)
-    check(y, x.double().sigmoid())
-    kernels.call("launch_sigmoid_grad_input", dtype, grad, y, grad_x, ctypes.c_int64(count), None)
-    check(grad_x, grad.double() * (1 - y.double()) * y.double(), terms=3)

@@ -23,6 +23,16 @@ __device__ __forceinline__ T& shared_memory() {
   return object;
 }
 
+// To 2 + 1.173 |x| and 1 units in the last place (CUDA C++ Programming Guide, PTX ISA); infinities and NaN are exact.
+__device__ __forceinline__ float approximate_exp(float x) {
+  return __expf(x);
+}
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // kernel<<<grid, threads, 0, stream>>>(arguments...). The caller checks cudaGetLastError.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, void* stream, Arguments&&... arguments) {
@@ -42,6 +52,13 @@ namespace tmc {
 template <class T>
 T& shared_memory() {
   return *static_cast<T*>(fibers::shared_memory(sizeof(T)));
+}
+
+inline float approximate_exp(float x) {
+  return std::exp(x);
+}
+inline float approximate_reciprocal(float x) {
+  return 1 / x;
 }
 
 template <class... Parameters, class... Arguments>

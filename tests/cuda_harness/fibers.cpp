@@ -50,7 +50,7 @@ std::size_t shared_bytes = 0;
 bool shared_is_fresh = false;
 
 // What the tests set and read.
-unsigned seed_ = 0;
+unsigned seed_ = 0, blocks_ = 0;
 std::string skipped_site, report;
 std::set<std::string> sites;
 std::string sites_text;
@@ -147,6 +147,7 @@ void run_grid(dim3 grid, unsigned threads, const std::function<void()>& kernel) 
       grid.y > kMaxGridYZ || grid.z > kMaxGridYZ)
     return fail("launch configuration that CUDA refuses");
   std::mt19937 random(seed_);
+  blocks_ += grid.x * grid.y * grid.z;
   kernel_ = &kernel;
   gridDim = grid, blockDim = dim3(threads);
   fibers_.clear();
@@ -188,6 +189,7 @@ extern "C" {
 void harness_configure(unsigned seed, const char* skipped) {
   fibers::seed_ = seed;
   fibers::skipped_site = skipped;
+  fibers::blocks_ = 0;
   fibers::report.clear();
   fibers::sites.clear();
 }
@@ -195,6 +197,11 @@ void harness_configure(unsigned seed, const char* skipped) {
 // What went wrong since harness_configure; "" if nothing did.
 const char* harness_report() {
   return fibers::report.c_str();
+}
+
+// The blocks that were launched since harness_configure.
+unsigned harness_blocks() {
+  return fibers::blocks_;
 }
 
 // The barriers that were reached since harness_configure, one a line.

@@ -38,7 +38,7 @@ def compile_and_link(name, sources, flags=(), libraries=()):
     compiler += ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment"] if SANITIZED else []
 
     def compile(source):
-        target = folder() / f"{source.parent.name}_{source.name}.o"
+        target = folder() / f"{name}_{source.parent.name}_{source.name}.o"
         subprocess.run([*compiler, "-x", "c++", "-c", source, "-o", target], check=True)
         return target
 
@@ -54,6 +54,13 @@ def build_kernels():
     """The harness and every kernel file, compiled as C++."""
     sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
     return compile_and_link("kernels", sources, INCLUDES)
+
+
+@functools.cache
+def build_wide_pools():
+    """The pooling kernels, choosing as they do for tensors beyond 32-bit indices."""
+    sources = [HARNESS / "fibers.cpp", *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
+    return compile_and_link("wide_pools", sources, [*INCLUDES, "-DTMC_POOL_NARROW_LIMIT=1"])
 
 
 @functools.cache
@@ -142,12 +149,13 @@ class Kernels:
         self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
         self.library.conv2d_grad_weight_parts.restype = ctypes.c_int64
         self.library.conv2d_grad_bias_parts.restype = ctypes.c_int64
-        self.seed, self.skipped_barrier, self.barriers = 1, "", set()
+        self.seed, self.skipped_barrier, self.barriers, self.blocks = 1, "", set(), 0
 
     def call(self, launcher, *arguments):
         self.library.harness_configure(self.seed, self.skipped_barrier.encode())
         getattr(self.library, launcher)(*map(as_c, arguments))
         self.barriers = set(self.library.harness_barriers().decode().split())
+        self.blocks = self.library.harness_blocks()
         if report := self.library.harness_report().decode():
             raise HarnessError(f"{launcher}: {report}")
 
@@ -218,6 +226,15 @@ class Kernels:
         operands = dense(grad_output, channels_last), grad_input
         self.call("launch_avg_pool2d_grad_input", grad_output.dtype, pool, channels_last, rule, *operands, None)
         return grad_input
+
+
+class WidePools(Kernels):
+    """The pooling launchers of build_wide_pools."""
+
+    def __init__(self):
+        self.library = ctypes.CDLL(str(build_wide_pools()))
+        self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
+        self.seed, self.skipped_barrier, self.barriers, self.blocks = 1, "", set(), 0
 
 
 class AverageRule(ctypes.Structure):

@@ -1,4 +1,5 @@
 // Kernels that test the harness itself: conversions, numbering, and mistakes that it must report.
+#include "divisor.h"
 #include "launch.h"
 
 namespace tmc {
@@ -14,6 +15,15 @@ __global__ void convert_kernel(const float* values, T* rounded, float* back, int
 
 __global__ void block_index_kernel(int64_t* indices) {
   indices[thread_index()] = block_index();
+}
+
+// results: n / d, n % d and ceil(n / d) of each n, one after the other.
+__global__ void divide_kernel(Divisor d, const int32_t* n, int32_t* results, int64_t count) {
+  const int64_t i = thread_index();
+  if (i >= count) return;
+  results[i] = n[i] / d;
+  results[count + i] = n[i] % d;
+  results[2 * count + i] = ceil_div(n[i], d);
 }
 
 struct Line {
@@ -54,6 +64,10 @@ void selftest_grid_of(int64_t blocks, int64_t* extents) {
 }
 void selftest_block_index(unsigned x, unsigned y, int64_t* indices) {
   launch(block_index_kernel, dim3(x, y), 1, nullptr, indices);
+}
+
+void selftest_divide(int64_t d, const int32_t* n, int32_t* results, int64_t count) {
+  launch(divide_kernel, grid_of_elements(count), kElementThreads, nullptr, divisor(d), n, results, count);
 }
 
 void selftest_read_unwritten(float* values) {
