@@ -37,6 +37,7 @@ void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Ten
   switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight, bias, output);
     case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight, bias, output);
   }
 }
 
@@ -45,6 +46,7 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
   switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_input(problem, grad_output, weight, grad_input);
     case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight, grad_input);
   }
 }
 
@@ -53,6 +55,7 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
   switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
+    case Conv2dAlgorithm::depthwise: return depthwise::grad_weight(problem, grad_output, input, grad_weight);
   }
 }
 

@@ -4,13 +4,15 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "conv2d_core.h"
 #include "conv2d_ops.h"
 #include "isa.h"
 
 namespace tmc {
 namespace {
 
-constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::winograd};
+constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::winograd,
+                                           Conv2dAlgorithm::depthwise};
 constexpr int kNoPreference = -1;
 
 // The index in kAlgorithms of a name given by `source`; an empty name is no preference.
@@ -71,14 +73,19 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem) {
 
 // Whether an algorithm can compute the problem at all; matrix_product can compute every one.
 bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
-  if (algorithm == Conv2dAlgorithm::winograd) return problem.dtype != DType::float64 && is_dense(problem.shape);
-  return true;
+  switch (algorithm) {
+    case Conv2dAlgorithm::winograd: return problem.dtype != DType::float64 && is_dense(problem.shape);
+    case Conv2dAlgorithm::depthwise: return depthwise::can_compute(problem.shape);
+    default: return true;
+  }
 }
 
 Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
   if (winograd_pays(pass, problem))
     return {Conv2dAlgorithm::winograd,
             "stride 1 and 32 channels or more: F(3x3, 3x3) makes about half of the products or fewer"};
+  if (depthwise::can_compute(problem.shape))
+    return {Conv2dAlgorithm::depthwise, "groups of few channels: channels of several groups fill a vector"};
   return {Conv2dAlgorithm::matrix_product, "the general algorithm, for every shape and dtype"};
 }
 
@@ -95,6 +102,7 @@ const char* pass_name(Conv2dPass pass) {
 const char* algorithm_name(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
     case Conv2dAlgorithm::winograd: return "winograd";
+    case Conv2dAlgorithm::depthwise: return "depthwise";
     default: return "matrix_product";
   }
 }

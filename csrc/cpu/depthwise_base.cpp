@@ -1,0 +1,3 @@
+#include "depthwise_grad_weight.h"
+
+TMC_DEFINE_DEPTHWISE_KERNELS(base)
