@@ -29,6 +29,13 @@ CASES = {
     "groups-many-filters": ((1, 6, 5, 4), (9, 2, 3, 3), dict(groups=3, stride=2, padding=1)),
     "depthwise": ((2, 5, 6, 5), (5, 1, 3, 3), dict(groups=5, padding=1)),
     "depthwise-multiplier": ((1, 3, 6, 5), (6, 1, 3, 2), dict(groups=3)),
+    "depthwise-more-than-a-vector": ((2, 19, 9, 11), (19, 1, 3, 3), dict(groups=19, padding=1)),
+    "depthwise-strided": ((1, 17, 12, 13), (17, 1, 3, 3), dict(groups=17, stride=2, padding=1)),
+    "depthwise-dilated-stride-3": ((1, 16, 11, 14), (16, 1, 2, 3), dict(groups=16, stride=3, padding=2, dilation=2)),
+    "depthwise-large-kernel": ((1, 16, 13, 17), (16, 1, 7, 9), dict(groups=16, padding=(3, 4))),
+    "depthwise-multiplier-2": ((1, 17, 6, 9), (34, 1, 3, 3), dict(groups=17, stride=2, padding=1)),
+    "groups-of-four": ((1, 20, 6, 7), (20, 4, 3, 3), dict(groups=5, padding=1)),
+    "groups-of-two-to-three": ((1, 14, 6, 7), (21, 2, 3, 3), dict(groups=7, stride=2)),
 }
 
 

@@ -90,7 +90,7 @@ struct Call {
   DepthwisePlan plan;
   std::vector<ColumnClass> columns;
   const DepthwiseKernels& kernels;
-  int64_t scratch_bytes, weight_bytes;  // of one worker; of one block's weights, packed
+  int64_t scratch_bytes, weight_bytes, sum_bytes;  // of one worker; of one block
 
   Call(const Conv2dProblem& problem, bool transposed, const Image& in, const Image& out, const Image& weight,
        const void* bias)
@@ -116,7 +116,7 @@ struct Call {
     plan.bands = ceil_div(out.h, plan.band_rows);
     plan.band_in_rows = rows_read(plan.band_rows);
     scratch_bytes = round_up(depthwise_scratch(plan) * kernels.compute_size, 64);
-    weight_bytes = plan.depth * plan.taps() * pixel_bytes;
+    sum_bytes = plan.depth * plan.taps() * pixel_bytes, weight_bytes = sum_bytes + pixel_bytes;
   }
   Call(const Call&) = delete;
 
@@ -187,7 +187,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const Call call(problem, false, read(image), read(grad), write(grad_weight), nullptr);
   const DepthwisePlan& plan = call.plan;
   // A chunk of (sample, band) pairs has sums of its own: as many chunks as there is memory for.
-  const int64_t sum_bytes = plan.blocks * call.weight_bytes, bands = plan.out.n * plan.bands;
+  const int64_t sum_bytes = plan.blocks * call.sum_bytes, bands = plan.out.n * plan.bands;
   const int64_t chunk = std::max<int64_t>(1, ceil_div(bands * sum_bytes, kSumBytes));
   const int64_t chunks = std::max<int64_t>(1, ceil_div(bands, chunk));
   const int64_t blocks = plan.in_place ? 1 : plan.blocks, tasks = chunks * blocks, workers = workers_for(tasks);
@@ -204,7 +204,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     }
   });
   for_each_task(plan.blocks, workers_for(plan.blocks), [&](int64_t block, int64_t) {
-    call.kernels.finish_weight(plan, block, sums.at(block * call.weight_bytes), chunks,
+    call.kernels.finish_weight(plan, block, sums.at(block * call.sum_bytes), chunks,
                                sum_bytes / call.kernels.compute_size);
   });
 }

@@ -52,7 +52,7 @@ struct DepthwisePlan {
 
 struct DepthwiseKernels {
   int64_t compute_size;  // bytes of the compute type
-  // packed[d][tap][lane] of one block.
+  // packed[d][tap][lane] of one block, and its bias[lane].
   void (*pack_weight)(const DepthwisePlan& plan, int64_t block, void* packed);
   // The rows of one band of one sample: of one block, or in place of all, their weights following each other. Scratch
   // holds depthwise_scratch() elements.

@@ -74,7 +74,8 @@ void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_ind
   for (int64_t y = band_index * plan.band_rows; y < band_end; ++y)
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
       for (int64_t i = 0; i < c->count; i += kProducts)
-        for (int64_t block = 0; block < plan.blocks; ++block)
+        for (int64_t block = 0; block < plan.blocks; ++block) {
+          prefetch<Stored>(plan, n, plan.channel(block), y + 1, *c, i, min(kProducts, c->count - i));
           for (int64_t u = 0; u < plan.shape.r; ++u) {
             const int64_t row = source_row(plan, y, u), channel = plan.channel(block);
             if (row < 0) continue;
@@ -87,6 +88,7 @@ void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_ind
             add_last_products<kProducts>(min(kProducts, c->count - i), grad, plan.out.w_stride, in, *c,
                                          plan.in.w_stride, row_sums);
           }
+        }
 }
 
 // ---- Weights.
@@ -112,7 +114,11 @@ void for_each_weight(const DepthwisePlan& plan, int64_t block, bool all, const V
 template <class T, class Stored>
 void pack_weight(const DepthwisePlan& plan, int64_t block, void* packed) {
   T* const to = static_cast<T*>(packed);
-  for (int64_t i = 0; i < plan.depth * plan.taps() * kBlock; ++i) to[i] = 0;
+  const int64_t taps = plan.depth * plan.taps() * kBlock, channel = plan.channel(block);
+  for (int64_t i = 0; i < taps + kBlock; ++i) to[i] = 0;
+  if (plan.bias != nullptr)
+    for (int64_t lane = 0; lane < min(kBlock, plan.out.c - channel); ++lane)
+      convert(static_cast<const Stored*>(plan.bias)[channel + lane], to[taps + lane]);
   for_each_weight(plan, block, true, [&](int64_t place, int64_t offset) {
     convert(reinterpret_cast<const Stored*>(plan.weight.data)[offset], to[place]);
   });

@@ -70,10 +70,10 @@ struct Steps {
 
 // ---- Forward and grad_input.
 
-// out[i] = start + sum over row taps and taps of weight * in, for kCount columns from column i of the class on.
+// out[i] = bias + sum over row taps and taps of weight * in, for kCount columns from column i of the class on.
 template <int kCount, int64_t kStep, class T, class In, class Out>
 void correlate_columns(const RowTap<T, In>* rows, int64_t row_count, int64_t run, const ColumnClass& columns,
-                       const Steps& steps, int64_t i, const Lanes<T>* start, Out* out) {
+                       const Steps& steps, int64_t i, const T* bias, Out* out) {
   const int64_t step = kStep ? kStep : columns.in_step * steps.in_pixel,
                 tap_step = columns.in_tap_step * steps.in_pixel;
   const int64_t in_begin = steps.in_block + columns.in_begin * steps.in_pixel + i * step;
@@ -98,7 +98,7 @@ void correlate_columns(const RowTap<T, In>* rows, int64_t row_count, int64_t run
   for (int j = 0; j < kCount; ++j)
 #pragma GCC unroll 8
     for (int64_t part = 0; part < kParts<T>; ++part)
-      store(Lanes<T>(start[part] + (total[j][part] + sum[j][part])),
+      store(Lanes<T>(load(bias + part * kLanes<T>) + (total[j][part] + sum[j][part])),
             out + j * columns.out_step * steps.out_pixel + part * kLanes<T>);
 }
 
@@ -109,16 +109,6 @@ void correlate_last(int64_t count, const Arguments&... arguments) {
     if (count < kCount) return correlate_last<kCount - 1, kStep>(count, arguments...);
   }
   correlate_columns<kCount, kStep>(arguments...);
-}
-
-template <class T, class Stored>
-void load_bias(const DepthwisePlan& plan, int64_t block, Lanes<T> (&start)[kParts<T>]) {
-  T values[kBlock] = {};
-  const int64_t channel = plan.channel(block);
-  if (plan.bias != nullptr)
-    for (int64_t lane = 0; lane < min(kBlock, plan.out.c - channel); ++lane)
-      convert(static_cast<const Stored*>(plan.bias)[channel + lane], values[lane]);
-  for (int64_t part = 0; part < kParts<T>; ++part) start[part] = load(values + part * kLanes<T>);
 }
 
 int64_t run_of(const ColumnClass& columns) {
@@ -137,8 +127,7 @@ void correlate_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int64
   for (int64_t d = 0; d < plan.depth; ++d)
     copy_band<T, Stored>(plan.in, n, lane_sources(plan, block, d), band.in_begin, band.in_end, plan.left, plan.width,
                          copies + d * copy_size);
-  Lanes<T> start[kParts<T>];
-  load_bias<T, Stored>(plan, block, start);
+  const T* const bias = static_cast<const T*>(packed_weight) + plan.depth * plan.taps() * kBlock;
   for (int64_t y = band.out_begin; y < band.out_end; ++y, result += plan.out.w * kBlock) {
     int64_t row_count = 0;
     for (int64_t d = 0; d < plan.depth; ++d)
@@ -154,13 +143,30 @@ void correlate_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int64
         const int64_t count = min(kPixels<T>, c->count - i);
         T* const out = result + (c->out_begin + i * c->out_step) * kBlock;
         if (c->in_step == 1)
-          correlate_last<kPixels<T>, kBlock>(count, rows, row_count, run_of(*c), *c, steps, i, start, out);
+          correlate_last<kPixels<T>, kBlock>(count, rows, row_count, run_of(*c), *c, steps, i, bias, out);
         else
-          correlate_last<kPixels<T>, 0>(count, rows, row_count, run_of(*c), *c, steps, i, start, out);
+          correlate_last<kPixels<T>, 0>(count, rows, row_count, run_of(*c), *c, steps, i, bias, out);
       }
   }
   write_band<T, Stored>(plan.out, n, plan.channel(block), band.out_begin, band.out_end - band.out_begin,
                         copies + plan.depth * copy_size);
+}
+
+// The rows that output row y reads, but the one before it does not, are fetched while that one is computed: in the
+// order of the loops below the prefetcher of the hardware sees too many streams (1.3 to 1.8 times the time without).
+template <class Stored>
+void prefetch(const DepthwisePlan& plan, int64_t n, int64_t channel, int64_t y, const ColumnClass& columns, int64_t i,
+              int64_t count) {
+  if (y >= plan.out.h) return;
+  const int64_t last = plan.transposed ? 0 : plan.shape.r - 1, end = source_row(plan, y, last) + 1;
+  const int64_t begin = max(0, end - (plan.transposed ? 1 : plan.shape.stride_h));
+  const int64_t reach = (columns.taps - 1) * columns.in_tap_step;
+  const int64_t begin_x = columns.in_begin + i * columns.in_step + min(0, reach);
+  const int64_t end_x = columns.in_begin + (i + count - 1) * columns.in_step + max(0, reach);
+  for (int64_t row = begin; row < end; ++row) {
+    const Stored* image_row = element<const Stored>(plan.in, n, channel, row);
+    for (int64_t x = begin_x; x <= end_x; ++x) __builtin_prefetch(image_row + x * plan.in.w_stride);
+  }
 }
 
 // The rows of a band, all blocks of a few columns before the next ones: memory is read and written in its order.
@@ -168,7 +174,7 @@ template <class T, class Stored>
 void correlate_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index, const void* packed_weight,
                         void* scratch) {
   auto* const rows = static_cast<RowTap<T, Stored>*>(scratch);
-  const int64_t band_end = min((band_index + 1) * plan.band_rows, plan.out.h);
+  const int64_t band_end = min((band_index + 1) * plan.band_rows, plan.out.h), weights = (plan.taps() + 1) * kBlock;
   for (int64_t y = band_index * plan.band_rows; y < band_end; ++y) {
     int64_t row_count = 0;
     for (int64_t u = 0; u < plan.shape.r; ++u) {
@@ -179,15 +185,17 @@ void correlate_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index
     }
     Stored* const out_row = element<Stored>(plan.out, n, 0, y);
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
-      for (int64_t i = 0; i < c->count; i += kPixels<T>)
+      for (int64_t i = 0; i < c->count; i += kPixels<T>) {
+        const int64_t count = min(kPixels<T>, c->count - i), run = run_of(*c);
         for (int64_t block = 0; block < plan.blocks; ++block) {
           const int64_t channel = plan.channel(block);
-          const Steps steps = {channel, block * plan.taps() * kBlock, plan.in.w_stride, plan.out.w_stride};
-          Lanes<T> start[kParts<T>];
-          load_bias<T, Stored>(plan, block, start);
-          correlate_last<kPixels<T>, 0>(min(kPixels<T>, c->count - i), rows, row_count, run_of(*c), *c, steps, i, start,
+          const Steps steps = {channel, block * weights, plan.in.w_stride, plan.out.w_stride};
+          const T* const bias = static_cast<const T*>(packed_weight) + (block + 1) * weights - kBlock;
+          prefetch<Stored>(plan, n, channel, y + 1, *c, i, count);
+          correlate_last<kPixels<T>, 0>(count, rows, row_count, run, *c, steps, i, bias,
                                         out_row + (c->out_begin + i * c->out_step) * plan.out.w_stride + channel);
         }
+      }
   }
 }
 
