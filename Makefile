@@ -31,7 +31,7 @@ bench: $(VENV)/.built
 
 # In the environment that is there: a GPU host brings its own torch and nvcc, and may have no network.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+	$(PYTHON) benchmarks/gpu_check $(ARGS)
 
 lint: $(VENV)/.built
 	$(BIN)/ruff check .

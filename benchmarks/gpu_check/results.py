@@ -1,0 +1,75 @@
+"""What the parts found: read as it comes in, written after each part, summed up at the end."""
+
+import json
+import re
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+UNKNOWN = "unknown GPU"  # until the part that asks for the name has run
+
+
+def collect(found, path):
+    """Adds the lines of JSON that a part has written; the last may be torn if it was stopped."""
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            ((kind, value),) = json.loads(line).items()
+        except ValueError:
+            continue
+        if kind == "environment":
+            found["environment"] = value
+        else:
+            found[{"check": "checks", "record": "records"}.get(kind, kind)].append(value)
+
+
+def write(found):
+    """results/<device>.json and .md."""
+    from torch_manual_conv.bench.report import markdown
+
+    device = found["environment"].get("machine", UNKNOWN)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    facts = {"environment": {"machine": device, **found["environment"]}}
+    text = markdown({**found, **facts}) + "\n## The check itself\n\n"
+    text += "\n".join(f"- {line}" for line in summary(found).splitlines()) + "\n"
+    path.with_suffix(".md").write_text(text)
+
+
+def summary(found):
+    """One line for each part, then what a reader wants to know first."""
+    lines = []
+    for part in found["parts"]:
+        verdict = "passed" if part["passed"] else "FAILED"
+        lines.append(f"{part['name']:10}{verdict}  {part['seconds']:6.1f} s  {part['note']}".rstrip())
+    lines += bits(found["checks"]) + speeds(found["records"])
+    lines += [f"failed: {name}" for name in found["failed"]]
+    if found["skipped"]:
+        lines.append(f"no time left for {len(found['skipped'])} cases, the first: {found['skipped'][0]}")
+    return "\n".join(lines)
+
+
+def bits(checks):
+    if not checks:
+        return []
+    wrong = [check["name"] for check in checks if check["differ"] or not check["same_in_any_batch"]]
+    repeats = max(check["repeats"] for check in checks)
+    return [f"bits: {len(checks)} cases, {repeats} repeats each and every batch size: {len(wrong)} differ"]
+
+
+def speeds(records):
+    """torch's time over ours, as the geometric mean of each group, dtype, precision and pass."""
+    from torch_manual_conv.bench.measure import geometric_mean
+
+    groups = {}
+    for record in records:
+        key = f"{record['group']}, {record['dtype']} {record['precision']}, {record['pass']}"
+        if "ratio" in record:
+            groups.setdefault(key, []).append(record["ratio"]["median"])
+    lines = [
+        f"{key}: {geometric_mean(ratios):.2f} x torch, geometric mean of {len(ratios)}"
+        for key, ratios in groups.items()
+    ]
+    wrong = [f"{record['group']} {record['name']} {record['pass']}" for record in records if not record["verified"]]
+    return lines + [f"WRONG: {name}" for name in wrong]

@@ -1,0 +1,167 @@
+"""The check for machines with a GPU, as far as it goes without one."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CHECK = Path(__file__).parent.parent / "benchmarks" / "gpu_check"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """__main__, parts and results of the check, which is a folder of scripts and no package."""
+    sys.path.insert(0, str(CHECK))
+    spec = importlib.util.spec_from_file_location("gpu_check", CHECK / "__main__.py")
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    yield main, sys.modules["parts"], sys.modules["results"]
+    sys.path.remove(str(CHECK))
+
+
+def run(*arguments):
+    command = [sys.executable, str(CHECK), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_dry_run_of_every_part_that_measures():
+    measuring = ["machine", "bits", "sanitizer", "layers", "pools", "stages", "steps"]
+    done = run("--dry-run", "--only", *measuring)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = done.stdout.splitlines()[-20:]
+    for part in measuring:
+        assert any(line.split()[:2] == [part, "passed"] for line in summary), done.stdout
+    assert any(line.startswith("bits: 36 cases, 2 repeats") and "0 differ" in line for line in summary)
+    assert sum("x torch, geometric mean of 1" in line for line in summary) == 4  # layers, pools, stages, steps
+
+
+def test_without_a_gpu_it_says_so(modules, monkeypatch, capsys):
+    main, _, _ = modules
+    monkeypatch.setattr(main, "gpu_is_there", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check"])
+    assert main.main() == 2
+    assert "--dry-run" in capsys.readouterr().err
+
+
+def test_unknown_part_is_rejected():
+    done = run("--only", "nothing")
+    assert done.returncode == 2 and "invalid choice: 'nothing'" in done.stderr
+
+
+def script(text):
+    return lambda device: [([sys.executable, "-c", text], {})]
+
+
+def writing(records, rest="", part="None"):
+    """A part's command that is given --records FILE, writes these lines and goes on with `rest`."""
+    text = f"""
+import sys
+open(sys.argv[sys.argv.index("--records") + 1], "w").write({records!r})
+{rest}
+"""
+    return lambda device: [([sys.executable, "-c", text, "--part", part], {})]
+
+
+@pytest.fixture
+def check(modules, monkeypatch, tmp_path):
+    """check({name: commands}, seconds of each): what is found when these are the parts."""
+    main, parts, results = modules
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+
+    def run_parts(commands, seconds, *arguments):
+        table = {name: parts.Part(seconds, command) for name, command in commands.items()}
+        monkeypatch.setattr(main, "PARTS", table)
+        options = main.build_parser().parse_args(["--minutes", str(len(table) * seconds / 60), *arguments])
+        return main.check(options, "cuda", tmp_path)
+
+    return run_parts
+
+
+ENVIRONMENT = json.dumps({"environment": {"machine": "NVIDIA H100 80GB HBM3"}}) + "\n"
+CHECKED = json.dumps({"check": {"name": "conv2d", "repeats": 100, "differ": 0, "same_in_any_batch": True}}) + "\n"
+
+
+def test_a_part_that_fails_crashes_or_hangs_loses_nothing(check, modules, tmp_path):
+    _, _, results = modules
+    begin = time.monotonic()
+    found = check(
+        {
+            "machine": writing(ENVIRONMENT),
+            "fails": script("raise SystemExit(3)"),
+            "crashes": writing(CHECKED + '{"check": {"na', "import os; os.abort()"),
+            "hangs": writing(CHECKED, "import time; time.sleep(100)"),
+            "missing": lambda device: None,
+            "last": script("pass"),
+        },
+        seconds=2,
+    )
+    assert time.monotonic() - begin < 60
+    assert [part["passed"] for part in found["parts"]] == [True, False, False, False, False, True]
+    notes = [part["note"] for part in found["parts"]]
+    assert "exit code 3" in notes[1] and "exit code -6" in notes[2] and "stopped after" in notes[3]
+    assert len(found["checks"]) == 2  # what was written before the end, but for a torn line
+    path = tmp_path / "results" / "nvidia-h100-80gb-hbm3"
+    assert json.loads(path.with_suffix(".json").read_text()) == found
+    assert "NVIDIA H100 80GB HBM3" in path.with_suffix(".md").read_text()
+    summary = results.summary(found).splitlines()
+    assert [line.split()[1] for line in summary[:6]] == ["passed", "FAILED", "FAILED", "FAILED", "FAILED", "passed"]
+    assert summary[6] == "bits: 2 cases, 100 repeats each and every batch size: 0 differ"
+
+
+def test_processes_of_a_stopped_part_end_with_it(check, tmp_path):
+    mark = tmp_path / "mark"
+    grandchild = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
+    text = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    found = check({"hangs": script(text)}, seconds=1)
+    assert not found["parts"][0]["passed"]
+    time.sleep(5)
+    assert not mark.exists()
+
+
+def test_time_that_is_left_goes_to_later_parts(check):
+    found = check({"quick": script("pass"), "slow": script("import time; time.sleep(3)")}, seconds=2)
+    assert [part["passed"] for part in found["parts"]] == [True, True]
+
+
+def test_results_are_written_after_each_part(check, tmp_path):
+    path = tmp_path / "results" / "nvidia-h100-80gb-hbm3.json"
+    looks = f"import json; assert [p['name'] for p in json.load(open({str(path)!r}))['parts']] == ['machine']"
+    found = check({"machine": writing(ENVIRONMENT), "looks": script(looks)}, seconds=10)
+    assert found["parts"][1]["passed"]
+
+
+def test_wrong_results_are_named_in_the_summary(modules):
+    _, _, results = modules
+    record = {"group": "pools", "name": "max", "pass": "forward", "dtype": "float32", "precision": "highest"}
+    found = {
+        "parts": [],
+        "checks": [{"name": "sigmoid", "repeats": 100, "differ": 1, "same_in_any_batch": True}],
+        "records": [{**record, "verified": True, "ratio": {"median": r}} for r in (1.0, 4.0)]
+        + [{**record, "name": "avg", "verified": False}],
+        "failed": ["steps: full relu: OutOfMemoryError"],
+        "skipped": ["layers: conv5", "layers: conv4"],
+    }
+    assert results.summary(found).splitlines() == [
+        "bits: 1 cases, 100 repeats each and every batch size: 1 differ",
+        "pools, float32 highest, forward: 2.00 x torch, geometric mean of 2",
+        "WRONG: pools avg forward",
+        "failed: steps: full relu: OutOfMemoryError",
+        "no time left for 2 cases, the first: layers: conv5",
+    ]
+
+
+def test_commands_for_a_gpu(modules, monkeypatch):
+    _, parts, _ = modules
+    monkeypatch.setattr(parts.shutil, "which", lambda tool: f"/bin/{tool}")
+    commands = parts.PARTS["sanitizer"].commands("cuda")
+    assert [command[:3] for command, _ in commands] == [
+        ["/bin/compute-sanitizer", "--tool", tool] for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+    ]
+    assert all("--dry-run" not in command for part in parts.PARTS.values() for command, _ in part.commands("cuda"))
+    ((tests, _),) = parts.PARTS["tests"].commands("cuda")
+    assert tests[tests.index("--device") + 1] == "cuda"
+    assert sum(part.seconds for part in parts.PARTS.values()) <= 600
