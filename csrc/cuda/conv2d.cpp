@@ -2,6 +2,7 @@
 #include "conv2d.h"
 
 #include "../conv2d_ops.h"
+#include "conv2d_mma.h"
 #include "glue.h"
 
 namespace tmc {
@@ -14,19 +15,34 @@ Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
   return torch::stable::empty(IntList(shape, 2), dtype, std::nullopt, like.device());
 }
 
+Tensor empty_bytes(const Tensor& like, int64_t bytes) {
+  return torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte, std::nullopt, like.device());
+}
+
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                    IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
-  check_precision("conv2d", precision);
+  const Dtype dtype = dtype_of(input);
 
   const DeviceGuard guard(input.get_device_index());
+  const Conv2dPlan plan = plan_conv2d(dtype, shape, check_precision("conv2d", precision), has_tensor_cores(input));
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, channels_last);
-  if (output.numel() == 0) return output;
-  const Tensor dense_input = dense(input, channels_last), dense_weight = dense(weight, channels_last);
+  Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, channels_last || plan.tensor_cores);
+  if (output.numel() == 0) return dense(output, channels_last);
   if (bias) bias = torch::stable::contiguous(*bias);
-  launch_conv2d(dtype_of(input), shape, channels_last, dense_input.const_data_ptr(), dense_weight.const_data_ptr(),
-                bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr(), current_stream(input));
+  const void* const bias_data = bias ? bias->const_data_ptr() : nullptr;
+  if (plan.tensor_cores) {
+    const bool operands_last = channels_last || !plan.packing.needed;
+    const Tensor image = aligned(dense(input, operands_last)), matrix = aligned(dense(weight, operands_last));
+    Tensor workspace = empty_bytes(input, conv2d_mma_workspace(dtype, plan));
+    launch_conv2d_mma(dtype, shape, plan, operands_last, image.const_data_ptr(), matrix.const_data_ptr(), bias_data,
+                      workspace.mutable_data_ptr(), output.mutable_data_ptr(), current_stream(input));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return dense(output, channels_last);
+  }
+  const Tensor dense_input = dense(input, channels_last), dense_weight = dense(weight, channels_last);
+  launch_conv2d(dtype, shape, channels_last, dense_input.const_data_ptr(), dense_weight.const_data_ptr(), bias_data,
+                output.mutable_data_ptr(), current_stream(input));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return output;
 }
@@ -35,15 +51,26 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
                               IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
-  check_precision("conv2d_grad_input", precision);
+  const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
+  const Conv2dPlan plan = plan_conv2d_grad_input(dtype, shape, check_precision("conv2d_grad_input", precision),
+                                                 has_tensor_cores(grad_output));
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
-  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w, channels_last);
-  if (grad_input.numel() == 0) return grad_input;
+  Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w, channels_last || plan.tensor_cores);
+  if (grad_input.numel() == 0) return dense(grad_input, channels_last);
+  if (plan.tensor_cores) {
+    const Tensor image = aligned(dense(grad_output, true)), matrix = aligned(dense(weight, true));
+    Tensor workspace = empty_bytes(grad_output, conv2d_grad_input_mma_workspace(dtype, plan));
+    launch_conv2d_grad_input_mma(dtype, plan, image.const_data_ptr(), matrix.const_data_ptr(),
+                                 workspace.mutable_data_ptr(), grad_input.mutable_data_ptr(),
+                                 current_stream(grad_output));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return dense(grad_input, channels_last);
+  }
   const Tensor dense_grad = dense(grad_output, channels_last), dense_weight = dense(weight, channels_last);
-  launch_conv2d_grad_input(dtype_of(grad_output), shape, channels_last, dense_grad.const_data_ptr(),
-                           dense_weight.const_data_ptr(), grad_input.mutable_data_ptr(), current_stream(grad_output));
+  launch_conv2d_grad_input(dtype, shape, channels_last, dense_grad.const_data_ptr(), dense_weight.const_data_ptr(),
+                           grad_input.mutable_data_ptr(), current_stream(grad_output));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return grad_input;
 }
@@ -52,16 +79,27 @@ Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, I
                                IntList padding, IntList dilation, int64_t groups, std::string precision) {
   const Conv2dShape shape =
       check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
-  check_precision("conv2d_grad_weight", precision);
+  const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
+  const Conv2dPlan plan = plan_conv2d_grad_weight(dtype, shape, check_precision("conv2d_grad_weight", precision),
+                                                  has_tensor_cores(grad_output));
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
   Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
+  if (plan.tensor_cores) {
+    const bool image_last = channels_last || !plan.packing.needed;
+    const Tensor image = aligned(dense(input, image_last)), matrix = aligned(dense(grad_output, true));
+    Tensor workspace = empty_bytes(grad_output, conv2d_grad_weight_mma_workspace(dtype, plan));
+    launch_conv2d_grad_weight_mma(dtype, shape, plan, image_last, matrix.const_data_ptr(), image.const_data_ptr(),
+                                  workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(),
+                                  current_stream(grad_output));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return grad_weight;
+  }
   const Tensor dense_grad = dense(grad_output, channels_last), dense_input = dense(input, channels_last);
   Tensor workspace = empty_workspace(grad_output, conv2d_grad_weight_parts(shape), grad_weight.numel());
-  launch_conv2d_grad_weight(dtype_of(grad_output), shape, channels_last, dense_grad.const_data_ptr(),
-                            dense_input.const_data_ptr(), workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(),
-                            current_stream(grad_output));
+  launch_conv2d_grad_weight(dtype, shape, channels_last, dense_grad.const_data_ptr(), dense_input.const_data_ptr(),
+                            workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(), current_stream(grad_output));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return grad_weight;
 }
@@ -86,10 +124,15 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
 
 std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
                                    IntList dilation, int64_t groups, std::string precision) {
-  check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
-  check_precision("conv2d_algorithms", precision);
-  const std::string general = ": implicit_gemm: the general algorithm, for every shape and dtype\n";
-  return "forward" + general + "grad_input" + general + "grad_weight" + general;
+  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
+  const Precision checked = check_precision("conv2d_algorithms", precision);
+  const DeviceGuard guard(input.get_device_index());
+  const auto line = [&](const char* pass, auto plan_of) {
+    const Conv2dPlan plan = plan_of(dtype_of(input), shape, checked, has_tensor_cores(input));
+    return std::string(pass) + ": " + algorithm_name(plan) + ": " + plan.reason + "\n";
+  };
+  return line("forward", plan_conv2d) + line("grad_input", plan_conv2d_grad_input) +
+         line("grad_weight", plan_conv2d_grad_weight);
 }
 
 }  // namespace

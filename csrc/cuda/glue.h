@@ -28,4 +28,19 @@ inline void* current_stream(const Tensor& tensor) {
   return stream;
 }
 
+// Whether the tensor's device multiplies half types and TF32 on tensor cores, and copies asynchronously: sm_80 and
+// later.
+inline bool has_tensor_cores(const Tensor& tensor) {
+  int major = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
+  return major >= 8;
+}
+
+// The tensor itself, or a copy that begins at a multiple of 16 bytes: a view may begin anywhere.
+inline Tensor aligned(const Tensor& tensor) {
+  constexpr uintptr_t kChunkBytes = 16;
+  const bool is_aligned = reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kChunkBytes == 0;
+  return is_aligned ? tensor : torch::stable::clone(tensor);
+}
+
 }  // namespace tmc

@@ -1,111 +1,113 @@
 #include "fibers.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <deque>
 #include <memory>
+#include <new>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#else  // the sanitizer must be told of every change of stack; without it there is nobody to tell
-static void __sanitizer_start_switch_fiber(void**, const void*, std::size_t) {}
-static void __sanitizer_finish_switch_fiber(void*, const void**, std::size_t*) {}
-#endif
+#include "context.h"
 
 namespace fibers {
 namespace {
 
-constexpr unsigned kWarp = 32;
-constexpr std::size_t kStackBytes = 128 << 10;
-// CUDA's limits on a launch and on static shared memory.
-constexpr unsigned kMaxThreads = 1024, kMaxGridX = 2147483647, kMaxGridYZ = 65535;
-constexpr std::size_t kMaxSharedBytes = 48 << 10;
-
-enum class State { ready, waiting, done };
-
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
-  void* fake_stack = nullptr;  // the sanitizer's
-  State state = State::done;
-  std::string site;  // of the barrier it waits at
-};
-
-std::vector<Fiber> fibers_;
-Fiber* running = nullptr;
-const std::function<void()>* kernel_ = nullptr;
-
-ucontext_t scheduler;
-void* scheduler_fake_stack = nullptr;
-const void* scheduler_stack = nullptr;
-std::size_t scheduler_stack_bytes = 0;
-
-std::unique_ptr<char[]> shared;
-std::size_t shared_bytes = 0;
-bool shared_is_fresh = false;
-
 // What the tests set and read.
 unsigned seed_ = 0, blocks_ = 0;
+std::mt19937 random_;
 std::string skipped_site, report;
 std::set<std::string> sites;
 std::string sites_text;
+
+}  // namespace
 
 void fail(const std::string& what) {
   if (report.empty()) report = what + " (block " + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ")";
 }
 
-void yield() {
-  Fiber& self = *running;
-  __sanitizer_start_switch_fiber(&self.fake_stack, scheduler_stack, scheduler_stack_bytes);
-  swapcontext(&self.context, &scheduler);
-  __sanitizer_finish_switch_fiber(self.fake_stack, nullptr, nullptr);
-}
+namespace {
+
+// CUDA's limits on a launch and on static shared memory. Of dynamic shared memory a block of sm_120 may have 99 KB,
+// the least among the architectures that are built for.
+constexpr unsigned kMaxThreads = 1024, kMaxGridX = 2147483647, kMaxGridYZ = 65535;
+constexpr std::size_t kMaxSharedBytes = 48 << 10, kMaxDynamicSharedBytes = 99 << 10;
+constexpr std::size_t kSharedAlignment = 128, kCopyBytes = 16;
+
+enum class State { ready, at_warp_instruction, at_barrier, done };
+
+struct Copy {
+  void* shared;
+  const void* global;
+  bool valid;
+};
+
+struct Fiber {
+  Context context;
+  State state = State::done;
+  std::string site;                      // of the barrier it waits at
+  std::deque<std::vector<Copy>> copies;  // on their way, by group; the last group is still open
+};
+
+struct Warp {
+  const char* instruction = nullptr;
+  WarpArguments arguments;
+  unsigned arrived = 0;
+};
+
+struct SharedDeleter {
+  void operator()(char* bytes) const { operator delete[](bytes, std::align_val_t{kSharedAlignment}); }
+};
+
+std::vector<Fiber> fibers_;
+std::vector<Warp> warps_;
+Fiber* running = nullptr;
+const std::function<void()>* kernel_ = nullptr;
+
+// The block's shared memory, of either kind.
+std::unique_ptr<char[], SharedDeleter> shared;
+std::size_t shared_bytes = 0, dynamic_bytes = 0;
+bool shared_is_fresh = false;
 
 // A fiber serves one thread of every block, one after the other.
 void serve() {
-  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
+  running->context.arrived();
   for (;;) {
     (*kernel_)();
+    if (running->copies.size() > 1 || !running->copies.back().empty()) fail("copies that nobody waits for");
     running->state = State::done;
-    yield();
+    running->context.stop();
   }
-}
-
-void start(Fiber& fiber) {
-  fiber.stack.reset(new char[kStackBytes]);
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, serve, 0);
 }
 
 void resume(unsigned thread) {
   running = &fibers_[thread];
   threadIdx = dim3(thread, 0, 0);
-  __sanitizer_start_switch_fiber(&scheduler_fake_stack, running->stack.get(), kStackBytes);
-  swapcontext(&scheduler, &running->context);
-  __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr);
+  running->context.resume();
 }
 
-// The threads of one warp that can run: of the first such warp, or with a seed of a random one, in random order.
-std::vector<unsigned> next_warp(std::mt19937& random) {
-  std::vector<std::vector<unsigned>> warps;
-  for (unsigned thread = 0; thread < fibers_.size(); ++thread) {
-    if (thread % kWarp == 0 && (warps.empty() || !warps.back().empty())) warps.emplace_back();
-    if (fibers_[thread].state == State::ready) warps.back().push_back(thread);
-  }
-  if (warps.back().empty()) warps.pop_back();
-  if (warps.empty()) return {};
-  if (seed_ == 0) return warps.front();
-  std::vector<unsigned> warp = warps[random() % warps.size()];
-  std::shuffle(warp.begin(), warp.end(), random);
-  return warp;
+unsigned warp_end(unsigned warp) {
+  return std::min<unsigned>((warp + 1) * kWarp, fibers_.size());
+}
+bool can_run(unsigned warp) {
+  const auto is_ready = [](const Fiber& fiber) { return fiber.state == State::ready; };
+  return std::any_of(fibers_.begin() + warp * kWarp, fibers_.begin() + warp_end(warp), is_ready);
+}
+
+// Runs a warp until all its threads have left or stand at a barrier of the block; with a seed in random order.
+void run_warp(unsigned warp) {
+  std::vector<unsigned> threads;
+  for (unsigned thread = warp * kWarp; thread < warp_end(warp); ++thread) threads.push_back(thread);
+  if (seed_ != 0) std::shuffle(threads.begin(), threads.end(), random_);
+  while (can_run(warp))
+    for (const unsigned thread : threads)
+      if (fibers_[thread].state == State::ready) resume(thread);
+  if (warps_[warp].arrived > 0)
+    fail(std::string(warps_[warp].instruction) + ": " + std::to_string(kWarp - warps_[warp].arrived) +
+         " threads of a warp never reach it");
 }
 
 // Lets a block pass its barrier, if every thread stands there. Returns whether anything can run on.
@@ -113,10 +115,10 @@ bool release() {
   const auto count = [](State state) {
     return std::count_if(fibers_.begin(), fibers_.end(), [=](const Fiber& f) { return f.state == state; });
   };
-  const std::ptrdiff_t waiting = count(State::waiting);
-  if (waiting == 0) return false;
+  const std::ptrdiff_t waiting = count(State::at_barrier);
+  if (waiting == 0 || !report.empty()) return false;
   const Fiber& first =
-      *std::find_if(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.state == State::waiting; });
+      *std::find_if(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.state == State::at_barrier; });
   if (waiting != static_cast<std::ptrdiff_t>(fibers_.size())) {
     fail(first.site + ": barrier that " + std::to_string(fibers_.size() - waiting) + " threads never reach");
     return false;
@@ -131,38 +133,25 @@ bool release() {
   return true;
 }
 
-void run_block(std::mt19937& random) {
+void run_block() {
   shared_is_fresh = false;
-  for (Fiber& fiber : fibers_) fiber.state = State::ready;
+  for (Fiber& fiber : fibers_) {
+    fiber.state = State::ready;
+    fiber.copies.assign(1, {});
+  }
+  for (Warp& warp : warps_) warp.arrived = 0;
+  std::vector<unsigned> order(warps_.size());
   do {
-    for (std::vector<unsigned> warp = next_warp(random); !warp.empty(); warp = next_warp(random))
-      for (const unsigned thread : warp) resume(thread);
+    for (unsigned warp = 0; warp < order.size(); ++warp) order[warp] = warp;
+    if (seed_ != 0) std::shuffle(order.begin(), order.end(), random_);
+    for (const unsigned warp : order) run_warp(warp);
   } while (release());
 }
 
-}  // namespace
-
-void run_grid(dim3 grid, unsigned threads, const std::function<void()>& kernel) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || threads == 0 || threads > kMaxThreads || grid.x > kMaxGridX ||
-      grid.y > kMaxGridYZ || grid.z > kMaxGridYZ)
-    return fail("launch configuration that CUDA refuses");
-  std::mt19937 random(seed_);
-  blocks_ += grid.x * grid.y * grid.z;
-  kernel_ = &kernel;
-  gridDim = grid, blockDim = dim3(threads);
-  fibers_.clear();
-  fibers_.resize(threads);
-  for (Fiber& fiber : fibers_) start(fiber);
-  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
-    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid.x && report.empty(); ++blockIdx.x) run_block(random);
-}
-
-void* shared_memory(std::size_t bytes) {
-  if (bytes > kMaxSharedBytes) fail("more static shared memory than CUDA allows");
+void* fresh_shared_memory(std::size_t bytes) {
   if (shared_is_fresh && bytes != shared_bytes) fail("a second shared object in one kernel");
   if (!shared_is_fresh) {
-    if (bytes != shared_bytes) shared.reset(new char[bytes]);
+    if (bytes != shared_bytes) shared.reset(new (std::align_val_t{kSharedAlignment}) char[bytes]);
     std::memset(shared.get(), 0xFF, bytes);  // NaN in every floating type
     shared_bytes = bytes;
     shared_is_fresh = true;
@@ -170,14 +159,105 @@ void* shared_memory(std::size_t bytes) {
   return shared.get();
 }
 
-void barrier(std::source_location site) {
+// "file:line", noted among the places that harness_configure can leave out.
+std::string noted(std::source_location site) {
   const std::string path = site.file_name();
   const std::string here = path.substr(path.rfind('/') + 1) + ":" + std::to_string(site.line());
   sites.insert(here);
+  return here;
+}
+
+void land(const Copy& copy) {
+  if (copy.valid)
+    std::memcpy(copy.shared, copy.global, kCopyBytes);
+  else
+    std::memset(copy.shared, 0, kCopyBytes);
+}
+
+bool is_aligned(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % kCopyBytes == 0;
+}
+
+}  // namespace
+
+void run_grid(dim3 grid, unsigned threads, std::size_t dynamic_shared_bytes, const std::function<void()>& kernel) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || threads == 0 || threads > kMaxThreads || grid.x > kMaxGridX ||
+      grid.y > kMaxGridYZ || grid.z > kMaxGridYZ || dynamic_shared_bytes > kMaxDynamicSharedBytes)
+    return fail("launch configuration that CUDA refuses");
+  random_.seed(seed_);
+  blocks_ += grid.x * grid.y * grid.z;
+  kernel_ = &kernel;
+  gridDim = grid, blockDim = dim3(threads), dynamic_bytes = dynamic_shared_bytes;
+  fibers_.clear();
+  fibers_.resize(threads);
+  warps_.assign((threads + kWarp - 1) / kWarp, {});
+  for (Fiber& fiber : fibers_) fiber.context.start(serve);
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
+      for (blockIdx.x = 0; blockIdx.x < grid.x && report.empty(); ++blockIdx.x) run_block();
+}
+
+void* shared_memory(std::size_t bytes) {
+  if (bytes > kMaxSharedBytes) fail("more static shared memory than CUDA allows");
+  return fresh_shared_memory(bytes);
+}
+void* dynamic_shared_memory() {
+  return fresh_shared_memory(dynamic_bytes);
+}
+
+void barrier(std::source_location site) {
+  const std::string here = noted(site);
   if (here == skipped_site) return;
   running->site = here;
-  running->state = State::waiting;
-  yield();
+  running->state = State::at_barrier;
+  running->context.stop();
+}
+
+void warp_instruction(const char* name, void* arguments, void (*act)(const WarpArguments& lanes)) {
+  const unsigned thread = threadIdx.x, first = thread / kWarp * kWarp;
+  Warp& warp = warps_[thread / kWarp];
+  if (warp.arrived > 0 && std::strcmp(warp.instruction, name) != 0)
+    fail(std::string("threads of a warp stand at ") + warp.instruction + " and " + name);
+  warp.instruction = name;
+  warp.arguments[thread - first] = arguments;
+  if (++warp.arrived < kWarp) {
+    running->state = State::at_warp_instruction;
+    return running->context.stop();
+  }
+  warp.arrived = 0;
+  act(warp.arguments);
+  for (unsigned lane = 0; lane < kWarp; ++lane) fibers_[first + lane].state = State::ready;
+}
+
+void warp_barrier(std::source_location site) {
+  if (noted(site) != skipped_site) warp_instruction("__syncwarp", nullptr, [](const WarpArguments&) {});
+}
+
+void copy_async(void* to, const void* global, bool valid) {
+  check_shared("cp.async", to);
+  if (!is_aligned(global)) fail("cp.async: misaligned global address");
+  const Copy copy{to, global, valid};
+  const bool at_once = seed_ != 0 && random_() % 2 == 0;
+  if (at_once)
+    land(copy);
+  else
+    running->copies.back().push_back(copy);
+}
+void commit_copies() {
+  running->copies.emplace_back();
+}
+void wait_for_copies(std::size_t pending_groups, std::source_location site) {
+  if (noted(site) == skipped_site) return;
+  std::deque<std::vector<Copy>>& groups = running->copies;
+  for (; groups.size() > pending_groups + 1; groups.pop_front())
+    for (const Copy& copy : groups.front()) land(copy);
+}
+
+void check_shared(const char* instruction, const void* address) {
+  const auto at = static_cast<const char*>(address);
+  if (!shared_is_fresh || at < shared.get() || at + kCopyBytes > shared.get() + shared_bytes)
+    return fail(std::string(instruction) + ": address outside shared memory");
+  if (!is_aligned(address)) fail(std::string(instruction) + ": misaligned shared address");
 }
 
 }  // namespace fibers
@@ -185,7 +265,7 @@ void barrier(std::source_location site) {
 extern "C" {
 
 // How the next launches run: seed 0 keeps the order of the threads; any other picks random warps. `skipped` is a
-// barrier, "file:line", to leave out: a planted mistake. "" leaves out none.
+// barrier or a wait, "file:line", to leave out: a planted mistake. "" leaves out none.
 void harness_configure(unsigned seed, const char* skipped) {
   fibers::seed_ = seed;
   fibers::skipped_site = skipped;
@@ -204,7 +284,7 @@ unsigned harness_blocks() {
   return fibers::blocks_;
 }
 
-// The barriers that were reached since harness_configure, one a line.
+// The barriers and waits that were reached since harness_configure, one a line.
 const char* harness_barriers() {
   fibers::sites_text.clear();
   for (const std::string& site : fibers::sites) fibers::sites_text += site + "\n";

@@ -6,14 +6,17 @@
 //   - one random warp at a time runs as far as it can, to its next barrier, before any other moves: data that crosses
 //     warps without a barrier is then read too early, or overwritten too soon;
 //   - a barrier that not every thread of the block reaches, or at which threads stand in different places of the
-//     source, is reported instead of hanging.
+//     source, is reported instead of hanging; likewise an instruction of a whole warp;
+//   - an asynchronous copy lands at once or when it is waited for, at random: data that is read without waiting is
+//     then not there yet, and a buffer that is refilled too early is overwritten under its readers.
 //
-// What it cannot see: the order of memory operations inside a warp, bank conflicts, speed.
+// What it cannot see: the order of memory operations inside a warp, bank conflicts other than ldmatrix's, speed.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <source_location>
+#include <string>
 
 #define __global__
 #define __device__
@@ -29,15 +32,37 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace fibers {
 
-void run_grid(dim3 grid, unsigned threads, const std::function<void()>& kernel);
+constexpr unsigned kWarp = 32;
 
-// The block's shared object; a kernel has one.
+// `shared_bytes` of dynamic shared memory for each block.
+void run_grid(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+
+// The block's shared object; a kernel has one. dynamic_shared_memory() is the one whose size the launch gave.
 void* shared_memory(std::size_t bytes);
+void* dynamic_shared_memory();
 
 void barrier(std::source_location site);
+
+// An instruction of a whole warp: `act` runs once, when the last lane has come with its arguments.
+using WarpArguments = void* [kWarp];
+void warp_instruction(const char* name, void* arguments, void (*act)(const WarpArguments& lanes));
+void warp_barrier(std::source_location site);
+
+// cp.async: 16 bytes, or zeros.
+void copy_async(void* shared, const void* global, bool valid);
+void commit_copies();
+void wait_for_copies(std::size_t pending_groups, std::source_location site);
+
+// Reports a mistake of the kernel: the first one counts, and ends the launch.
+void fail(const std::string& what);
+// ... unless `address` is one of 16 aligned bytes inside the block's shared memory.
+void check_shared(const char* instruction, const void* address);
 
 }  // namespace fibers
 
 inline void __syncthreads(std::source_location site = std::source_location::current()) {
   fibers::barrier(site);
+}
+inline void __syncwarp(std::source_location site = std::source_location::current()) {
+  fibers::warp_barrier(site);
 }

@@ -34,7 +34,7 @@ def folder():
 
 
 def compile_and_link(name, sources, flags=(), libraries=()):
-    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC", *flags]
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++20", "-O2", "-g1", "-fPIC", "-U_FORTIFY_SOURCE", *flags]
     compiler += ["-fsanitize=address,alignment", "-fno-sanitize-recover=alignment"] if SANITIZED else []
 
     def compile(source):
@@ -52,7 +52,7 @@ def compile_and_link(name, sources, flags=(), libraries=()):
 @functools.cache
 def build_kernels():
     """The harness and every kernel file, compiled as C++."""
-    sources = [HARNESS / "fibers.cpp", HARNESS / "selftest.cu", *sorted((CSRC / "cuda").glob("*.cu"))]
+    sources = [HARNESS / "fibers.cpp", *sorted(HARNESS.glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cu"))]
     return compile_and_link("kernels", sources, INCLUDES)
 
 
@@ -235,6 +235,25 @@ class WidePools(Kernels):
         self.library = ctypes.CDLL(str(build_wide_pools()))
         self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
         self.seed, self.skipped_barrier, self.barriers, self.blocks = 1, "", set(), 0
+
+
+class EntryPoints:
+    """The entry points as torch.ops.tmc_cuda_on_cpu, run and watched as `kernels` says."""
+
+    def __init__(self, kernels):
+        self.ops, self.kernels = load_entry_points(), kernels
+
+    def __getattr__(self, op):
+        def call(*arguments):
+            library = self.kernels.library
+            library.harness_configure(self.kernels.seed, self.kernels.skipped_barrier.encode())
+            result = getattr(self.ops, op)(*arguments)
+            self.kernels.barriers = set(library.harness_barriers().decode().split())
+            if report := library.harness_report().decode():
+                raise HarnessError(f"{op}: {report}")
+            return result
+
+        return call
 
 
 class AverageRule(ctypes.Structure):

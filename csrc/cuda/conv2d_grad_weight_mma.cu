@@ -1,0 +1,185 @@
+// The gradient by the weight on tensor cores, eq. 3: what the rows, columns and depth of mma_gemm.cuh are.
+//
+//   rows       taps and channels r, s, c         chunks of a line of the image tile
+//   columns    filters k of a group              chunks of a line of the matrix tile
+//   depth      output pixels n, p, q             a line of either tile
+//
+// The depth is cut into parts, which sum_mma_parts_kernel adds in order.
+#include "conv2d_mma.cuh"
+#include "conv2d_pack.h"
+#include "mma_gemm.cuh"
+
+namespace tmc {
+namespace {
+
+template <class T, bool kSplit_, class Block_>
+struct GradWeightProduct : MmaExtents {
+  using scalar_t = T;
+  using result_t = float;
+  using Block = Block_;
+  static constexpr bool kSplit = kSplit_;
+  using ImageTile = DepthOuterTile<T, Block::kRows>;
+  using MatrixTile = DepthOuterTile<T, Block::kColumns>;
+
+  const T *image, *matrix;
+  float* result;  // [parts, groups, rows, columns]
+  MmaConv2d conv;
+  int step_n, step_p, step_q;  // a tile's depth, as pixels: what is added to n, p and q from one tile to the next
+
+  // The tap and the channels of a thread's chunk; the pixels it copies, as coordinates that are counted up.
+  struct ImageCopier {
+    using Shared = Share<ImageTile, Block>;
+    int dh, dw;  // from p * stride_h and q * stride_w to the place in the image
+    int pixel;   // of the first line
+    bool inside;
+    int p[Shared::kCount], q[Shared::kCount];
+    int64_t at[Shared::kCount];  // of the sample, and the channel
+
+    __device__ ImageCopier(const GradWeightProduct& product, const MmaTile& tile) {
+      const MmaConv2d& conv = product.conv;
+      const int row = tile.row + Shared::chunk() * kChunkElements<T>, tap = row / conv.group_c;
+      const int c = row - tap * conv.group_c, r = tap / conv.s, s = tap - r * conv.s;
+      inside = row < product.rows;
+      dh = r * conv.dilation_h - conv.pad_top, dw = s * conv.dilation_w - conv.pad_left;
+      pixel = tile.depth_begin + Shared::line(0);
+#pragma unroll
+      for (int i = 0; i < Shared::kCount; ++i) {
+        const int index = pixel + i * Shared::kStep, line = index / conv.q, n = line / conv.p;
+        p[i] = line - n * conv.p, q[i] = index - line * conv.q;
+        at[i] = int64_t{n} * conv.h * conv.w * conv.c + tile.group * conv.group_c + c;
+      }
+    }
+
+    __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
+      const MmaConv2d& conv = product.conv;
+#pragma unroll
+      for (int i = 0; i < Shared::kCount; ++i) {
+        const int h = p[i] * conv.stride_h + dh, w = q[i] * conv.stride_w + dw;
+        const bool valid = inside && pixel + i * Shared::kStep < tile.depth_end &&
+                           static_cast<unsigned>(h) < static_cast<unsigned>(conv.h) &&
+                           static_cast<unsigned>(w) < static_cast<unsigned>(conv.w);
+        copy_async(chunks + ImageTile::chunk_at(Shared::line(i), Shared::chunk()),
+                   valid ? product.image + at[i] + (h * conv.w + w) * conv.c : product.image, valid);
+        const int carry_q = q[i] + product.step_q >= conv.q, carry_p = p[i] + product.step_p + carry_q >= conv.p;
+        q[i] += product.step_q - carry_q * conv.q;
+        p[i] += product.step_p + carry_q - carry_p * conv.p;
+        at[i] += int64_t{product.step_n + carry_p} * conv.h * conv.w * conv.c;
+      }
+      pixel += kTileDepthElements<T>;
+    }
+  };
+
+  struct MatrixCopier {
+    using Shared = Share<MatrixTile, Block>;
+    PlainCopier<MatrixTile, Block> plain;
+
+    __device__ MatrixCopier(const GradWeightProduct&, const MmaTile& tile)
+        : plain{tile.depth_begin + Shared::line(0), tile.column + Shared::chunk() * kChunkElements<T>} {}
+
+    __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
+      plain.copy(product.matrix + tile.group * product.columns, product.conv.k, tile.depth_end, product.columns,
+                 chunks);
+      plain.line += kTileDepthElements<T>;
+    }
+  };
+
+  __device__ float* result_at(const MmaTile& tile, int row) const {
+    const int64_t line = (int64_t{tile.part} * groups + tile.group) * rows + tile.row + row;
+    return result + line * columns + tile.column;
+  }
+  __device__ const T* bias_at(const MmaTile&) const { return nullptr; }
+};
+
+// Thread i owns element i of [groups, r, s, c, k] of the packed weight: the sum over the parts, written to grad_weight,
+// which is contiguous. What packing has added is left out. Bound by memory.
+template <class T>
+__global__ void __launch_bounds__(kElementThreads)
+    sum_mma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, const float* workspace, int parts,
+                         T* grad_weight) {
+  const int64_t filters = filters_per_group(shape), channels = channels_per_group(plan.shape);
+  const int64_t count = plan.shape.r * plan.shape.s * channels * shape.k, i = thread_index();
+  if (i >= count) return;
+  const int64_t row = i / filters, k = i - row * filters;
+  const Place at = place_of(row, channels, plan.shape.r, plan.shape.s, true);  // n is the group
+  const WeightPlace to = unpacked(shape, plan.packing, at.c, at.h, at.w);
+  if (to.c < 0) return;
+  float sum = 0;
+  for (int part = 0; part < parts; ++part) sum += workspace[part * count + i];
+  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, false);
+  grad_weight[offset_of(strides, {at.n * filters + k, to.c, to.r, to.s})] = static_cast<T>(sum);
+}
+
+// The depth is cut into so many parts that they make two tiles of 128 x 128 for each multiprocessor, whatever the
+// block's shape: the bits depend on the parts. A part of fewer pixels would cost more to add than to compute
+// [estimate].
+constexpr int64_t kTilesWanted = 2 * kMultiprocessors, kTileExtent = 128, kMinPartPixels = 1024;
+
+MmaExtents extents_of(const Conv2dShape& shape) {
+  MmaExtents extents;
+  extents.groups = static_cast<int>(shape.groups);
+  extents.rows = static_cast<int>(shape.r * shape.s * channels_per_group(shape));
+  extents.columns = static_cast<int>(filters_per_group(shape));
+  extents.depth = static_cast<int>(shape.n * shape.p * shape.q);
+  const int64_t tiles = ceil_div(extents.rows, kTileExtent) * ceil_div(extents.columns, kTileExtent) * shape.groups;
+  const int64_t most = std::max<int64_t>(extents.depth / kMinPartPixels, 1);
+  extents.parts = static_cast<int>(std::min(ceil_div(kTilesWanted, tiles), most));
+  constexpr int64_t kMultiple = kTileDepthElements<bfloat16>;  // of a float tile's depth, too
+  extents.part_depth = static_cast<int>(ceil_div(ceil_div(extents.depth, extents.parts), kMultiple) * kMultiple);
+  return extents;
+}
+
+int64_t parts_bytes(const MmaExtents& extents) {
+  return int64_t{extents.parts} * extents.groups * extents.rows * extents.columns * int64_t{sizeof(float)};
+}
+
+template <class Product>
+void launch_product(const MmaExtents& extents, const Conv2dShape& shape, const void* image, const void* grad_output,
+                    void* workspace, void* stream) {
+  using T = typename Product::scalar_t;
+  Product product;
+  static_cast<MmaExtents&>(product) = extents;
+  product.image = static_cast<const T*>(image), product.matrix = static_cast<const T*>(grad_output);
+  product.result = static_cast<float*>(workspace);
+  product.conv = mma_conv2d(shape);
+  const int64_t depth = kTileDepthElements<T>, lines = depth / shape.q, samples = lines / shape.p;
+  product.step_q = static_cast<int>(depth - lines * shape.q);
+  product.step_p = static_cast<int>(lines - samples * shape.p);
+  product.step_n = static_cast<int>(samples);
+  launch_mma_gemm(product, stream);
+}
+
+}  // namespace
+
+int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
+  const int64_t packed = plan.packing.needed ? workspace_bytes(image_bytes(dtype, plan.shape)) : 0;
+  return packed + workspace_bytes(parts_bytes(extents_of(plan.shape)));
+}
+
+void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+                                   const void* grad_output, const void* input, void* workspace, void* grad_weight,
+                                   void* stream) {
+  const MmaExtents extents = extents_of(plan.shape);
+  if (plan.packing.needed) {
+    void* const packed = static_cast<char*>(workspace) + workspace_bytes(parts_bytes(extents));
+    pack_image(dtype, shape, plan, channels_last, input, packed, stream);
+    input = packed;
+  }
+  dispatch_mma(dtype, [&](auto type) {
+    using T = decltype(type);
+    const auto launch_split = [&](auto split) {
+      const auto launch = wants_wide_block(extents) ? launch_product<GradWeightProduct<T, split, WideBlock<split>>>
+                                                    : launch_product<GradWeightProduct<T, split, NarrowBlock<split>>>;
+      launch(extents, plan.shape, input, grad_output, workspace, stream);
+    };
+    if (plan.strict) {
+      if constexpr (sizeof(T) == 4) launch_split(std::true_type{});
+    } else {
+      launch_split(std::false_type{});
+    }
+    const int64_t count = int64_t{extents.groups} * extents.rows * extents.columns;
+    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan,
+           static_cast<const float*>(workspace), extents.parts, static_cast<T*>(grad_weight));
+  });
+}
+
+}  // namespace tmc

@@ -1,0 +1,41 @@
+// The geometry of a convolution as the kernels on tensor cores see it: 32 bits are enough for a sample (conv2d_plan.h).
+#pragma once
+#include "conv2d_mma.h"
+
+namespace tmc {
+
+struct MmaConv2d {
+  int c, h, w, group_c;  // the image: channels in all, and of one group
+  int k;                 // the channels of all groups of the other operand or the result
+  int r, s, p, q;        // the window; the pixels that have one
+  int stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+};
+
+inline MmaConv2d mma_conv2d(const Conv2dShape& shape) {
+  MmaConv2d conv;
+  conv.c = static_cast<int>(shape.c), conv.h = static_cast<int>(shape.h), conv.w = static_cast<int>(shape.w);
+  conv.group_c = static_cast<int>(channels_per_group(shape)), conv.k = static_cast<int>(shape.k);
+  conv.r = static_cast<int>(shape.r), conv.s = static_cast<int>(shape.s);
+  conv.p = static_cast<int>(shape.p), conv.q = static_cast<int>(shape.q);
+  conv.stride_h = static_cast<int>(shape.stride_h), conv.stride_w = static_cast<int>(shape.stride_w);
+  conv.pad_top = static_cast<int>(shape.pad_top), conv.pad_left = static_cast<int>(shape.pad_left);
+  conv.dilation_h = static_cast<int>(shape.dilation_h), conv.dilation_w = static_cast<int>(shape.dilation_w);
+  return conv;
+}
+
+// Parts of a workspace begin at multiples of this, which every access is happy with.
+constexpr int64_t kWorkspaceAlignment = 256;
+inline int64_t workspace_bytes(int64_t bytes) {
+  return ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment;
+}
+inline int64_t element_bytes(Dtype dtype) {
+  return dtype == Dtype::float32 ? 4 : 2;
+}
+inline int64_t image_bytes(Dtype dtype, const Conv2dShape& shape) {
+  return shape.n * shape.c * shape.h * shape.w * element_bytes(dtype);
+}
+inline int64_t weight_bytes(Dtype dtype, const Conv2dShape& shape) {
+  return shape.k * channels_per_group(shape) * shape.r * shape.s * element_bytes(dtype);
+}
+
+}  // namespace tmc

@@ -1,0 +1,210 @@
+// Convolution as a matrix product on tensor cores (mma.sync, sm_80 and later):
+//
+//   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
+//
+// as in implicit_gemm.cuh, but in chunks of 16 bytes: what stands side by side in memory (channels, channels_last) must
+// come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are: conv2d_mma.cu,
+// conv2d_grad_weight_mma.cu.
+//
+// A block owns kRows x kColumns results and its warps kWarpRows x kWarpColumns each, in registers. Tiles of both
+// operands (mma_tile.cuh) come by cp.async, kStages - 1 ahead of the multiplication, into a ring in shared memory; one
+// barrier for each tile. The sum of a result runs over the depth in one order, whatever the block's shape and whatever
+// else is in the batch. Bound: tensor cores; mma.sync is said to reach 55 % of what an H100's wgmma does.
+//
+// Budget for the wide block: 64 x 64 results are 128 registers a thread, fragments 32 (strict: 48), of 255; a stage is
+// 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not yet tuned on a GPU.
+#pragma once
+#include <type_traits>
+
+#include "mma_tile.cuh"
+
+namespace tmc {
+
+constexpr int kStages = 4;
+
+template <int kRowWarps_, int kColumnWarps_, int kWarpRows_, int kWarpColumns_, int kBlocksPerMultiprocessor_>
+struct BlockShape {
+  static constexpr int kRowWarps = kRowWarps_, kColumnWarps = kColumnWarps_;
+  static constexpr int kWarpRows = kWarpRows_, kWarpColumns = kWarpColumns_;
+  static constexpr int kRows = kRowWarps * kWarpRows, kColumns = kColumnWarps * kWarpColumns;
+  static constexpr int kThreads = kRowWarps * kColumnWarps * kWarpThreads;
+  static constexpr int kBlocksPerMultiprocessor = kBlocksPerMultiprocessor_;
+};
+template <bool kSplit>
+using WideBlock = std::conditional_t<kSplit, BlockShape<2, 4, 64, 32, 1>, BlockShape<4, 2, 64, 64, 1>>;
+template <bool kSplit>
+using NarrowBlock = BlockShape<4, 1, 32, 64, kSplit ? 2 : 3>;
+
+// The extents of a product. A Product derives from it and adds
+//   scalar_t, result_t, Block, kSplit     element types, a BlockShape, whether float is strict (mma_tile.cuh)
+//   ImageTile, MatrixTile                 DepthInnerTile or DepthOuterTile
+//   ImageCopier, MatrixCopier             made of (product, tile); copy(product, tile, chunks) starts to copy its next
+//   piece
+//                                         of depth
+//   result_at(tile, row)                  where the columns of a row begin, or null
+//   bias_at(tile)                         what is added to the columns, or null
+struct MmaExtents {
+  int groups, rows, columns, depth;  // of one group
+  int parts, part_depth;             // the depth is cut into `parts` pieces of part_depth, a multiple of a tile's
+};
+
+// What a block works on.
+struct MmaTile {
+  int group, part, row, column;  // the first of its rows and columns
+  int depth_begin, depth_end;
+};
+
+// The column tile is fastest: blocks that run together share `image`, the larger operand.
+template <class Product>
+__device__ MmaTile mma_tile_of_block(const Product& product) {
+  using Block = typename Product::Block;
+  const int row_tiles = (product.rows + Block::kRows - 1) / Block::kRows;
+  const int column_tiles = (product.columns + Block::kColumns - 1) / Block::kColumns;
+  unsigned block = blockIdx.x;
+  MmaTile tile;
+  tile.column = block % column_tiles * Block::kColumns;
+  block /= column_tiles;
+  tile.row = block % row_tiles * Block::kRows;
+  block /= row_tiles;
+  tile.group = block % product.groups;
+  tile.part = block / product.groups;
+  tile.depth_begin = tile.part * product.part_depth;
+  tile.depth_end =
+      product.depth - tile.depth_begin < product.part_depth ? product.depth : tile.depth_begin + product.part_depth;
+  return tile;
+}
+
+// Which chunks of a tile a thread copies: one chunk of every kStep-th line.
+template <class Tile, class Block>
+struct Share {
+  static constexpr int kStep = Block::kThreads / Tile::kLineChunks, kCount = Tile::kLines / kStep;
+  static_assert(kStep * Tile::kLineChunks == Block::kThreads && kCount * kStep == Tile::kLines);
+  static __device__ int chunk() { return threadIdx.x % Tile::kLineChunks; }
+  static __device__ int line(int i) { return threadIdx.x / Tile::kLineChunks + i * kStep; }
+};
+
+// Copies a plain matrix, of which each line of the tile is a row: `line` and `place` are the first of the tile, line i
+// stands at data + i * line_elements. Behind lines_end and places_end there are zeros. The next tile begins line_step
+// lines and place_step places further.
+template <class Tile, class Block>
+struct PlainCopier {
+  using Shared = Share<Tile, Block>;
+  int line, place;
+
+  template <class T>
+  __device__ void copy(const T* data, int64_t line_elements, int lines_end, int places_end, Chunk* tile) const {
+    const T* at = data + line * line_elements + place;
+#pragma unroll
+    for (int i = 0; i < Shared::kCount; ++i) {
+      const bool valid = line + i * Shared::kStep < lines_end && place < places_end;
+      copy_async(tile + Tile::chunk_at(Shared::line(i), Shared::chunk()),
+                 valid ? at + i * Shared::kStep * line_elements : data, valid);
+    }
+  }
+};
+
+// Adds the bias and writes a warp's results, 16 rows at a time, through shared memory of its own, so that neighbouring
+// lanes write neighbouring chunks. The 8 elements of padding spread the rows over the banks.
+template <class Product, int kRowTiles, int kColumnTiles>
+__device__ void store_sums(const Product& product, const MmaTile& tile, int row, int column,
+                           float (&sums)[kRowTiles][kColumnTiles][4], char* shared) {
+  using Result = typename Product::result_t;
+  constexpr int kColumns = kColumnTiles * 8, kLine = kColumns + 8, kRowChunks = kColumns / kChunkElements<Result>;
+  const int lane = threadIdx.x % kWarpThreads, g = lane / 4, t = lane % 4;
+  Result* const staged = reinterpret_cast<Result*>(shared) + threadIdx.x / kWarpThreads * 16 * kLine;
+  if (const auto* bias = product.bias_at(tile)) {
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; ++j)
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        const int place = column + j * 8 + t * 2 + v;
+        const float value = tile.column + place < product.columns ? static_cast<float>(bias[place]) : 0;
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) sums[i][j][v] += value, sums[i][j][v + 2] += value;
+      }
+  }
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; ++j)
+#pragma unroll
+      for (int v = 0; v < 4; ++v)
+        staged[(g + v / 2 * 8) * kLine + j * 8 + t * 2 + v % 2] = static_cast<Result>(sums[i][j][v]);
+    __syncwarp();
+#pragma unroll
+    for (int e = lane; e < 16 * kRowChunks; e += kWarpThreads) {
+      const int r = e / kRowChunks, place = e % kRowChunks * kChunkElements<Result>;
+      if (tile.row + row + i * 16 + r < product.rows && tile.column + column + place < product.columns)
+        *reinterpret_cast<Chunk*>(product.result_at(tile, row + i * 16 + r) + column + place) =
+            *reinterpret_cast<const Chunk*>(staged + r * kLine + place);
+    }
+    __syncwarp();
+  }
+}
+
+template <class Product>
+__global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlocksPerMultiprocessor)
+    mma_gemm_kernel(const Product product) {
+  using Block = typename Product::Block;
+  using ImageTile = typename Product::ImageTile;
+  using MatrixTile = typename Product::MatrixTile;
+  constexpr int kStageChunks = ImageTile::kChunks + MatrixTile::kChunks;
+  const MmaTile tile = mma_tile_of_block(product);
+  Chunk* const ring = reinterpret_cast<Chunk*>(dynamic_shared_memory());
+  typename Product::ImageCopier image(product, tile);
+  typename Product::MatrixCopier matrix(product, tile);
+  constexpr int kTileDepth = kTileDepthElements<typename Product::scalar_t>;
+  const int tiles = (tile.depth_end - tile.depth_begin + kTileDepth - 1) / kTileDepth;
+  const auto copy = [&](int index) {
+    Chunk* const stage = ring + index % kStages * kStageChunks;
+    image.copy(product, tile, stage);
+    matrix.copy(product, tile, stage + ImageTile::kChunks);
+  };
+
+  // A group of copies is closed for every tile, also for those past the end: so the number of groups that may still be
+  // on their way is always the same.
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < tiles) copy(i);
+    commit_copies();
+  }
+  const int warp = threadIdx.x / kWarpThreads;
+  const int row = warp / Block::kColumnWarps * Block::kWarpRows,
+            column = warp % Block::kColumnWarps * Block::kWarpColumns;
+  float sums[Block::kWarpRows / 16][Block::kWarpColumns / 8][4] = {};
+  for (int i = 0; i < tiles; ++i) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();  // the tile has landed for every thread, and none still reads the one that is overwritten next
+    if (i + kStages - 1 < tiles) copy(i + kStages - 1);
+    commit_copies();
+    const Chunk* const stage = ring + i % kStages * kStageChunks;
+#pragma unroll(Product::kSplit ? 1 : kSteps)
+    for (int step = 0; step < kSteps; ++step)
+      multiply_step<typename Product::scalar_t, Product::kSplit, ImageTile, MatrixTile>(
+          sums, stage, row, stage + ImageTile::kChunks, column, step);
+  }
+  wait_for_copies<0>();
+  __syncthreads();  // nobody reads the last tiles any more: their memory is used again
+  store_sums(product, tile, row, column, sums, reinterpret_cast<char*>(ring));
+}
+
+// The wide block reads the operands less often; the narrow one wastes less on few columns, and fills the GPU with
+// fewer results. The bits are the same.
+inline bool wants_wide_block(const MmaExtents& extents) {
+  return extents.columns > NarrowBlock<false>::kColumns &&
+         ceil_div(extents.rows, WideBlock<false>::kRows) * ceil_div(extents.columns, WideBlock<false>::kColumns) *
+                 extents.groups * extents.parts >=
+             kMultiprocessors;
+}
+
+template <class Product>
+void launch_mma_gemm(const Product& product, void* stream) {
+  using Block = typename Product::Block;
+  constexpr int kStageChunks = Product::ImageTile::kChunks + Product::MatrixTile::kChunks;
+  const int64_t blocks = ceil_div(product.rows, Block::kRows) * ceil_div(product.columns, Block::kColumns) *
+                         product.groups * product.parts;
+  launch_with_shared_memory(mma_gemm_kernel<Product>, dim3(static_cast<unsigned>(blocks)), Block::kThreads,
+                            kStages * kStageChunks * int(sizeof(Chunk)), stream, product);
+}
+
+}  // namespace tmc
