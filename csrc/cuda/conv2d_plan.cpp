@@ -1,6 +1,7 @@
 #include "conv2d_plan.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace tmc {
 namespace {
