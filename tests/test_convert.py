@@ -90,7 +90,7 @@ def test_fuse():
     torch_manual_conv.convert(model, fuse=True)
     assert types(model)[1:4] == [nn.ConvActPool2d, torch_nn.Identity, torch_nn.Identity]
     assert types(model)[4:7] == [nn.ConvActPool2d, torch_nn.Identity, torch_nn.Identity]
-    assert types(model)[7:] == [nn.Conv2d, torch_nn.Tanh]  # no pool follows: not a stage
+    assert types(model)[7:] == [nn.ConvActPool2d, torch_nn.Identity]
     assert list(model.state_dict()) == keys
     output = model(IMAGES)
     torch.testing.assert_close(output, wanted)
@@ -100,10 +100,79 @@ def test_fuse():
     assert types(model) == kinds and torch.equal(model(IMAGES), wanted)
 
 
-@pytest.mark.parametrize("pool", [torch_nn.MaxPool2d(2, ceil_mode=True), torch_nn.MaxPool2d(2, dilation=2)], ids=str)
-def test_fuse_leaves_what_one_call_cannot_say(pool):
-    model = torch_manual_conv.convert(stage(pool=pool), fuse=True)
-    assert type(model[0]) is nn.Conv2d and type(model[2]) is nn.MaxPool2d
+RELU, SIGMOID, BATCH_NORM = torch_nn.ReLU(inplace=True), torch_nn.Sigmoid(), torch_nn.BatchNorm2d(4)
+MAX, AVERAGE, CEIL = torch_nn.MaxPool2d(3, 2), torch_nn.AvgPool2d(2), torch_nn.MaxPool2d(2, ceil_mode=True)
+# what follows a convolution: how many of them are fused, as which activation and pool
+RUNS = {
+    "act-max": ((RELU, MAX), 2, "relu", "max"),
+    "act-avg": ((SIGMOID, AVERAGE), 2, "sigmoid", "avg"),
+    "act-sum": ((torch_nn.Tanh(), nn.SumPool2d(2)), 2, "tanh", "sum"),
+    "max-act": ((MAX, RELU), 2, "relu", "max"),  # eq. 23: the same as act-max
+    "avg-act": ((AVERAGE, RELU), 1, None, "avg"),  # not the same as act-avg
+    "act": ((RELU,), 1, "relu", None),
+    "max": ((MAX,), 1, None, "max"),
+    "act-act": ((RELU, SIGMOID), 1, "relu", None),
+    "max-max": ((MAX, MAX), 1, None, "max"),
+    "act-norm": ((RELU, BATCH_NORM, MAX), 1, "relu", None),
+    "act-ceil": ((RELU, CEIL), 1, "relu", None),
+    "act-dilated": ((RELU, torch_nn.MaxPool2d(2, dilation=2)), 1, "relu", None),
+    "act-pad": ((SIGMOID, torch_nn.AvgPool2d(3, 2, 1)), 2, "sigmoid", "avg"),
+    "act-pad-not-counted": ((SIGMOID, torch_nn.AvgPool2d(3, 2, 1, count_include_pad=False)), 1, "sigmoid", None),
+    "norm": ((BATCH_NORM, RELU, MAX), 0, None, None),
+    "other-act": ((torch_nn.GELU(), MAX), 0, None, None),
+    "ceil": ((CEIL,), 0, None, None),
+    "nothing": ((), 0, None, None),
+}
+
+
+@pytest.mark.parametrize("followers, count, activation, pool", RUNS.values(), ids=RUNS)
+def test_which_runs_are_fused(followers, count, activation, pool):
+    model = torch_nn.Sequential(torch_nn.Conv2d(3, 4, 3, padding=1), *copy.deepcopy(followers)).double()
+    kinds, wanted = types(model), model(IMAGES)
+    wanted_grads = torch.autograd.grad(wanted.square().sum(), model[0].parameters())
+    torch_manual_conv.convert(model, fuse=True)
+    assert type(model[0]) is (nn.ConvActPool2d if count else nn.Conv2d)
+    assert [type(m) is torch_nn.Identity for m in model[1:]] == [i < count for i in range(len(followers))]
+    if count:
+        assert (model[0].activation, model[0].pool) == (activation, pool)
+    output = model(IMAGES)
+    torch.testing.assert_close(output, wanted)
+    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), model[0].parameters()), wanted_grads)
+    assert types(torch_manual_conv.revert(model)) == kinds
+
+
+def test_fused_vgg_and_alexnet():
+    """Whole networks; every convolution of theirs stands in a run."""
+    for constructor, size in (MODELS["alexnet"], (torchvision.models.vgg11, 32)):
+        torch.manual_seed(0)
+        theirs = constructor().double().eval()
+        ours = torch_manual_conv.convert(copy.deepcopy(theirs), fuse=True)
+        assert not any(type(m) is nn.Conv2d for m in ours.modules())
+        images = torch.randn(2, 3, size, size, dtype=torch.float64)
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_fuse_leaves_a_convolution_used_twice_alone():
+    conv = torch_nn.Conv2d(3, 3, 3, padding=1)
+    model = torch_nn.Sequential(conv, torch_nn.ReLU(), conv, torch_nn.MaxPool2d(2)).double()
+    wanted = model(IMAGES)
+    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+    assert type(conv) is nn.Conv2d
+
+
+def test_fuse_leaves_a_forward_of_its_own_alone():
+    class Features(torch_nn.Sequential):
+        def forward(self, input):
+            return [input := layer(input) for layer in self]
+
+    model = Features(torch_nn.Conv2d(3, 3, 3), torch_nn.ReLU()).double()
+    wanted = model(IMAGES)
+    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+
+
+def test_revert_returns_followers_in_the_present_mode():
+    model = torch_manual_conv.convert(stage(), fuse=True).eval()
+    assert not any(module.training for module in torch_manual_conv.revert(model).modules())
 
 
 def test_hooks_still_run():

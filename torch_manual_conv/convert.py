@@ -4,6 +4,8 @@ Our layers are subclasses that add no state, so a layer is converted by changing
 parameters, its hooks and every reference to it stay what they were.
 """
 
+from collections import Counter
+
 import torch
 
 from . import nn
@@ -34,8 +36,10 @@ def convert(model, *, fuse=False):
 
     Args:
         model: any torch.nn.Module; changed in place.
-        fuse: also merge each convolution -> activation -> pool run of an nn.Sequential into one conv_act_pool2d call
-            (the convolution becomes a ConvActPool2d, its followers become Identity). Runs with hooks are left alone.
+        fuse: also merge runs of an nn.Sequential into one conv_act_pool2d call each: a convolution with the activation
+            and pool that follow it, or one of them, or a max pool and then the activation. The convolution becomes a
+            ConvActPool2d, its followers become Identity. Runs that conv_act_pool2d cannot express, with hooks, with a
+            convolution that is used in several places, or of a subclass with a forward of its own are left alone.
     Returns:
         The same model.
     Raises:
@@ -46,9 +50,10 @@ def convert(model, *, fuse=False):
         if type(module) in TWINS and all(p.dtype in SUPPORTED_DTYPES for p in module.parameters(recurse=False)):
             module.__class__ = TWINS[type(module)]
     if fuse:
+        places = Counter(child for module in model.modules() for child in module._modules.values())
         for module in model.modules():
-            if isinstance(module, torch.nn.Sequential):
-                _fuse_runs(module)
+            if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
+                _fuse_runs(module, places)
     return model
 
 
@@ -94,7 +99,8 @@ def _pool_of(module):
         and not (module.ceil_mode or module.return_indices)
     ):
         return "max", *window
-    if type(module) is nn.AvgPool2d and module.count_include_pad and not (module.ceil_mode or module.divisor_override):
+    counts_padding = getattr(module, "count_include_pad", True) or module.padding in (0, (0, 0))
+    if type(module) is nn.AvgPool2d and counts_padding and not (module.ceil_mode or module.divisor_override):
         return "avg", *window
     if type(module) is nn.SumPool2d and not module.ceil_mode:
         return "sum", *window
@@ -108,20 +114,36 @@ def _has_hooks(module):
     )
 
 
-def _fuse_runs(sequential):
+def _followers(candidates):
+    """(activation, pool and its window, how many modules they are) of what a convolution's followers begin with."""
+    activation = window = None
+    for count, module in enumerate(candidates):
+        its_activation, its_window = _activation_of(module), _pool_of(module)
+        if _has_hooks(module):
+            return activation, window, count
+        if its_activation and not activation and (window is None or window[0] == "max"):  # eq. 23
+            activation = its_activation
+        elif its_window and not window:
+            window = its_window
+        else:
+            return activation, window, count
+    return activation, window, len(candidates)
+
+
+def _fuse_runs(sequential, places):
     items = list(sequential._modules.items())
-    for (_, conv), (act_name, act), (pool_name, pool) in zip(items, items[1:], items[2:], strict=False):
-        activation, window = _activation_of(act), _pool_of(pool)
-        if type(conv) is not nn.Conv2d or activation is None or window is None:
+    for i, (_, conv) in enumerate(items):
+        if type(conv) is not nn.Conv2d or places[conv] > 1 or _has_hooks(conv):
             continue
-        if any(map(_has_hooks, (conv, act, pool))):
+        activation, window, count = _followers([module for _, module in items[i + 1 : i + 3]])
+        if count == 0:
             continue
         conv.__class__ = nn.ConvActPool2d
         conv.activation = activation
-        conv.pool, conv.pool_size, conv.pool_stride, conv.pool_padding = window
-        conv.fused_from = ((act_name, act), (pool_name, pool))
-        sequential._modules[act_name] = torch.nn.Identity()
-        sequential._modules[pool_name] = torch.nn.Identity()
+        conv.pool, conv.pool_size, conv.pool_stride, conv.pool_padding = window or (None, 2, None, 0)
+        conv.fused_from = tuple(items[i + 1 : i + 1 + count])
+        for name, _ in conv.fused_from:
+            sequential._modules[name] = torch.nn.Identity()
 
 
 def _split_runs(sequential):
@@ -129,7 +151,7 @@ def _split_runs(sequential):
         if not isinstance(module, nn.ConvActPool2d) or not hasattr(module, "fused_from"):
             continue
         for name, original in module.fused_from:
-            sequential._modules[name] = original
+            sequential._modules[name] = original.train(module.training)
         for attribute in ("activation", "pool", "pool_size", "pool_stride", "pool_padding", "fused_from"):
             delattr(module, attribute)
         module.__class__ = nn.Conv2d

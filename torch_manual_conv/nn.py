@@ -130,7 +130,10 @@ class ConvActPool2d(Conv2d):
         in_channels ... dtype: as in torch.nn.Conv2d.
         activation: None, 'sigmoid', 'relu' or 'tanh'.
         pool: None, 'max', 'avg' or 'sum'; pool_size, pool_stride, pool_padding: its windows.
+        save: 'store' or 'recompute', as in conv_act_pool2d.
     """
+
+    save = "store"
 
     def __init__(
         self,
@@ -151,11 +154,13 @@ class ConvActPool2d(Conv2d):
         pool_size=2,
         pool_stride=None,
         pool_padding=0,
+        save="store",
     ):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
-        check_stage(activation, pool)
+        check_stage(activation, pool, save)
+        self.save = save
         self.activation, self.pool = activation, pool
         self.pool_size, self.pool_stride, self.pool_padding = pool_size, pool_stride, pool_padding
 
@@ -166,6 +171,7 @@ class ConvActPool2d(Conv2d):
             "pool_size": self.pool_size,
             "pool_stride": self.pool_stride,
             "pool_padding": self.pool_padding,
+            "save": self.save,
         }
         return _padded(
             self,

@@ -317,7 +317,10 @@ torch.library.impl("tmc::conv_act_pool2d_gradients", "cuda", gradients_cuda)
 # ---- The public function.
 
 
-def check_stage(activation, pool):
+def check_stage(activation, pool, save="store"):
+    """What a stage is named by; both functions and layers take it from their callers."""
+    if save not in ("store", "recompute"):
+        raise ValueError(f"conv_act_pool2d: save must be 'store' or 'recompute', got {save!r}")
     for name, value, known in (("activation", activation, ACTIVATIONS), ("pool", pool, POOLS)):
         if value == "none" or (value or "none") not in known:
             wanted = ", ".join(repr(None if each == "none" else each) for each in known)
@@ -364,9 +367,7 @@ def conv_act_pool2d(
         save='recompute' input, weight and bias.
     """
     op = "conv_act_pool2d"
-    check_stage(activation, pool)
-    if save not in ("store", "recompute"):
-        raise ValueError(f"{op}: save must be 'store' or 'recompute', got {save!r}")
+    check_stage(activation, pool, save)
     size = integers(op, "pool_size", pool_size, 2)
     step = size if pool_stride is None else integers(op, "pool_stride", pool_stride, 2)
     pad = integers(op, "pool_padding", pool_padding, 2)
