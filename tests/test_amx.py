@@ -17,7 +17,9 @@ SOURCE = "csrc/cpu/gemm_amx.cpp"
 
 
 def run_python(arguments, package):
-    environment = {**os.environ, "TMC_CPU_ISA": "amx", "PYTHONPATH": str(package)}
+    # Where another algorithm would be chosen, too: the matrix product is what runs on AMX.
+    forced = {"TMC_CPU_ISA": "amx", "TMC_CONV2D_ALGORITHM": "matrix_product"}
+    environment = {**os.environ, **forced, "PYTHONPATH": str(package)}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=HERE)
 
 
