@@ -31,6 +31,8 @@ class Conv2d(torch.nn.Conv2d):
     """torch.nn.Conv2d through our kernels. Input [N, C, H, W] or [C, H, W]."""
 
     def _conv_forward(self, input, weight, bias):
+        if self.padding_mode == "zeros":
+            return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return _padded(
             self, input, lambda x, pad: F.conv2d(x, weight, bias, self.stride, pad, self.dilation, self.groups)
         )

@@ -38,6 +38,7 @@ void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Ten
     case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight, bias, output);
     case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
     case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::winograd_phases: return phases::forward(problem, input, weight, bias, output);
   }
 }
 
@@ -47,6 +48,7 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_input(problem, grad_output, weight, grad_input);
     case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::winograd_phases: return phases::grad_input(problem, grad_output, weight, grad_input);
   }
 }
 
@@ -56,6 +58,7 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_weight(problem, grad_output, input, grad_weight);
+    case Conv2dAlgorithm::winograd_phases: return phases::grad_weight(problem, grad_output, input, grad_weight);
   }
 }
 

@@ -12,7 +12,7 @@ namespace tmc {
 namespace {
 
 constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::winograd,
-                                           Conv2dAlgorithm::depthwise};
+                                           Conv2dAlgorithm::winograd_phases, Conv2dAlgorithm::depthwise};
 constexpr int kNoPreference = -1;
 
 // The index in kAlgorithms of a name given by `source`; an empty name is no preference.
@@ -58,7 +58,8 @@ bool has_fast_products(const Conv2dProblem& problem) {
   return matrix_unit() == MatrixUnit::avx512_bf16 && bfloat16 && problem.dtype != DType::float16;
 }
 
-bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem) {
+// `useful` is the share of the taps that are not zeros for filling up.
+bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem, double useful = 1) {
   // Below 32 channels or filters half of a vector is empty and the transforms are no longer small beside the products;
   // below 16 the error of few-term sums, which Winograd cannot use, is less than half of Winograd's. A saving of 1.4
   // (4 x 4 outputs) was slower than the matrix product, 1.96 (7 x 7) is as fast, 2.25 faster.
@@ -68,13 +69,14 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   const bool to_input = pass == Conv2dPass::grad_input;
   return is_dense(shape) && problem.dtype != DType::float64 && !has_fast_products(problem) &&
          std::min(channels_per_group(shape), filters_per_group(shape)) >= kLeastChannels &&
-         winograd_saving(to_input ? shape.h : shape.p, to_input ? shape.w : shape.q, shape) >= kLeastSaving;
+         useful * winograd_saving(to_input ? shape.h : shape.p, to_input ? shape.w : shape.q, shape) >= kLeastSaving;
 }
 
 // Whether an algorithm can compute the problem at all; matrix_product can compute every one.
 bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
   switch (algorithm) {
     case Conv2dAlgorithm::winograd: return problem.dtype != DType::float64 && is_dense(problem.shape);
+    case Conv2dAlgorithm::winograd_phases: return phases::can_compute(problem);
     case Conv2dAlgorithm::depthwise: return depthwise::can_compute(problem.shape);
     default: return true;
   }
@@ -84,6 +86,12 @@ Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
   if (winograd_pays(pass, problem))
     return {Conv2dAlgorithm::winograd,
             "stride 1 and 32 channels or more: F(3x3, 3x3) makes about half of the products or fewer"};
+  if (phases::can_compute(problem)) {
+    const Conv2dProblem dense = phases::dense_problem(problem);
+    const auto taps = [](const Conv2dShape& shape) { return static_cast<double>(shape.c * shape.r * shape.s); };
+    if (winograd_pays(Conv2dPass::forward, dense, taps(problem.shape) / taps(dense.shape)))
+      return {Conv2dAlgorithm::winograd_phases, "the phases of a stride or dilation are dense: Winograd's products"};
+  }
   if (depthwise::can_compute(problem.shape))
     return {Conv2dAlgorithm::depthwise, "groups of few channels: channels of several groups fill a vector"};
   return {Conv2dAlgorithm::matrix_product, "the general algorithm, for every shape and dtype"};
@@ -102,6 +110,7 @@ const char* pass_name(Conv2dPass pass) {
 const char* algorithm_name(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
     case Conv2dAlgorithm::winograd: return "winograd";
+    case Conv2dAlgorithm::winograd_phases: return "winograd_phases";
     case Conv2dAlgorithm::depthwise: return "depthwise";
     default: return "matrix_product";
   }

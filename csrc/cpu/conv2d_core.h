@@ -50,4 +50,13 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace depthwise
 
+namespace phases {
+bool can_compute(const Conv2dProblem& problem);
+Conv2dProblem dense_problem(const Conv2dProblem& problem);  // what is left for winograd
+void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+             Tensor& output);
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
+}  // namespace phases
+
 }  // namespace tmc

@@ -96,8 +96,10 @@ TapOrder tap_order(const Image& image) {
 // The image in the order that packing likes: long runs. A patch of a contiguous image is made of runs as short as the
 // kernel's rows, and every pixel is packed once for each tap: copying the image to channels_last first makes the 7 x 7
 // layers of lecture_net twice as fast and AlexNet's no slower. A single tap is packed as whole planes, and a group of
-// one channel has its longest runs along the rows.
+// one channel has its longest runs along the rows. A tiny image is packed before torch's copy of it would be made.
 Tensor in_packing_order(const Tensor& image, const Conv2dShape& shape, int64_t group_channels) {
+  constexpr int64_t kTinyImage = 1024;
+  if (image.size(1) * image.size(2) * image.size(3) <= kTinyImage) return image;
   if (group_channels == 1) return shape.c == 1 ? image : dense(image, false);
   return shape.r * shape.s == 1 ? image : dense(image, true);
 }
@@ -109,7 +111,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image image = read(ordered), kernel = read(weight), result = write(output);
-  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : output;
+  const Tensor dense_bias = bias && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias.value_or(output);
   const Windows h = {
       {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
   const Windows w = {

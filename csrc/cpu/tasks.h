@@ -1,6 +1,8 @@
 // What every driver of CPU kernels needs: scratch memory, and tasks spread over torch's threads.
 #pragma once
 #include <algorithm>
+#include <cinttypes>
+#include <cstdlib>
 
 #include "tensor.h"
 
@@ -10,16 +12,18 @@ inline int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
 
-// Memory for the length of one op, from torch's allocator (64-byte aligned).
+// Memory for the length of one op, 64-byte aligned. Not a tensor: making one takes longer than a tiny convolution.
 class Workspace {
  public:
-  explicit Workspace(int64_t bytes)
-      : tensor_(torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte)),
-        data_(static_cast<char*>(tensor_.mutable_data_ptr())) {}
+  explicit Workspace(int64_t bytes) : data_(static_cast<char*>(std::aligned_alloc(64, round_up(bytes + 1, 64)))) {
+    if (data_ == nullptr) fail("conv2d: out of memory: %" PRId64 " bytes of scratch", bytes);
+  }
+  ~Workspace() { std::free(data_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
   char* at(int64_t byte) const { return data_ + byte; }
 
  private:
-  Tensor tensor_;
   char* data_;
 };
 

@@ -20,11 +20,14 @@ def two_doors(name, function, fake, batching):
     All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
+    direct = below_autograd(op)
 
     def call(*args):
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or in_forward_ad()):
-            return op(*args)  # under no_grad there is nothing to record, and the op alone costs a third
-        return function.apply(*args)
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or in_forward_ad() or in_functorch():
+            return function.apply(*args)
+        return direct(*args)  # nothing to record
 
     call.__name__ = call.__qualname__ = name
     function.forward.__signature__ = inspect.signature(function.forward)  # apply would compute it at every call
@@ -33,6 +36,22 @@ def two_doors(name, function, fake, batching):
     torch.library.register_vmap(f"tmc::{name}", batching(op))
     torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
     return call
+
+
+def below_autograd(op):
+    """A call of `op` where there is nothing to record. register_autograd would go through Python once more to find
+    that out, which takes as long as a tiny convolution."""
+
+    def call(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
+
+
+def in_functorch():
+    """Inside vmap, grad and the like, which see only what goes through a Function."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def in_forward_ad():
@@ -82,6 +101,10 @@ def is_int(value):
 
 def integers(op, name, value, length):
     """An int, or a sequence of one or `length` ints, as a list of `length`."""
+    if type(value) is int and -(2**62) < value < 2**62:  # the two usual forms at once
+        return [value] * length
+    if type(value) is tuple and len(value) == length and all(type(v) is int and -(2**62) < v < 2**62 for v in value):
+        return list(value)
     values = list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
     if len(values) == 1:
         values = values * length

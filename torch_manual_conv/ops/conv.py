@@ -185,6 +185,8 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
         return torch_twin(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
     precision = float32_precision(input.device.type)
+    if input.dim() == 4:
+        return conv2d_op(input, weight, bias, *geometry, precision)
     return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry, precision))
 
 

@@ -10,6 +10,7 @@ conv1d, conv3d and conv_transpose2d fall out of them: see conv.py.
 import torch
 
 from ._register import (
+    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_like,
@@ -24,7 +25,11 @@ from ._register import (
     unfold_batch,
 )
 
-_ops = torch.ops.tmc
+# The registered ops for the Functions, which record by themselves.
+_conv2d = below_autograd(torch.ops.tmc.conv2d.default)
+_conv2d_grad_input = below_autograd(torch.ops.tmc.conv2d_grad_input.default)
+_conv2d_grad_weight = below_autograd(torch.ops.tmc.conv2d_grad_weight.default)
+_conv2d_grad_bias = below_autograd(torch.ops.tmc.conv2d_grad_bias.default)
 
 
 class Conv2dFunction(torch.autograd.Function):
@@ -32,7 +37,7 @@ class Conv2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, weight, bias, stride, padding, dilation, groups, precision):
-        return _ops.conv2d.default(input, weight, bias, stride, padding, dilation, groups, precision)
+        return _conv2d(input, weight, bias, stride, padding, dilation, groups, precision)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -69,7 +74,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def forward(grad_output, weight, input_size, stride, padding, dilation, groups, precision):
         geometry = stride, padding, dilation, groups, precision
-        return _ops.conv2d_grad_input.default(grad_output, weight, input_size, *geometry)
+        return _conv2d_grad_input(grad_output, weight, input_size, *geometry)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -102,7 +107,7 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
     @staticmethod
     def forward(grad_output, input, kernel_size, stride, padding, dilation, groups, precision):
         geometry = stride, padding, dilation, groups, precision
-        return _ops.conv2d_grad_weight.default(grad_output, input, kernel_size, *geometry)
+        return _conv2d_grad_weight(grad_output, input, kernel_size, *geometry)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -134,7 +139,7 @@ class Conv2dGradBiasFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output):
-        return _ops.conv2d_grad_bias.default(grad_output)
+        return _conv2d_grad_bias(grad_output)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
