@@ -98,14 +98,10 @@ def write(options, results):
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(report.markdown(results))
-    if options.picture and not options.scaling:
-        from . import picture
+    if options.picture:
+        from . import picture, scaling
 
-        picture.roofline(results, options.picture)
-    elif options.picture:
-        from . import scaling_picture
-
-        scaling_picture.draw(results, options.picture)
+        (scaling if options.scaling else picture).draw(results, options.picture)
     written = [str(path) for path in (options.json, options.markdown, options.picture) if path]
     if written:
         print("wrote " + ", ".join(written))

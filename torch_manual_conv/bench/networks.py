@@ -12,7 +12,7 @@ from .problems import LAYOUTS, F, Problem, in_layouts, random
 from .shapes import NETWORKS
 
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
-CLASSES = 1000
+CLASSES, IMAGE = 1000, 224
 NO_AUTOCAST = nullcontext()
 SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "foreach": True}  # the same optimizer in every column
 
@@ -68,6 +68,7 @@ def stage_problem(settings, group, name, batch, what):
         calls={f"{side} {layout}": partial(runs[side], *operands[layout]) for side in runs for layout in LAYOUTS},
         reference=partial(runs["torch"], *_leaves([t.double() for t in operands["contiguous"]], needs)),
         operations=(1 + sum(needs[:2])) * 2 * batch * layer.k * p * q * fan_in,
+        needed=(1 + sum(needs[:2])) * 2 * batch * layer.k * layer.c * layer.taps(),
         images=batch,
         compiled=lambda: partial(torch.compile(runs["torch"]), *last),
         keeps={side: partial(stage, *last) for side, stage in stages.items()} if with_gradients else {},
@@ -86,9 +87,9 @@ def _leaves(tensors, needs):
 STEPS = {f"{part} {activation}": (part, activation) for part in ("features", "full") for activation in ACTIVATIONS}
 
 
-def step_problem(settings, group, name, batch, what, size=224):
+def step_problem(settings, group, name, batch, what):
     part, activation = STEPS[name]
-    images = random(batch, 3, size, size).to(settings.device)
+    images = random(batch, 3, IMAGE, IMAGE).to(settings.device)
     labels = torch.arange(batch, device=settings.device) % CLASSES
     torch.manual_seed(0)
     original = models.alexnet(CLASSES, dropout=0.0, activation=activation, layers="torch").to(settings.device)
@@ -115,7 +116,7 @@ def step_problem(settings, group, name, batch, what, size=224):
         group,
         name,
         what,
-        f"AlexNet, [{batch}, 3, {size}, {size}]" + (", SGD" if part == "full" else ""),
+        f"AlexNet, [{batch}, 3, {IMAGE}, {IMAGE}]" + (", SGD" if part == "full" else ""),
         settings.dtype,
         "ms",
         calls={
@@ -139,6 +140,11 @@ def _loss(network, part, images, labels, autocast):
             wide = features.to(torch.promote_types(features.dtype, torch.float32))
             return wide.square().sum() / (2 * len(images))
         return F.cross_entropy(network(images), labels)
+
+
+def features_call(network, images, autocast):
+    """A function of nothing: forward and backward through the convolutional part alone."""
+    return partial(_features, network, images, None, None, autocast)
 
 
 def _features(network, images, labels, optimizer, autocast=NO_AUTOCAST):

@@ -30,6 +30,8 @@ class Problem:
     """A function that returns what is right, in float64."""
     operations: int = 0
     """By the formula, a multiplication and an addition counted as two; 0 where they do not matter."""
+    needed: int = 0
+    """Those of them that are not with padding; 0: all."""
     moved: int = 0
     """Bytes that must be read and written: each operand and result once; 0 where that is no bound."""
     images: int = 0
@@ -108,6 +110,7 @@ def conv_problem(settings, group, layer, batch, what):
         "GFLOP/s",
         **between(ours, theirs, operands),
         operations=2 * batch * layer.k * p * q * fan_in,
+        needed=2 * batch * layer.taps() * layer.k * layer.c // layer.groups,
         moved=nbytes(*operands["contiguous"]),
         keeps=keeping(*keeps, *operands["channels_last"][:2]) if what == "forward" else {},
         parameters=operands["channels_last"][1:2],

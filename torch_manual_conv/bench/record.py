@@ -64,6 +64,7 @@ def measure(problem, settings, environment, rates):
         "unit": problem.unit,
         "images": problem.images,
         "operations": problem.operations,
+        "operations_needed": problem.needed or problem.operations,
         "bytes_moved": problem.moved,
     }
     if problem.layer is not None and settings.device == "cpu":
@@ -167,7 +168,7 @@ def _limits(problem, settings, rates):
         bounds["copy of the same bytes"] = lambda seconds: seconds["copy"]
     if problem.operations and problem.unit != "GB/s":
         unit, products = machine.fastest_unit(rates, problem.dtype, settings.precision)
-        needed = problem.operations * products
+        needed = (problem.needed or problem.operations) * products
         if settings.device == "cpu":
             calls["peak"] = machine.peak_call(unit)
             done = calls["peak"]()

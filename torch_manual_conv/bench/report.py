@@ -98,6 +98,13 @@ def summary(records):
         if len(rated) > 1:
             line += f" ({parts}); least {number(worst['ratio']['median'])}: {worst['name']}, {worst['pass']}"
         lines.append(line)
+        layouts = [(x, r, layout) for r in rated for layout, x in r["ratio_by_layout"].items()]
+        if layouts and rated[0]["unit"] == "GB/s":
+            x, record, layout = min(layouts, key=lambda entry: entry[0])
+            lines.append(
+                f"layout by layout, geometric mean: {number(geometric_mean([x for x, _, _ in layouts]))}; "
+                f"least {number(x)}: {record['name']}, {record['pass']}, {layout}"
+            )
         core = [r["ratio"]["median"] for r in rated if r["group"] == "alexnet" and r["name"] != "conv1"]
         if core and len(core) < len(rated):
             lines.append(f"conv2 to conv5 alone: {number(geometric_mean(core))}")

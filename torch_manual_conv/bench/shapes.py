@@ -27,6 +27,22 @@ class Layer(NamedTuple):
             )
         )
 
+    def taps(self):
+        """Window positions times kernel positions, without those that fall on padding: no algorithm needs these."""
+        inside = [
+            sum(0 <= at * stride - pad + tap * dilation < size for at in range(extent) for tap in range(kernel))
+            for size, pad, dilation, kernel, stride, extent in zip(
+                (self.h, self.w),
+                self.padding,
+                self.dilation,
+                (self.r, self.s),
+                self.stride,
+                self.output_size(),
+                strict=True,
+            )
+        ]
+        return inside[0] * inside[1]
+
     def __str__(self):
         """As a paper would say it: 64 -> 192, 5 x 5."""
         text = f"{self.c} -> {self.k}, {self.r} x {self.s}"

@@ -19,3 +19,9 @@ STYLE = {
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
 }
+
+
+def signature(figure, facts):
+    """Where the numbers come from, in a corner."""
+    text = f"{facts['machine']}, torch {facts['torch']}, {facts['date']}"
+    figure.supxlabel(text, fontsize=8, color="#555555", x=0.99, ha="right")
