@@ -2,7 +2,7 @@
 # make test    every test that needs no GPU
 # make lint    ruff and clang-format          make format   let them rewrite
 # make verify  every op and gradient against float64, next to torch's own error
-# make bench   ours beside torch's best, on this machine
+# make bench   ours beside torch's best and the machine's limits     make readme   its numbers into the documents
 # make gpu-check   on a machine with a GPU: build, all tests on CUDA, sanitizer, benchmark table
 #
 # All but gpu-check work in .venv, which the first one creates. TORCH=... picks other versions, ARGS=... goes to the
@@ -14,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: train test lint format verify bench gpu-check clean
+.PHONY: train test lint format verify bench readme gpu-check clean
 
 train: $(VENV)/.built
 	$(BIN)/python train.py --compare $(ARGS)
@@ -26,8 +26,10 @@ verify: $(VENV)/.built
 	$(BIN)/python -m torch_manual_conv.verify $(ARGS)
 
 bench: $(VENV)/.built
-	$(BIN)/python benchmarks/conv2d.py $(ARGS)
-	$(BIN)/python benchmarks/pool2d.py $(ARGS)
+	$(BIN)/python -m torch_manual_conv.bench $(ARGS)
+
+readme: $(VENV)/.built
+	$(BIN)/python benchmarks/readme.py
 
 # In the environment that is there: a GPU host brings its own torch and nvcc, and may have no network.
 gpu-check:

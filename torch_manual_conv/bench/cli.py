@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from . import machine, report
+from . import machine, picture, report, scaling
 from .cases import Case
 from .options import PROG, parse
 from .problems import PASSES, conv_problem
@@ -31,7 +31,10 @@ def main(argv=None):
     results = {"environment": facts, "peaks": [], "records": []}
     threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
-        (scale if options.scaling else compare)(options, results)
+        if options.scaling:
+            scaling.run(options, results, progress)
+        else:
+            compare(options, results)
     finally:
         torch.set_num_threads(threads_before)
         torch.set_float32_matmul_precision(precision_before)
@@ -79,12 +82,6 @@ def wanted(options):
     return sections.values()
 
 
-def scale(options, results):
-    from . import scaling
-
-    scaling.run(options, results, progress)
-
-
 def progress(text):
     """What is being measured, on a terminal."""
     if sys.stderr.isatty():
@@ -97,10 +94,8 @@ def write(options, results):
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(report.markdown(results))
+        options.markdown.write_text((scaling if options.scaling else report).markdown(results))
     if options.picture:
-        from . import picture, scaling
-
         (scaling if options.scaling else picture).draw(results, options.picture)
     written = [str(path) for path in (options.json, options.markdown, options.picture) if path]
     if written:

@@ -92,7 +92,9 @@ def step_problem(settings, group, name, batch, what):
     images = random(batch, 3, IMAGE, IMAGE).to(settings.device)
     labels = torch.arange(batch, device=settings.device) % CLASSES
     torch.manual_seed(0)
-    original = models.alexnet(CLASSES, dropout=0.0, activation=activation, layers="torch").to(settings.device)
+    hidden = None if part == "full" else 16  # the linear layers are not part of it
+    original = models.alexnet(CLASSES, dropout=0.0, activation=activation, layers="torch", hidden=hidden)
+    original.to(settings.device)
     run = _features if part == "features" else _full_step
 
     def contestant(network, form=torch.contiguous_format):
@@ -118,7 +120,7 @@ def step_problem(settings, group, name, batch, what):
         what,
         f"AlexNet, [{batch}, 3, {IMAGE}, {IMAGE}]" + (", SGD" if part == "full" else ""),
         settings.dtype,
-        "ms",
+        "images/s",
         calls={
             f"{side} {layout}": contestant(network, LAYOUTS[layout]) for (side, layout), network in networks.items()
         },

@@ -23,7 +23,7 @@ class Problem:
     shape: str
     dtype: str
     unit: str
-    """What a reader compares: 'GFLOP/s', 'GB/s', 'ms' or 'us'."""
+    """What a reader compares: 'GFLOP/s', 'GB/s', 'images/s', 'ms' or 'us'."""
     calls: dict
     """{'ours contiguous': function, 'torch channels_last': function, ...}, each returning a tensor or a tuple."""
     reference: object

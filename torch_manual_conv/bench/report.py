@@ -16,6 +16,8 @@ def value(record, seconds):
         return record["operations"] / seconds / 1e9
     if record["unit"] == "GB/s":
         return record["bytes_moved"] / seconds / 1e9
+    if record["unit"] == "images/s":
+        return record["images"] / seconds
     return seconds * {"ms": 1e3, "us": 1e6}[record["unit"]]
 
 
@@ -177,14 +179,7 @@ def plain(header, rows):
 
 def markdown(results):
     """The whole run, for reading: benchmarks/results/<run>.md."""
-    facts = results["environment"]
-    lines = [f"# {facts['machine']}", ""]
-    lines += [f"- {name}: {fact}" for name, fact in facts.items() if name != "machine"]
-    for peaks in results["peaks"]:
-        rates = [f"{name} {number(rate / 1e9)}" for name, rate in peaks["rates"].items()]
-        threads = f"{peaks['threads']} thread{'s' if peaks['threads'] > 1 else ''}"
-        lines.append(f"- peaks, {threads} (copy: GB/s, arithmetic: GFLOP/s): {', '.join(rates)}")
-    lines += ["", READING]
+    lines = [*origin(results), "", READING]
     for key, records in sections(results["records"]):
         lines += ["", f"## {title(key)}", "", *markdown_table(*speed_table(records)), ""]
         lines += [f"- {line}" for line in summary(records)]
@@ -194,8 +189,21 @@ def markdown(results):
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(header, rows):
-    marks = ["---" if place < 2 else "---:" for place in range(len(header))]
+def origin(results):
+    """Machine, versions, date, command and peaks."""
+    facts = results["environment"]
+    lines = [f"# {facts['machine']}", ""]
+    lines += [f"- {name}: {fact}" for name, fact in facts.items() if name != "machine"]
+    for peaks in results["peaks"]:
+        rates = [f"{name} {number(rate / 1e9)}" for name, rate in peaks["rates"].items()]
+        threads = f"{peaks['threads']} thread{'s' if peaks['threads'] > 1 else ''}"
+        lines.append(f"- peaks, {threads} (copy: GB/s, arithmetic: GFLOP/s): {', '.join(rates)}")
+    return lines
+
+
+def markdown_table(header, rows, left=2):
+    """Lines of Markdown; all but the first `left` columns to the right."""
+    marks = ["---" if place < left else "---:" for place in range(len(header))]
     return [f"| {' | '.join(line)} |" for line in (header, marks, *rows)]
 
 

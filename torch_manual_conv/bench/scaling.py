@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+import time
 
 import torch
 
@@ -12,7 +13,7 @@ from .measure import alternate, clock_name, ratio
 from .networks import features_call
 from .problems import random
 from .record import CHOICE, Settings
-from .report import number
+from .report import markdown_table, number, origin
 from .style import COLOURS, STYLE, signature
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # at images of USUAL_SIZE
@@ -47,12 +48,13 @@ def measure_point(settings, environment, axis, at, batch, size):
     images = random(batch, 3, size, size).to(settings.device, memory_format=torch.channels_last)
     networks = {"ours": convert(copy.deepcopy(original), fuse=True), "torch": original}
     calls = {side: features_call(network, images, settings.autocast()) for side, network in networks.items()}
+    start = time.perf_counter()
     ours, theirs = (calls[side]() for side in ("ours", "torch"))
+    turn = time.perf_counter() - start
     error = max(((a - b).norm() / b.norm()).item() for a, b in zip(ours, theirs, strict=True))
     limit = max(CHOICE, 64 * torch.finfo(settings.torch_dtype).eps)
     del ours, theirs
-    once = max(seconds[0] for seconds in alternate(calls, 1, settings.device).values())
-    rounds = min(settings.rounds, max(LEAST_ROUNDS, math.ceil(SECONDS_A_POINT / (2 * once))))
+    rounds = min(settings.rounds, max(LEAST_ROUNDS, math.ceil(SECONDS_A_POINT / turn)))
     seconds = alternate(calls, rounds, settings.device)
     verified = error <= limit
     return {
@@ -116,6 +118,19 @@ def sentences(results):
 
 def _gain(single, several, side):
     return curve(single, "batch", side)[-1][1] / curve(several, "batch", side)[-1][1]
+
+
+def markdown(results):
+    """The whole run, for reading."""
+    header = ["dtype", "threads", "batch", "side", "ms an image, ours", "torch", "x torch"]
+    rows = []
+    for record in results["records"]:
+        milliseconds = {side: 1e3 * seconds / record["images"] for side, seconds in record["seconds"].items()}
+        shown = [number(milliseconds[side]) if side in milliseconds else "WRONG" for side in ("ours", "torch")]
+        where = [record[name] for name in ("dtype", "threads", "images", "size")]
+        rows.append([*map(str, where), *shown, number(record["ratio"]["median"]) if record["ratio"] else ""])
+    lines = [*origin(results), "", *results["sentences"], "", *markdown_table(header, rows)]
+    return "\n".join(lines) + "\n"
 
 
 def draw(results, path):

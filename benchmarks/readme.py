@@ -1,0 +1,114 @@
+"""Writes the tables of measured numbers into the documents: `make readme`.
+
+A document holds pairs of comments, and what stands between them is generated:
+
+    <!-- measured: amd-epyc-float32.json alexnet -->      a group of cases of one run in benchmarks/results/
+    <!-- /measured -->
+
+A test fails when a document and the results disagree.
+"""
+
+import json
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package as it is built in place
+
+from torch_manual_conv.bench.measure import geometric_mean  # noqa: E402
+from torch_manual_conv.bench.report import LAYOUTS, markdown_table, number, sections, value  # noqa: E402
+
+CORE = ("conv2", "conv3", "conv4", "conv5")  # without the first layer, which is one of a kind
+RESULTS = ROOT / "benchmarks/results"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"(<!-- measured: (\S+\.json) ([\w ]+?) -->\n).*?(<!-- /measured -->)", re.S)
+
+
+def filled(document):
+    """The document's text with every block generated anew."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(document, found[2], found[3])}{found[4]}", document.read_text())
+
+
+def block(document, file, group):
+    results = json.loads((RESULTS / file).read_text())
+    link = os.path.relpath((RESULTS / file).with_suffix(".md"), document.parent)
+    if group == "scaling":
+        return "\n\n".join(map(wrapped, results["sentences"])) + "\n"
+    parts = [table(records, link) for key, records in sections(results["records"]) if key[0] == group]
+    if not parts:
+        raise SystemExit(f"benchmarks/results/{file} holds no case of {group}")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(records, link):
+    """What was measured where; ours / torch, the faster one bold; the mean."""
+    by_layout = records[0]["unit"] == "GB/s"  # pools: whoever uses one layout cannot have the other's speed
+    columns = LAYOUTS if by_layout else list(dict.fromkeys(record["pass"] for record in records))
+    rows = {}
+    for record in records:
+        if by_layout:
+            row = rows.setdefault(f"{record['name']}, {record['pass']}", {})
+            row |= {layout: pair(record, f"ours {layout}", f"torch {layout}") for layout in LAYOUTS}
+        else:
+            layer = record["shape"].partition("], ")[2] if record["unit"] == "GFLOP/s" else ""
+            row = rows.setdefault(f"{record['name']} {layer}".strip(), {})
+            row[record["pass"]] = pair(record, record["best"].get("ours"), record["best"].get("torch"))
+    header = ["ours / torch", *columns]
+    lines = markdown_table(header, [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()], left=1)
+    return "\n".join(
+        [wrapped(caption(records[0], by_layout, link)), "", *lines, "", wrapped(closing(records, by_layout))]
+    )
+
+
+def pair(record, ours, theirs):
+    """'**484** / 262'"""
+    if record["unit"] == "GB/s":
+        record = {**record, "unit": "ms"}
+    seconds, cells = record["seconds"], []
+    for name, other in ((ours, theirs), (theirs, ours)):
+        text = number(value(record, seconds[name])) if name in seconds else "-"
+        is_faster = name in seconds and other in seconds and seconds[name] < seconds[other]
+        cells.append(f"**{text}**" if is_faster else text)
+    return " / ".join(cells)
+
+
+def caption(record, by_layout, link):
+    unit, plural = "ms" if by_layout else record["unit"], "s" if record["threads"] > 1 else ""
+    return (
+        f"{unit} in {record['dtype']} at batch {record['images']}, {record['threads']} thread{plural} of "
+        f"{record['machine']} ({record['cpu_isa']} kernels), torch "
+        f"{record['torch']}, {record['date']}; medians of {record['rounds']} alternating rounds"
+        f"{'' if by_layout else ', the faster layout of each side'} ([all of it]({link})):"
+    )
+
+
+def closing(records, by_layout):
+    rated = [record for record in records if "ratio" in record]
+    if by_layout:
+        return mean(x for record in rated for x in record["ratio_by_layout"].values()) + "."
+    text = mean(record["ratio"]["median"] for record in rated)
+    core = [record["ratio"]["median"] for record in rated if record["name"] in CORE]
+    return text + (f"; conv2 to conv5 alone: {number(geometric_mean(core))}." if core else ".")
+
+
+def mean(ratios):
+    return f"Torch's time over ours, geometric mean: {number(geometric_mean(list(ratios)))}"
+
+
+def wrapped(text):
+    return textwrap.fill(text, 119, break_long_words=False, break_on_hyphens=False)
+
+
+def main():
+    for document in DOCUMENTS:
+        after = filled(document)
+        if after != document.read_text():
+            document.write_text(after)
+            print(f"wrote {document.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
