@@ -4,8 +4,10 @@ A document holds pairs of comments, and what stands between them is generated:
 
     <!-- measured: amd-epyc-float32.json alexnet -->      a group of cases of one run in benchmarks/results/
     <!-- /measured -->
+    <!-- kept: alexnet -->                                what a model keeps for backward, counted now
+    <!-- /kept -->
 
-A test fails when a document and the results disagree.
+A test fails when a document disagrees with the results or the count.
 """
 
 import json
@@ -20,19 +22,27 @@ sys.path.insert(0, str(ROOT))  # the package as it is built in place
 
 from torch_manual_conv.bench.measure import geometric_mean  # noqa: E402
 from torch_manual_conv.bench.report import LAYOUTS, markdown_table, number, sections, value  # noqa: E402
+from torch_manual_conv.memory.cli import collect  # noqa: E402
+from torch_manual_conv.memory.report import lines  # noqa: E402
 
 CORE = ("conv2", "conv3", "conv4", "conv5")  # without the first layer, which is one of a kind
 RESULTS = ROOT / "benchmarks/results"
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-BLOCK = re.compile(r"(<!-- measured: (\S+\.json) ([\w ]+?) -->\n).*?(<!-- /measured -->)", re.S)
+MEASURED = re.compile(r"(<!-- measured: (\S+\.json) ([\w ]+?) -->\n).*?(<!-- /measured -->)", re.S)
+KEPT = re.compile(r"(<!-- kept: (\S+) -->\n).*?(<!-- /kept -->)", re.S)
 
 
 def filled(document):
     """The document's text with every block generated anew."""
-    return BLOCK.sub(lambda found: f"{found[1]}{block(document, found[2], found[3])}{found[4]}", document.read_text())
+    text = MEASURED.sub(lambda it: f"{it[1]}{measured(document, it[2], it[3])}{it[4]}", document.read_text())
+    return KEPT.sub(lambda it: f"{it[1]}{kept(it[2])}{it[3]}", text)
 
 
-def block(document, file, group):
+def kept(model):
+    return "\n".join(["```", *lines(collect(model, with_peak=False)), "```"]) + "\n"
+
+
+def measured(document, file, group):
     results = json.loads((RESULTS / file).read_text())
     link = os.path.relpath((RESULTS / file).with_suffix(".md"), document.parent)
     if group == "scaling":
@@ -57,9 +67,9 @@ def table(records, link):
             row = rows.setdefault(f"{record['name']} {layer}".strip(), {})
             row[record["pass"]] = pair(record, record["best"].get("ours"), record["best"].get("torch"))
     header = ["ours / torch", *columns]
-    lines = markdown_table(header, [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()], left=1)
+    shown = markdown_table(header, [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()], left=1)
     return "\n".join(
-        [wrapped(caption(records[0], by_layout, link)), "", *lines, "", wrapped(closing(records, by_layout))]
+        [wrapped(caption(records[0], by_layout, link)), "", *shown, "", wrapped(closing(records, by_layout))]
     )
 
 

@@ -43,16 +43,8 @@ def main(argv=None):
     check_file(parser, "json", options.json)
     check_picture(parser, options.picture)
     try:
-        model = load(options.model)
-        size = options.input or OWN.get(options.model, (None, USUAL_INPUT))[1]
-        results = {
-            "environment": machine.environment(shlex.join([*PROG.split(), *argv])),
-            "model": options.model,
-            "input": list(size),
-            "dtype": options.dtype,
-            "layers": {name: type(layer).__name__ for name, layer in model.named_modules()},
-            "variants": {name: keep(variant, size, options.dtype) for name, variant in variants(model).items()},
-        }
+        command = shlex.join([*PROG.split(), *argv])
+        results = {"environment": machine.environment(command), **collect(options.model, options.input, options.dtype)}
     except ModelError as error:
         parser.error(str(error))
     report.show(results)
@@ -81,7 +73,20 @@ def build_parser():
     return parser
 
 
-def keep(model, size, dtype):
+def collect(name, size=None, dtype="float32", with_peak=True):
+    """What each variant of the model keeps."""
+    model = load(name)
+    size = size or OWN.get(name, (None, USUAL_INPUT))[1]
+    return {
+        "model": name,
+        "input": list(size),
+        "dtype": dtype,
+        "layers": {name: type(layer).__name__ for name, layer in model.named_modules()},
+        "variants": {name: keep(variant, size, dtype, with_peak) for name, variant in variants(model).items()},
+    }
+
+
+def keep(model, size, dtype, with_peak=True):
     """What autograd saves in one forward pass, tensor by tensor, and the peak of a forward and backward pass."""
     images = torch.rand(size, generator=torch.Generator().manual_seed(0))
     autocast = nullcontext()
@@ -107,9 +112,11 @@ def keep(model, size, dtype):
         ledger.name_roles(outputs)
         rows = [_row(entry) for entry in ledger.entries if entry.holder != PARAMETER]
         del ledger, outputs
-        forward_and_backward()  # libraries prepare themselves once
-        model.zero_grad(set_to_none=True)
-        peak = peak_bytes(forward_and_backward)
+        peak = None
+        if with_peak:
+            forward_and_backward()  # libraries prepare themselves once
+            model.zero_grad(set_to_none=True)
+            peak = peak_bytes(forward_and_backward)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(f"cannot train on an input of shape {list(size)}: {first_line(error)}") from error
     return {"saved_bytes": sum(row["bytes"] for row in rows), "peak_bytes": peak, "saved": rows}

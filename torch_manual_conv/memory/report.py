@@ -7,21 +7,27 @@ MOST_BARS = 30  # a larger model's layers are drawn by the block they are in
 
 
 def show(results):
-    facts, variants = results["environment"], results["variants"]
-    images = results["input"][0]
+    facts = results["environment"]
     for name in ("machine", "torch", "date", "command"):
         print(f"{name:9}{facts[name]}")
-    print(f"\n{results['model']}, input {results['input']}, {results['dtype']}; kB kept for backward, parameters aside")
+    print("", *lines(results), sep="\n")
+
+
+def lines(results):
+    """The table. It holds no measured number but the peak, and no peak where that was not asked for."""
+    variants, images = results["variants"], results["input"][0]
+    yield f"{results['model']}, input {results['input']}, {results['dtype']}; kB kept for backward, parameters aside"
     header = ["layer", "keeps, and what for", *variants]
     rows = list(_rows(results["layers"], variants))
     rows.append(["total", "", *(kilobytes(v["saved_bytes"]) for v in variants.values())])
-    rows.append(["", "an image", *(kilobytes(v["saved_bytes"] / images) for v in variants.values())])
+    if images > 1:
+        rows.append(["", "an image", *(kilobytes(v["saved_bytes"] / images) for v in variants.values())])
     peaks = [v["peak_bytes"] for v in variants.values()]
     if None not in peaks:
         about = "peak of forward and backward, gradients included"
         rows.append(["", about, *(kilobytes(peak) for peak in peaks)])
-    print("\n".join(plain(header, rows)))
-    print("= layer: the same memory, counted there. = input: the model's own input, not counted.")
+    yield from plain(header, rows)
+    yield "= layer: the same memory, counted there. = input: the model's own input, not counted."
 
 
 def kilobytes(n):
