@@ -1,6 +1,7 @@
 // Entry points of convolution on the CPU: checks, allocation, and the way to the algorithm that was chosen.
 #include "conv2d_core.h"
 #include "conv2d_ops.h"
+#include "gemm.h"
 
 namespace tmc {
 
@@ -102,7 +103,10 @@ std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, Int
   std::string lines;
   for (const Conv2dPass pass : {Conv2dPass::forward, Conv2dPass::grad_input, Conv2dPass::grad_weight}) {
     const Conv2dChoice choice = choose_algorithm(pass, problem);
-    lines += std::string(pass_name(pass)) + ": " + algorithm_name(choice.algorithm) + ": " + choice.reason + "\n";
+    lines += std::string(pass_name(pass)) + ": " + algorithm_name(choice.algorithm) + ": " + choice.reason;
+    if (choice.algorithm == Conv2dAlgorithm::matrix_product)
+      lines += std::string(" (") + gemm_kernels(problem.dtype, problem.precision).name + ")";
+    lines += "\n";
   }
   return lines;
 }

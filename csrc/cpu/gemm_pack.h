@@ -43,13 +43,19 @@ void convert_vector(const float* from, BFloat16* to) {
 // to[i] = from[i] for i < count, in vectors of kCount, the last of which may overlap the one before; shorter runs in
 // shorter vectors. Runs of a convolution are often shorter than a vector or a little longer: no scalar remainder.
 template <int64_t kCount, class To, class From>
-void copy_run(const From* from, int64_t count, To* to) {
+[[gnu::noinline]] void copy_any_run(const From* from, int64_t count, To* to) {
   if (count < kCount) {
-    if constexpr (kCount > 1) copy_run<kCount / 2>(from, count, to);
+    if constexpr (kCount > 1) copy_any_run<kCount / 2>(from, count, to);
     return;
   }
   for (int64_t i = 0; i + kCount <= count; i += kCount) convert_vector<kCount>(from + i, to + i);
   if (count % kCount != 0) convert_vector<kCount>(from + count - kCount, to + count - kCount);
+}
+// Whole vectors, the usual case within a panel, without a call.
+template <int64_t kCount, class To, class From>
+[[gnu::always_inline]] inline void copy_run(const From* from, int64_t count, To* to) {
+  if (count % kCount != 0) return copy_any_run<kCount>(from, count, to);
+  for (int64_t i = 0; i < count; i += kCount) convert_vector<kCount>(from + i, to + i);
 }
 
 // Both packed forms are panels of kPanel columns, each of up to kBlockDepth rows: b's panels of kWidth, and a's single

@@ -1,4 +1,4 @@
-// float32 operands packed as sums of bfloat16 (eq. 27): x = 2^e * (part 0 + part 1 + part 2), each part the bfloat16
+// float32 operands packed as sums of bfloat16 (eq. 30): x = 2^e * (part 0 + part 1 + part 2), each part the bfloat16
 // nearest to what the parts before it leave. Three parts hold all 24 bits of a float; float16 needs two.
 //
 // A lane is a row of a or a column of b within one depth block. Its e makes its largest element 2^55 to 2^56: then no

@@ -1,0 +1,60 @@
+"""torch.set_float32_matmul_precision decides how exactly a float32 convolution is computed, and nothing else."""
+
+import pytest
+import torch
+from checks import run
+
+import torch_manual_conv
+import torch_manual_conv.functional as F
+
+# Of an output and of both gradients, relative, in the norm: eq. 30 and docs/precision.md.
+LARGEST_ERROR = {"highest": 1e-6, "high": 2**-15, "medium": 2**-7}
+
+
+@pytest.fixture
+def precision():
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def results(dtype, layout=torch.contiguous_format):
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 33, 12, 13, dtype=torch.float64), torch.randn(40, 33, 3, 3, dtype=torch.float64)
+    inputs = [t.to(dtype).contiguous(memory_format=layout) for t in (x, w)]
+    output, grads = run(lambda x, w: F.conv2d(x, w, padding=1), inputs)
+    return [*output, *grads]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", LARGEST_ERROR)
+def test_error_of_float32(name, layout, precision):
+    exact = results(torch.float64)
+    precision(name)
+    for mine, true in zip(results(torch.float32, layout), exact, strict=True):
+        assert (mine - true).norm() <= LARGEST_ERROR[name] * true.norm()
+
+
+@pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_ignore_the_switch(other, precision):
+    before = results(other)
+    precision("medium")
+    assert all(map(torch.equal, before, results(other)))
+
+
+def test_medium_is_rounded_to_bfloat16_where_that_is_fast(precision):
+    x, w = torch.full((1, 1, 1, 1), 1 + 2**-10), torch.ones(1, 1, 1, 1)
+    precision("medium")
+    expected = 1.0 if torch.ops.tmc.cpu_isa() in ("avx512_bf16", "amx") else 1 + 2**-10
+    torch.ops.tmc.prefer_conv2d_algorithm("matrix_product")
+    try:
+        assert F.conv2d(x, w).item() == expected
+    finally:
+        torch.ops.tmc.prefer_conv2d_algorithm("")
+
+
+def test_the_unit_that_multiplies_is_named():
+    image, weight = torch.empty(1, 8, 9, 9), torch.empty(4, 8, 3, 3)
+    chosen = torch_manual_conv.conv2d_algorithms(image.bfloat16(), weight.bfloat16())["forward"][1]
+    unit = {"avx512_bf16": "AVX512-BF16", "amx": "AMX"}.get(torch.ops.tmc.cpu_isa(), "multiply-adds")
+    assert unit in chosen
