@@ -24,7 +24,7 @@ BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 # Which instructions a kernel must have: what it is fast by.
 REQUIRED = {
     r"elementwise_kernel": ("LDG.E.128", "STG.E.128"),
-    r"(max|avg)_pool2d\w*_kernel<.*, [248], (Any|Fixed)Window": ("LDG.E.128", "STG.E.128"),
+    r"(max|avg)_pool2d\w*_kernel<.*, Channels<[248]>": ("LDG.E.128", "STG.E.128"),
     r"implicit_gemm_kernel<.*<(float|__half|__nv_bfloat16)>": ("LDS.128", "FFMA"),
     r"implicit_gemm_kernel<.*<double>": ("LDS.128", "DFMA"),
     r"mma_gemm_kernel<WindowProduct": ("HMMA", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "STG.E.128"),

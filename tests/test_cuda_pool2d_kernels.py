@@ -1,7 +1,7 @@
 """The pooling kernels for CUDA, run on the CPU (cuda_harness/), held against torch in float64.
 
-Three layouts of one problem take the three ways through the kernels: contiguous and channels_last with few channels
-one value a thread, channels_last with many channels a vector of 16 bytes a thread.
+The layouts of a problem take the ways through the kernels: a thread computes a vector of 16 bytes in channels_last, the
+same place of four planes in contiguous tensors, and one value where the channels do not divide.
 """
 
 import ctypes
@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from cuda_harness.kernels import AverageRule, Kernels, Pool, WidePools
 from test_cuda_kernels import SEEDS, check
 
-LAYOUTS = {"contiguous": (False, None), "channels_last": (True, None), "vectors": (True, 16)}
+LAYOUTS = {
+    "contiguous": (False, None),
+    "channels_last": (True, None),
+    "vectors": (True, 16),
+    "planes": (False, 4),
+}
 
 
 @pytest.fixture
@@ -149,8 +154,8 @@ def check_avg_pool2d(kernels, channels_last, pool, options, dtype):
 # ---- Which way a problem takes.
 
 
-def test_vectors_need_whole_vectors_and_aligned_tensors(kernels, dtype):
-    """A thread takes 16 bytes of an output, of 2 x 2 inputs for a gradient; one value if anything does not fit."""
+def test_what_a_thread_computes(kernels, dtype):
+    """A vector of channels where tensors are aligned, four planes, or one value; of 2 x 2 pixels in a gradient."""
     pool = Pool(1, 256, (9, 9), (4, 4), (3, 3), (2, 2))
 
     def blocks(channels_last, pool, shift=0):
@@ -161,13 +166,14 @@ def test_vectors_need_whole_vectors_and_aligned_tensors(kernels, dtype):
         return forward, kernels.blocks
 
     def expected(pool, lanes):
-        outputs, inputs = (pool.n * pool.c * pixels // lanes for pixels in (16, 25))
-        return -(-outputs // 256), -(-inputs // 256)
+        tiles = 9 * 9 if lanes == 1 else 5 * 5
+        return tuple(-(-pool.c * pixels // lanes // 256) for pixels in (4 * 4, tiles))
 
     assert blocks(True, pool) == expected(pool, 16 // dtype.itemsize)
-    assert blocks(False, pool) == blocks(True, pool, shift=1) == expected(pool, 1)
+    assert blocks(False, pool) == blocks(False, pool, shift=1) == expected(pool, 4)
     odd = replace(pool, c=255)
-    assert blocks(True, odd) == expected(odd, 1)
+    assert blocks(True, pool, shift=1) == expected(pool, 1)
+    assert blocks(True, odd) == blocks(False, odd) == expected(odd, 1)
 
 
 def shifted(tensor, channels_last, shift):

@@ -4,22 +4,23 @@
 // input (a byte compare, an addition and their share of loads), where a GPU has about 26 in the time of its bytes.
 #include <cmath>
 
-#include "pool2d_windows.h"
+#include "pool2d_choice.h"
 
 namespace tmc {
 namespace {
 
-// A thread owns kLanes channels of output (p, q), and their winners.
-template <class T, class W, int kLanes, class Windows>
+// A thread owns the lanes of output (p, q), and their winners.
+template <class T, class W, class Lanes, class Windows>
 __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
     max_pool2d_kernel(const PoolProblem<typename Windows::Integer> problem, const T* __restrict__ input,
                       T* __restrict__ output, W* __restrict__ winners) {
   using Index = typename Windows::Index;
   using acc_t = accumulate_t<T>;
+  constexpr int kLanes = Lanes::kLanes;
   const Index i = tile_number<Windows>();
   if (i >= problem.tiles) return;
   const auto& shape = problem.shape;
-  const PoolTile<Index> at = tile_at<kLanes>(problem, i);
+  const PoolTile<Index> at = tile_at<Lanes>(problem, i);
   const T* input_n = input + at.image * problem.input_image + at.channel;
 
   acc_t best[kLanes];
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
   for (int lane = 0; lane < kLanes; ++lane) best[lane] = -INFINITY, winner[lane] = first;
 
   Windows::nearest_taps(shape, at.row, at.column, [&](Index tap, Index h, Index w) {
-    const auto values = load<kLanes>(input_n + problem.input_offset(h, w));
+    const auto values = Lanes::load(input_n + problem.input_offset(h, w), problem.input_image);
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       const acc_t value = static_cast<acc_t>(values.lanes[lane]);
@@ -46,31 +47,31 @@ __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
     chosen.lanes[lane] = static_cast<W>(winner[lane]);
   }
   const int64_t offset = at.image * problem.output_image + at.channel + problem.output_offset(at.row, at.column);
-  store(output + offset, result);
-  store(winners + offset, chosen);
+  Lanes::store(output + offset, problem.output_image, result);
+  Lanes::store(winners + offset, problem.output_image, chosen);
 }
 
-// A thread owns kLanes channels of a block of pixels and visits every window that may have chosen one of them.
-template <class T, class W, int kLanes, class Windows>
+// A thread owns the lanes of a block of pixels and visits every window that may have chosen one of them.
+template <class T, class W, class Lanes, class Windows>
 __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
     max_pool2d_grad_input_kernel(const PoolProblem<typename Windows::Integer> problem,
                                  const T* __restrict__ grad_output, const W* __restrict__ winners,
                                  T* __restrict__ grad_input) {
   using Index = typename Windows::Index;
   using acc_t = accumulate_t<T>;
-  constexpr int kBlock = Windows::kBlock;
+  constexpr int kBlock = Windows::kBlock, kLanes = Lanes::kLanes;
   const Index i = tile_number<Windows>();
   if (i >= problem.tiles) return;
   const auto& shape = problem.shape;
-  const PoolTile<Index> at = tile_at<kLanes>(problem, i);
+  const PoolTile<Index> at = tile_at<Lanes>(problem, i);
   const T* grad_output_n = grad_output + at.image * problem.output_image + at.channel;
   const W* winners_n = winners + at.image * problem.output_image + at.channel;
 
   acc_t sum[kBlock][kBlock][kLanes] = {};
   Windows::windows(shape, at, [&](Index p, Index q, bool inside, Index top, Index left) {
     const Index offset = problem.output_offset(p, q);
-    const auto chosen = load<kLanes>(winners_n + offset);
-    const auto gradients = load<kLanes>(grad_output_n + offset);
+    const auto chosen = Lanes::load(winners_n + offset, problem.output_image);
+    const auto gradients = Lanes::load(grad_output_n + offset, problem.output_image);
 #pragma unroll
     for (int a = 0; a < kBlock; ++a)
 #pragma unroll
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
           if (chosen.lanes[lane] == tap) sum[a][b][lane] += static_cast<acc_t>(gradients.lanes[lane]);
       }
   });
-  store_block<Windows>(problem, at, sum, grad_input);
+  store_block<Windows, Lanes>(problem, at, sum, grad_input);
 }
 
 // Calls body(T, W, lanes, windows, problem) with types and counts as values. Winners for more than 256 taps are rare.
@@ -107,7 +108,7 @@ void launch_max_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, 
                                [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
                                  using T = decltype(type);
                                  using W = decltype(winner_type);
-                                 launch(max_pool2d_kernel<T, W, lanes.kLanes, decltype(windows)>,
+                                 launch(max_pool2d_kernel<T, W, decltype(lanes), decltype(windows)>,
                                         grid_of_elements(problem.tiles), kElementThreads, stream, problem,
                                         static_cast<const T*>(input), static_cast<T*>(output),
                                         static_cast<W*>(winners));
@@ -120,7 +121,7 @@ void launch_max_pool2d_grad_input(Dtype dtype, const PoolShape& shape, bool chan
                               [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
                                 using T = decltype(type);
                                 using W = decltype(winner_type);
-                                launch(max_pool2d_grad_input_kernel<T, W, lanes.kLanes, decltype(windows)>,
+                                launch(max_pool2d_grad_input_kernel<T, W, decltype(lanes), decltype(windows)>,
                                        grid_of_elements(problem.tiles), kElementThreads, stream, problem,
                                        static_cast<const T*>(grad_output), static_cast<const W*>(winners),
                                        static_cast<T*>(grad_input));

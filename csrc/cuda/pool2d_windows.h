@@ -1,15 +1,14 @@
 // How pooling is cut into threads, and how a thread finds its windows.
 //
 // A dense tensor is [image][row][column][channel] here: channels_last as it stands, contiguous with each plane as an
-// image of one channel. A thread owns a tile of the result: kLanes channels, which lie side by side, of one pixel or
-// of a block of pixels. Tiles are numbered in memory order, so that neighbouring threads touch neighbouring memory.
+// image of one channel. A thread owns a tile of the result: some lanes of one pixel or of a block of pixels. Lanes are
+// neighbouring channels, or the same place in neighbouring planes; what it costs to find a window is shared by them.
+// Tiles are numbered in memory order, so that neighbouring threads touch neighbouring memory.
 //
 // Windows come in two kinds. AnyWindow loops over what the axes say; FixedWindow knows its extent and stride when it
 // is compiled: its loops are unrolled, all its loads are in flight at once, and for a gradient it takes a block of
 // 2 x 2 pixels, so that a window is loaded once for all of them. Both hide sliding and adaptive, padded and clipped.
 #pragma once
-#include <algorithm>
-
 #include "divisor.h"
 #include "launch.h"
 #include "pool2d.h"
@@ -36,12 +35,60 @@ struct PoolTile {
   Index row, column, channel;  // row and column count tiles, channel counts channels
 };
 
-template <int kLanes, class Integer>
+// The lanes of a thread: kCount channels that lie side by side, in one access.
+template <int kCount>
+struct Channels {
+  static constexpr int kLanes = kCount, kChannels = kCount, kImages = 1;
+
+  static bool fit(const PoolShape& shape) { return shape.c % kChannels == 0; }
+  template <class T>
+  static __device__ Vector<T, kLanes> load(const T* source, int64_t) {
+    return tmc::load<kLanes>(source);
+  }
+  template <class T>
+  static __device__ Vector<T, kLanes> load_or_zero(bool condition, const T* source, int64_t) {
+    return tmc::load_or_zero<kLanes>(condition, source);
+  }
+  template <class T>
+  static __device__ void store(T* target, int64_t, const Vector<T, kLanes>& vector) {
+    tmc::store(target, vector);
+  }
+};
+
+// kCount planes, `image` elements apart. Rows of a plane have any length, so that vectors along them would seldom be
+// aligned; a warp's accesses to each plane are neighbours all the same.
+template <int kCount>
+struct Planes {
+  static constexpr int kLanes = kCount, kChannels = 1, kImages = kCount;
+
+  static bool fit(const PoolShape& shape) { return shape.c == 1 && shape.n % kImages == 0; }
+  template <class T>
+  static __device__ Vector<T, kLanes> load(const T* source, int64_t image) {
+    Vector<T, kLanes> vector;
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) vector.lanes[lane] = source[lane * image];
+    return vector;
+  }
+  template <class T>
+  static __device__ Vector<T, kLanes> load_or_zero(bool condition, const T* source, int64_t image) {
+    Vector<T, kLanes> vector;
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) vector.lanes[lane] = condition ? source[lane * image] : T(0.0f);
+    return vector;
+  }
+  template <class T>
+  static __device__ void store(T* target, int64_t image, const Vector<T, kLanes>& vector) {
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) target[lane * image] = vector.lanes[lane];
+  }
+};
+
+template <class Lanes, class Integer>
 __device__ PoolTile<index_t<Integer>> tile_at(const PoolProblem<Integer>& problem, index_t<Integer> i) {
   using Index = index_t<Integer>;
   const Index columns = i / problem.vectors, rows = columns / problem.columns, images = rows / problem.rows;
-  return {images, rows - images * problem.rows, columns - rows * problem.columns,
-          (i - columns * problem.vectors) * kLanes};
+  return {int64_t{images} * Lanes::kImages, rows - images * problem.rows, columns - rows * problem.columns,
+          (i - columns * problem.vectors) * Lanes::kChannels};
 }
 
 template <class Index, class Integer>
@@ -54,16 +101,17 @@ __device__ Index nearest_inside(Index position, const Integer& extent) {
   return position < 0 ? 0 : position > last ? last : position;
 }
 
-// taps(shape, p, q, body)           calls body(h, w, inside) for the taps of window (p, q); one that is not inside the
-//                                   input has to be skipped
-// nearest_taps(shape, p, q, body)   calls body(tap, h, w) in order, where one outside is replaced by the nearest
-// inside:
-//                                   no harm to a maximum, and the load needs no condition
-// windows(shape, tile, body)        calls body(p, q, inside, top, left) for the windows that may hold a pixel of the
-//                                   tile; (top, left) is the tap that reads the tile's first pixel; a window that is
-//                                   not inside the output has to be skipped, (p, q) is then the nearest that is
-// tap_of(shape, r, s)               the number of tap (r, s), or -1 if there is none
-// known(shape)                      the shape, with all that is known when the kernel is compiled as constants
+// What the two kinds of windows have in common:
+//
+// taps(shape, p, q, body)          calls body(h, w, inside) for the taps of window (p, q); one that is not inside the
+//                                  input has to be skipped
+// nearest_taps(shape, p, q, body)  calls body(tap, h, w) in order, the nearest inside standing for a tap outside: no
+//                                  harm to a maximum, and its load needs no condition
+// windows(shape, tile, body)       calls body(p, q, inside, top, left) for the windows that may hold a pixel of the
+//                                  tile; (top, left) is the tap that reads the tile's first pixel; a window that is not
+//                                  inside the output has to be skipped, and (p, q) is then the nearest that is
+// tap_of(shape, r, s)              the number of tap (r, s), or -1 if there is none
+// known(shape)                     the shape, with all that is known when the kernel is compiled as constants
 template <class Count>
 struct AnyWindow {
   using Integer = Count;
@@ -167,10 +215,10 @@ struct FixedWindow {
 };
 
 // Rounds and stores a gradient's tile, but for what of it lies in the padding.
-template <class Windows, class A, int kLanes, class T>
+template <class Windows, class Lanes, class A, class T>
 __device__ void store_block(const PoolProblem<typename Windows::Integer>& problem,
                             const PoolTile<typename Windows::Index>& at,
-                            const A (&sum)[Windows::kBlock][Windows::kBlock][kLanes], T* grad_input) {
+                            const A (&sum)[Windows::kBlock][Windows::kBlock][Lanes::kLanes], T* grad_input) {
   using Index = typename Windows::Index;
   T* image = grad_input + at.image * problem.input_image + at.channel;
   const Index top = Windows::first_pixel(problem.shape.h, at.row);
@@ -180,103 +228,11 @@ __device__ void store_block(const PoolProblem<typename Windows::Integer>& proble
 #pragma unroll
     for (int b = 0; b < Windows::kBlock; ++b) {
       if (!is_inside(top + a, problem.shape.h.in) || !is_inside(left + b, problem.shape.w.in)) continue;
-      Vector<T, kLanes> rounded;
+      Vector<T, Lanes::kLanes> rounded;
 #pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) rounded.lanes[lane] = static_cast<T>(sum[a][b][lane]);
-      store(image + problem.input_offset(top + a, left + b), rounded);
+      for (int lane = 0; lane < Lanes::kLanes; ++lane) rounded.lanes[lane] = static_cast<T>(sum[a][b][lane]);
+      Lanes::store(image + problem.input_offset(top + a, left + b), problem.input_image, rounded);
     }
-}
-
-// ---- Host: from a shape to a kernel's arguments.
-
-template <int kCount>
-struct Lanes {
-  static constexpr int kLanes = kCount;
-};
-
-// Below this, positions, offsets inside an image and numbers of tiles fit 32 bits, with room for the threads that have
-// no tile. Tests lower it, so that small tensors go the way of the largest.
-#ifndef TMC_POOL_NARROW_LIMIT
-#define TMC_POOL_NARROW_LIMIT ((int64_t{1} << 31) - (int64_t{1} << 16))
-#endif
-constexpr int64_t kNarrowLimit = TMC_POOL_NARROW_LIMIT;
-
-inline bool is_narrow(const PoolAxis& axis) {
-  if (is_adaptive(axis)) return (axis.in + 1) * (axis.out + 1) < kNarrowLimit;
-  const int64_t reach = axis.dilation * (axis.kernel - 1);
-  return std::max({axis.out * axis.stride + reach, axis.in + 2 * axis.pad, axis.dilation}) < kNarrowLimit;
-}
-inline bool is_narrow(const PoolShape& shape) {
-  const int64_t pixels = std::max(shape.h.in * shape.w.in, shape.h.out * shape.w.out);
-  return is_narrow(shape.h) && is_narrow(shape.w) && pixels * shape.c < kNarrowLimit;
-}
-
-template <class Integer>
-Integer converted(int64_t value) {
-  if constexpr (std::is_same_v<Integer, Divisor>)
-    return divisor(value);
-  else
-    return value;
-}
-template <class Integer>
-PoolAxisOf<Integer> converted(const PoolAxis& axis) {
-  return {converted<Integer>(axis.in),     converted<Integer>(axis.out), converted<Integer>(axis.kernel),
-          converted<Integer>(axis.stride), converted<Integer>(axis.pad), converted<Integer>(axis.dilation)};
-}
-
-enum class Result { output, input };
-
-// Calls body(lanes, windows, problem) if the problem can be counted in the integers of `windows`; tells whether.
-template <Result kResult, class LaneCount, class Windows, class Body>
-bool attempt(const PoolShape& shape, LaneCount lanes, Windows windows, Body body) {
-  using Integer = typename Windows::Integer;
-  const int64_t rows = kResult == Result::output ? shape.h.out : Windows::gradient_tiles(shape.h);
-  const int64_t columns = kResult == Result::output ? shape.w.out : Windows::gradient_tiles(shape.w);
-  const int64_t vectors = shape.c / lanes.kLanes, tiles = shape.n * rows * columns * vectors;
-  if (std::is_same_v<Integer, Divisor> && !(is_narrow(shape) && tiles < kNarrowLimit)) return false;
-  body(lanes, windows,
-       PoolProblem<Integer>{
-           .shape = {shape.n, shape.c, converted<Integer>(shape.h), converted<Integer>(shape.w)},
-           .input_image = shape.c * shape.h.in * shape.w.in,
-           .output_image = shape.c * shape.h.out * shape.w.out,
-           .input_row = static_cast<index_t<Integer>>(shape.c * shape.w.in),
-           .output_row = static_cast<index_t<Integer>>(shape.c * shape.w.out),
-           .channels = static_cast<index_t<Integer>>(shape.c),
-           .tiles = static_cast<index_t<Integer>>(tiles),
-           .vectors = converted<Integer>(vectors),
-           .columns = converted<Integer>(columns),
-           .rows = converted<Integer>(rows),
-       });
-  return true;
-}
-
-// The shape as the kernels see it.
-inline PoolShape folded(const PoolShape& shape, bool channels_last) {
-  return channels_last ? shape : PoolShape{shape.n * shape.c, 1, shape.h, shape.w};
-}
-
-// Calls body with one channel a thread and AnyWindow: for what is rare.
-template <Result kResult, class Body>
-void choose_plain(const PoolShape& shape, Body body) {
-  attempt<kResult>(shape, Lanes<1>{}, AnyWindow<Divisor>{}, body) ||
-      attempt<kResult>(shape, Lanes<1>{}, AnyWindow<int64_t>{}, body);
-}
-
-// Calls body with the best that the shape allows: vectors of T where `aligned` tells that all arrays start at a
-// multiple of a vector, and the windows of AlexNet (3 x 3, stride 2) and of most others (2 x 2, stride 2) fixed.
-template <Result kResult, class T, class Body>
-void choose(const PoolShape& shape, bool aligned, Body body) {
-  const auto choose_windows = [&](auto lanes) {
-    using Overlapping = FixedWindow<3, 2>;
-    using Tiling = FixedWindow<2, 2>;
-    if (Overlapping::fits(shape.h) && Overlapping::fits(shape.w))
-      return attempt<kResult>(shape, lanes, Overlapping{}, body);
-    if (Tiling::fits(shape.h) && Tiling::fits(shape.w)) return attempt<kResult>(shape, lanes, Tiling{}, body);
-    return attempt<kResult>(shape, lanes, AnyWindow<Divisor>{}, body);
-  };
-  const bool vectors = aligned && shape.c % kVectorLanes<T> == 0;
-  if (!(vectors ? choose_windows(Lanes<kVectorLanes<T>>{}) : choose_windows(Lanes<1>{})))
-    attempt<kResult>(shape, Lanes<1>{}, AnyWindow<int64_t>{}, body);
 }
 
 template <class Windows>

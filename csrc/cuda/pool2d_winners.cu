@@ -2,7 +2,7 @@
 // and torch's indices. Bound: memory; neither is on the way of a training step.
 #include <cmath>
 
-#include "pool2d_windows.h"
+#include "pool2d_choice.h"
 
 namespace tmc {
 namespace {
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kElementThreads)
   const Index i = static_cast<Index>(thread_index());
   if (i >= problem.tiles) return;
   const auto& shape = problem.shape;
-  const PoolTile<Index> at = tile_at<1>(problem, i);
+  const PoolTile<Index> at = tile_at<Channels<1>>(problem, i);
   const Index winner = winners[i];
   if (!is_valid_winner(shape, winner, at.row, at.column)) {
     output[i] = static_cast<T>(has_input(shape, at.row, at.column) ? NAN : 0.0f);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kElementThreads)
   const Index i = static_cast<Index>(thread_index());
   if (i >= problem.tiles) return;
   const auto& shape = problem.shape;
-  const PoolTile<Index> at = tile_at<1>(problem, i);
+  const PoolTile<Index> at = tile_at<Channels<1>>(problem, i);
   const Index winner = winners[i];
   const bool named = is_valid_winner(shape, winner, at.row, at.column) || !has_input(shape, at.row, at.column);
   indices[i] = named ? winner_position(shape, winner, at.row, at.column) : -1;
