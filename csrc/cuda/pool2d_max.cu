@@ -11,7 +11,7 @@ namespace {
 
 // A thread owns the lanes of output (p, q), and their winners.
 template <class T, class W, class Lanes, class Windows>
-__global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
+__global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Windows>)
     max_pool2d_kernel(const PoolProblem<typename Windows::Integer> problem, const T* __restrict__ input,
                       T* __restrict__ output, W* __restrict__ winners) {
   using Index = typename Windows::Index;
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
 
 // A thread owns the lanes of a block of pixels and visits every window that may have chosen one of them.
 template <class T, class W, class Lanes, class Windows>
-__global__ void __launch_bounds__(kElementThreads, Windows::kResidentBlocks)
+__global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Windows>)
     max_pool2d_grad_input_kernel(const PoolProblem<typename Windows::Integer> problem,
                                  const T* __restrict__ grad_output, const W* __restrict__ winners,
                                  T* __restrict__ grad_input) {

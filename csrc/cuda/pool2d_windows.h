@@ -117,8 +117,6 @@ struct AnyWindow {
   using Integer = Count;
   using Index = index_t<Integer>;
   static constexpr int kBlock = 1;  // a gradient's tile has kBlock x kBlock pixels
-  // Blocks on a multiprocessor: four leave a thread 64 registers. ptxas by itself aims higher, and spills.
-  static constexpr int kResidentBlocks = sizeof(Index) == 4 ? 4 : 2;
 
   static int64_t gradient_tiles(const PoolAxis& axis) { return axis.in; }
   static __device__ Index first_pixel(const PoolAxisOf<Integer>&, Index tile) { return tile; }
@@ -158,7 +156,7 @@ template <int kKernel, int kStride>
 struct FixedWindow {
   using Integer = Divisor;
   using Index = int32_t;
-  static constexpr int kBlock = 2, kResidentBlocks = 4;
+  static constexpr int kBlock = 2;
   static_assert(kBlock % kStride == 0);
 
   static bool fits(const PoolAxis& axis) {
@@ -182,7 +180,7 @@ struct FixedWindow {
   template <class Body>
   static __device__ void taps(const PoolShapeOf<Integer>& shape, Index p, Index q, Body body) {
     const Index top = p * kStride - shape.h.pad, left = q * kStride - shape.w.pad;
-#pragma unroll
+#pragma unroll 1  // a row of loads in flight; all of them, each with its condition, take too many registers
     for (int r = 0; r < kKernel; ++r)
 #pragma unroll
       for (int s = 0; s < kKernel; ++s)
@@ -213,6 +211,13 @@ struct FixedWindow {
       }
   }
 };
+
+// Blocks on a multiprocessor, for __launch_bounds__: they leave a thread 128, 80 or 64 registers. ptxas by itself aims
+// for more blocks, and spills.
+template <class Lanes, class Windows>
+constexpr int kResidentBlocks = sizeof(typename Windows::Index) == 8 ? 2
+                                : Lanes::kImages > 1                 ? 3
+                                                                     : 4;
 
 // Rounds and stores a gradient's tile, but for what of it lies in the padding.
 template <class Windows, class Lanes, class A, class T>
