@@ -33,22 +33,31 @@ Image write(Tensor& tensor) {
   return image_of(tensor, tensor.mutable_data_ptr());
 }
 
-void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight,
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  switch (choose_algorithm(pass, problem).algorithm) {
+    case Conv2dAlgorithm::winograd: return winograd::prepare(pass, problem, weight);
+    case Conv2dAlgorithm::winograd_phases: return phases::prepare(pass, problem, weight);
+    default: return {weight, nullptr, nullptr};
+  }
+}
+
+void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
                     const std::optional<Tensor>& bias, Tensor& output) {
   switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
-    case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
-    case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::winograd_phases: return phases::forward(problem, input, weight, bias, output);
   }
 }
 
-void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight,
+void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
                        Tensor& grad_input) {
   switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
-    case Conv2dAlgorithm::matrix_product: return matrix_product::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::matrix_product:
+      return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
-    case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::winograd_phases: return phases::grad_input(problem, grad_output, weight, grad_input);
   }
 }
@@ -71,7 +80,7 @@ Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tenso
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d", precision)};
   Tensor output =
       empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
-  conv2d_forward(problem, input, weight, bias, output);
+  conv2d_forward(problem, input, prepare(Conv2dPass::forward, problem, weight), bias, output);
   return output;
 }
 
@@ -82,7 +91,7 @@ Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, In
   const Conv2dProblem problem = {shape, dtype_of(grad_output), check_precision("conv2d_grad_input", precision)};
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
                                  is_channels_last(grad_output) || is_channels_last(weight));
-  conv2d_grad_input(problem, grad_output, weight, grad_input);
+  conv2d_grad_input(problem, grad_output, prepare(Conv2dPass::grad_input, problem, weight), grad_input);
   return grad_input;
 }
 

@@ -1,6 +1,8 @@
 // Convolution on checked and allocated tensors, by whichever algorithm fits: what the ops of conv2d.cpp and the fused
 // stage are made of.
 #pragma once
+#include <deque>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -15,10 +17,23 @@ DType dtype_of(const Tensor& tensor);
 Image read(const Tensor& tensor);
 Image write(Tensor& tensor);
 
-// Each fills its last argument. Tensors may have any strides; the result is dense, in either layout.
-void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight,
+namespace winograd {
+class Filters;
+}
+
+// The weight, and what the chosen algorithm makes of it before it meets an image: made once for a batch in parts.
+struct PreparedWeight {
+  Tensor weight;
+  std::shared_ptr<const std::deque<winograd::Filters>> filters;  // of winograd: one for each group
+  std::shared_ptr<const PreparedWeight> dense;                   // of phases: for the dense problem
+};
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
+
+// Each fills its last argument. Tensors may have any strides; the result is dense, in either layout. problem.shape.n
+// may differ from that of the preparation.
+void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
                     const std::optional<Tensor>& bias, Tensor& output);
-void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight,
+void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
                        Tensor& grad_input);
 void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input,
                         Tensor& grad_weight);
@@ -36,9 +51,11 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace matrix_product
 namespace winograd {
-void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output);
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
+void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+             const std::optional<Tensor>& bias, Tensor& output);
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                Tensor& grad_input);
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace winograd
 
@@ -53,9 +70,11 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
 namespace phases {
 bool can_compute(const Conv2dProblem& problem);
 Conv2dProblem dense_problem(const Conv2dProblem& problem);  // what is left for winograd
-void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output);
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
+void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+             const std::optional<Tensor>& bias, Tensor& output);
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                Tensor& grad_input);
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace phases
 

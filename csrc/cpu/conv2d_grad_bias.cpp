@@ -7,47 +7,42 @@ namespace {
 
 // grad_bias[k] = sum_{n,p,q} grad_output[n,k,p,q]                                                           (eq. 4)
 //
-// grad_output: any strides. One task owns 16 channels and adds their pixels in order, in double precision, whatever
-// the dtype: the sum is long, and the loop waits for memory anyway. In a contiguous tensor 16 neighbouring pixels of
-// one channel are added side by side, in a channels_last one the 16 channels of one pixel. Bound: memory.
+// grad_output: any strides. One thread owns channels and adds their pixels in order, in double precision, whatever the
+// dtype: the sum is long, and the loop waits for memory anyway. In a channels_last tensor the channels of one pixel are
+// added side by side, in a contiguous one kLanes neighbouring pixels of one channel. Bound: memory.
 constexpr int64_t kLanes = 16;
 
 template <class T>
-void conv2d_grad_bias_kernel(const Tensor& grad_output, double* grad_bias) {
+void conv2d_grad_bias_kernel(const Tensor& grad_output, double* sums) {
   const T* data = grad_output.const_data_ptr<T>();
   const int64_t n = grad_output.size(0), k = grad_output.size(1), p = grad_output.size(2), q = grad_output.size(3);
   const int64_t n_stride = grad_output.stride(0), k_stride = grad_output.stride(1);
   const int64_t p_stride = grad_output.stride(2), q_stride = grad_output.stride(3);
-  const bool channels_adjoin = k_stride == 1;
 
-  torch::stable::parallel_for(0, ceil_div(k, kLanes), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k_begin = begin * kLanes; k_begin < std::min(end * kLanes, k); k_begin += kLanes) {
-      const int64_t channels = std::min(kLanes, k - k_begin);
-      double sums[kLanes] = {};
-      std::copy_n(grad_bias + k_begin, channels, sums);
-      if (channels_adjoin) {
-        for (int64_t i = 0; i < n; ++i)
-          for (int64_t y = 0; y < p; ++y)
-            for (int64_t x = 0; x < q; ++x) {
-              const T* pixel = data + i * n_stride + y * p_stride + x * q_stride + k_begin;
-              for (int64_t lane = 0; lane < channels; ++lane) sums[lane] += static_cast<double>(pixel[lane]);
-            }
-      } else {
-        for (int64_t channel = 0; channel < channels; ++channel) {
-          double lanes[kLanes] = {};
-          for (int64_t i = 0; i < n; ++i)
-            for (int64_t y = 0; y < p; ++y) {
-              const T* row = data + i * n_stride + (k_begin + channel) * k_stride + y * p_stride;
-              int64_t x = 0;
-              for (; x + kLanes <= q; x += kLanes)
-                for (int64_t lane = 0; lane < kLanes; ++lane)
-                  lanes[lane] += static_cast<double>(row[(x + lane) * q_stride]);
-              for (; x < q; ++x) lanes[x % kLanes] += static_cast<double>(row[x * q_stride]);
-            }
-          for (const double lane : lanes) sums[channel] += lane;
+  torch::stable::parallel_for(0, ceil_div(k, kLanes), 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kLanes, end = std::min(last * kLanes, k);
+    if (k_stride == 1) {
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t y = 0; y < p; ++y)
+          for (int64_t x = 0; x < q; ++x) {
+            const T* pixel = data + i * n_stride + y * p_stride + x * q_stride;
+            for (int64_t channel = begin; channel < end; ++channel)
+              sums[channel] += static_cast<double>(pixel[channel]);
+          }
+      return;
+    }
+    for (int64_t channel = begin; channel < end; ++channel) {
+      double lanes[kLanes] = {};
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t y = 0; y < p; ++y) {
+          const T* row = data + i * n_stride + channel * k_stride + y * p_stride;
+          int64_t x = 0;
+          for (; x + kLanes <= q; x += kLanes)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+              lanes[lane] += static_cast<double>(row[(x + lane) * q_stride]);
+          for (; x < q; ++x) lanes[x % kLanes] += static_cast<double>(row[x * q_stride]);
         }
-      }
-      std::copy_n(sums, channels, grad_bias + k_begin);
+      for (const double lane : lanes) sums[channel] += lane;
     }
   });
 }

@@ -145,8 +145,8 @@ Tensor samples(const Tensor& tensor, int64_t n, int64_t count) {
 }
 
 // Calls body(dense, n, count) for chunks of samples whose phases stay in cache between the steps: a copy of a whole
-// batch costs more in fresh pages than its products save. Each chunk transforms the weight again: it is several times
-// as large.
+// batch costs more in fresh pages than its products save. Each chunk streams the transformed weight through the cache:
+// it is several times as large.
 template <class Body>
 void for_each_chunk(const Dense& whole, const Conv2dProblem& problem, const Tensor& weight, const Body& body) {
   constexpr int64_t kChunkBytes = 3 << 20, kWeights = 8;
@@ -189,11 +189,17 @@ Conv2dProblem dense_problem(const Conv2dProblem& problem) {
   return result;
 }
 
-void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output) {
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  const Dense dense(problem);
+  const PreparedWeight kernel = winograd::prepare(pass, dense.problem, dense.split_weight(weight));
+  return {weight, nullptr, std::make_shared<PreparedWeight>(kernel)};
+}
+
+void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+             const std::optional<Tensor>& bias, Tensor& output) {
   const Dense whole(problem);
-  const Tensor kernel = whole.split_weight(weight);
-  for_each_chunk(whole, problem, weight, [&](const Dense& dense, int64_t n, int64_t count) {
+  const PreparedWeight& kernel = *weight.dense;
+  for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
     const Tensor image = dense.split_input(samples(input, n, count));
     Tensor result = samples(output, n, count);
     if (dense.strided) return winograd::forward(dense.problem, image, kernel, bias, result);
@@ -204,14 +210,15 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   });
   repeat_if_not_finite(problem, output, [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(output, n, 1);
-    matrix_product::forward(one, samples(input, n, 1), weight, bias, result);
+    matrix_product::forward(one, samples(input, n, 1), weight.weight, bias, result);
   });
 }
 
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                Tensor& grad_input) {
   const Dense whole(problem);
-  const Tensor kernel = whole.split_weight(weight);
-  for_each_chunk(whole, problem, weight, [&](const Dense& dense, int64_t n, int64_t count) {
+  const PreparedWeight& kernel = *weight.dense;
+  for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
     const Conv2dShape& shape = dense.problem.shape;
     Tensor phased = empty_nchw(grad_input, shape.n, shape.c, shape.h, shape.w, true);
     winograd::grad_input(dense.problem, dense.split_output(samples(grad_output, n, count)), kernel, phased);
@@ -220,7 +227,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
   });
   repeat_if_not_finite(problem, grad_input, [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(grad_input, n, 1);
-    matrix_product::grad_input(one, samples(grad_output, n, 1), weight, result);
+    matrix_product::grad_input(one, samples(grad_output, n, 1), weight.weight, result);
   });
 }
 

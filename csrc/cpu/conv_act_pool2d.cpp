@@ -37,12 +37,13 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std:
   const bool rearranges = pools && !channels_last;
   Tensor maps = pools && !keeps_map ? empty_maps(input, shape, images) : output;
   Tensor pooled = rearranges ? empty_pooled(input, shape, images, true, input.scalar_type()) : output;
+  const PreparedWeight prepared = prepare(Conv2dPass::forward, {shape.conv, dtype_of(input), precision}, weight);
   for_each_chunk(n, images, [&](const Chunk& chunk) {
     const ConvActPool2dShape part = chunk.of(shape);
     Tensor result = chunk.of(output);
     Tensor y = rearranges ? chunk.in_scratch(pooled) : result;
     Tensor z = !pools ? y : keeps_map ? chunk.of(kept) : chunk.in_scratch(maps);
-    conv2d_forward({part.conv, dtype_of(input), precision}, chunk.of(input), weight, bias, z);
+    conv2d_forward({part.conv, dtype_of(input), precision}, chunk.of(input), prepared, bias, z);
     if (keeps_winners) {
       Tensor winners = chunk.of(kept);
       max_pool(part.pool, true, z, y, winners);

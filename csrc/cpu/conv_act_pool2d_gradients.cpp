@@ -21,7 +21,9 @@ class MapGradient {
       : shape_(shape), precision_(precision), given_(given), maps_(empty_maps(given.grad_output, shape, images)) {
     const Tensor& like = given.grad_output;
     if (shape.pooling == Pooling::max) slopes_ = empty_pooled(like, shape, images, true, like.scalar_type());
-    if (recomputes(shape, given)) activated_ = empty_maps(like, shape, images);
+    if (!recomputes(shape, given)) return;
+    activated_ = empty_maps(like, shape, images);
+    weight_ = prepare(Conv2dPass::forward, {shape.conv, dtype_of(like), precision}, *given.weight);
   }
 
   // Adds its sums over positions to bias_sums (eq. 4).
@@ -57,8 +59,8 @@ class MapGradient {
   Tensor activated(const Chunk& chunk) {
     if (given_.activated) return dense(chunk.of(*given_.activated), true);
     Tensor map = chunk.in_scratch(activated_);
-    conv2d_forward({chunk.of(shape_).conv, dtype_of(map), precision_}, chunk.of(*given_.input), *given_.weight,
-                   given_.bias, map);
+    conv2d_forward({chunk.of(shape_).conv, dtype_of(map), precision_}, chunk.of(*given_.input), weight_, given_.bias,
+                   map);
     activate(shape_.activation, map);
     return map;
   }
@@ -67,6 +69,7 @@ class MapGradient {
   Precision precision_;
   const ConvActPool2dGiven& given_;
   Tensor maps_, slopes_, activated_;
+  PreparedWeight weight_;
 };
 
 // total += part.
@@ -110,13 +113,15 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
   const int64_t images = one_sum ? conv.n : std::min(conv.n, images_in_chunk(shape, grad_output.element_size()));
   std::vector<double> bias_sums(conv.k);
   MapGradient map_gradient(shape, precision, given, images);
+  const PreparedWeight prepared =
+      want_input ? prepare(Conv2dPass::grad_input, {conv, dtype, precision}, *weight) : PreparedWeight();
   Tensor partial = want_weight && images < conv.n ? torch::stable::empty_like(grad_weight) : grad_weight;
   for_each_chunk(conv.n, images, [&](const Chunk& chunk) {
     const Conv2dProblem problem{chunk.of(shape).conv, dtype, precision};
     const Tensor grad_map = map_gradient.compute(chunk, bias_sums.data());
     if (want_input) {
       Tensor part = chunk.of(grad_input);
-      conv2d_grad_input(problem, grad_map, *weight, part);
+      conv2d_grad_input(problem, grad_map, prepared, part);
     }
     if (!want_weight) return;
     Tensor& sum = chunk.begin == 0 ? grad_weight : partial;

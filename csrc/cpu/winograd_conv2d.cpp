@@ -56,15 +56,26 @@ void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
 
 }  // namespace
 
-void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output) {
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  const Image kernel = read(weight);
+  const int64_t k = filters_per_group(problem.shape);
+  auto filters = std::make_shared<std::deque<Filters>>();
+  for (int64_t g = 0; g < problem.shape.groups; ++g) {
+    const Image group = kernel.filters(g, k);
+    filters->emplace_back(pass == Conv2dPass::forward ? group : turned_round(group.swapped()), problem.dtype);
+  }
+  return {weight, filters, nullptr};
+}
+
+void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+             const std::optional<Tensor>& bias, Tensor& output) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  const Image image = read(input), kernel = read(weight), result = write(output);
+  const Image image = read(input), result = write(output);
   const std::optional<Tensor> dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Filters filters(kernel.filters(g, k), problem.dtype);
+    const Filters& filters = (*weight.filters)[g];
     const std::vector<float> bias_g = padded_bias(dense_bias ? &*dense_bias : nullptr, problem.dtype, g * k, k,
                                                   filters.panels * filters.kernels.width);
     merge(not_finite, correlate(filters, image.channels(g, c), {shape.pad_top, shape.pad_left}, bias_g.data(),
@@ -73,20 +84,21 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   for (const int64_t n : not_finite) {
     Tensor input_n = torch::stable::narrow(const_cast<Tensor&>(input), 0, n, 1),
            output_n = torch::stable::narrow(output, 0, n, 1);
-    matrix_product::forward(one_image(problem), input_n, weight, bias, output_n);
+    matrix_product::forward(one_image(problem), input_n, weight.weight, bias, output_n);
   }
 }
 
 // Row h of the input is read by tap r for output row h + pad - r (eq. 5): a correlation of grad_output with the kernel
 // turned round, from row h + pad - (r - 1) on.
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                Tensor& grad_input) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  const Image image = read(grad_output), kernel = read(weight), result = write(grad_input);
+  const Image image = read(grad_output), result = write(grad_input);
   const Padding padding = {shape.r - 1 - shape.pad_top, shape.s - 1 - shape.pad_left};
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Filters filters(turned_round(kernel.filters(g, k).swapped()), problem.dtype);
+    const Filters& filters = (*weight.filters)[g];
     const std::vector<float> no_bias(filters.panels * filters.kernels.width, 0.f);
     merge(not_finite,
           correlate(filters, image.channels(g, k), padding, no_bias.data(), problem.dtype, result.channels(g, c)));
@@ -94,7 +106,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
   for (const int64_t n : not_finite) {
     Tensor grad_output_n = torch::stable::narrow(const_cast<Tensor&>(grad_output), 0, n, 1),
            grad_input_n = torch::stable::narrow(grad_input, 0, n, 1);
-    matrix_product::grad_input(one_image(problem), grad_output_n, weight, grad_input_n);
+    matrix_product::grad_input(one_image(problem), grad_output_n, weight.weight, grad_input_n);
   }
 }
 
