@@ -28,6 +28,10 @@ CASES = {
         lambda x, w, b: F.conv_act_pool2d(x, w, b, activation="sigmoid", pool="max"),
         ((5, 13, 29, 31), (37, 13, 3, 3), (37,)),
     ),
+    "conv_act_pool2d-in-parts": (
+        lambda x, w, b: F.conv_act_pool2d(x, w, b, padding=1, activation="tanh", pool="avg"),
+        ((5, 3, 88, 90), (41, 3, 3, 3), (41,)),
+    ),
 }
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -96,6 +100,10 @@ pairs = [
     (lambda f: lambda x: f.adaptive_max_pool2d(x, (5, 4)), [x], 25),
     (lambda f: f.sigmoid, [x], 1),
 ]
+for name in ("sigmoid", "tanh", "relu"):
+    fused = lambda x, w, b, name=name: F.conv_act_pool2d(x, w, b, activation=name, pool="avg")
+    plain = lambda x, w, b, name=name: T.avg_pool2d(getattr(torch, name)(T.conv2d(x, w, b)), 2)
+    pairs.append((lambda f, fused=fused, plain=plain: fused if f is F else plain, [x, w, b], 17 * 9 * 4))
 for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
     for layout in (torch.contiguous_format, torch.channels_last):
         for make, inputs, terms in pairs:
