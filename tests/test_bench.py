@@ -233,11 +233,17 @@ def test_isa_is_forced():
     assert re.search(r"^cpu_isa +base$", out, re.M)
 
 
-def test_plain_tables_need_no_rich(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rich", None)
+@pytest.mark.parametrize("with_rich", [True, False])
+def test_tables_on_a_terminal(with_rich, monkeypatch, capsys):
+    if with_rich:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert run("overhead/sigmoid") == 0
-    assert "x torch" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "x torch" in out and ("\x1b[" in out) == with_rich
 
 
 def test_help_shows_cases_and_examples(capsys):

@@ -47,10 +47,11 @@ def _roofline(axes, records, rates):
     if copies and max(copies) > 1.3 * rates["copy"]:
         _bandwidth(axes, max(copies), "copy, in cache", low, max(rates[unit] for unit in units))
     for unit in units:
-        axes.plot([rates[unit] / rates["copy"] / 4, high], [rates[unit] / 1e9] * 2, color=COLOURS["limit"], lw=1.2)
+        ridge, rate = rates[unit] / rates["copy"], rates[unit] / 1e9
+        axes.plot([ridge / 4, high], [rate] * 2, color=COLOURS["limit"], lw=1.2)
         axes.annotate(
-            f"{unit.replace('_', ' ')} {rates[unit] / 1e9:.0f}", (high, rates[unit] / 1e9), xytext=(0, 3),
-            textcoords="offset points", ha="right", fontsize=8, color=COLOURS["limit"],
+            f"{unit.replace('_', ' ')}, {rate:.0f} GFLOP/s", (1.2 * ridge, rate), xytext=(0, 3),
+            textcoords="offset points", fontsize=8, color=COLOURS["limit"],
         )  # fmt: skip
     names = {}
     for record, intensity in zip(placed, intensities, strict=True):
@@ -81,10 +82,10 @@ def _bandwidth(axes, rate, name, low, most):
     """A line of constant bytes/s, up to where arithmetic takes over."""
     ends = [low, most / rate]
     axes.plot(ends, [rate * end / 1e9 for end in ends], color=COLOURS["limit"], lw=1.2)
-    at = 1.3 * low
+    at, above = ends[1] / 14, 1.2 * rate / 1e9  # where no case lies; a parallel to the line
     axes.annotate(
-        f"{name}, {rate / 1e9:.0f} GB/s", (at, 1.2 * rate * at / 1e9), fontsize=8, color=COLOURS["limit"],
-        rotation=math.degrees(math.atan(rate / 1e9)), rotation_mode="anchor", transform_rotates_text=True,
+        f"{name}, {rate / 1e9:.0f} GB/s", (at, above * at), fontsize=8, color=COLOURS["limit"],
+        rotation=math.degrees(math.atan(above)), rotation_mode="anchor", transform_rotates_text=True,
     )  # fmt: skip
 
 
@@ -102,7 +103,11 @@ def _shares(axes, records):
     axes.set_ylim(len(records) - 0.4, -0.6)
     axes.set_xlim(0, max(1.05, *(r["limit_seconds"] / min(fastest(r).values()) * 1.03 for r in records)))
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.set(title="share of the limit", xlabel="of arithmetic, or of a copy of the same bytes")
+    fewer = any("winograd" in record.get("algorithm", ()) for record in records)
+    about = "of the formula's arithmetic, or of a copy of the same bytes" + (
+        " (Winograd needs less arithmetic)" * fewer
+    )
+    axes.set(title="share of the limit", xlabel=about)
     axes.grid(axis="y", visible=False)
 
 

@@ -7,7 +7,7 @@ from .measure import geometric_mean
 from .record import COMPILED
 
 LAYOUTS = ("contiguous", "channels_last")
-HALF = "·"  # in a cell: nothing to say here
+NOTHING = "·"  # in a cell
 
 
 def value(record, seconds):
@@ -28,7 +28,7 @@ def number(x):
 
 
 def megabytes(n):
-    return HALF if n is None else number(n / 1e6)
+    return NOTHING if n is None else number(n / 1e6)
 
 
 def sections(records):
@@ -61,19 +61,21 @@ def _speed_row(record, compiled):
     for name in names + ([COMPILED] if compiled else []):
         seconds = record["seconds"].get(name)
         wrong = record["error"].get(name, 0) > record["error_limit"]
-        cells.append("WRONG" if wrong else HALF if seconds is None else number(value(record, seconds)))
+        cells.append("WRONG" if wrong else NOTHING if seconds is None else number(value(record, seconds)))
     limit, ours = record.get("limit_seconds"), record["seconds"].get(record["best"].get("ours"))
-    cells.append(number(value(record, limit)) if limit else HALF)
+    cells.append(number(value(record, limit)) if limit else NOTHING)
     turns = record.get("ratio")
-    cells += [number(turns["median"]), f"{number(turns['low'])}-{number(turns['high'])}"] if turns else [HALF, HALF]
-    cells.append(f"{limit / ours:.0%}" if limit and ours else HALF)
+    cells += (
+        [number(turns["median"]), f"{number(turns['low'])}-{number(turns['high'])}"] if turns else [NOTHING, NOTHING]
+    )
+    cells.append(f"{limit / ours:.0%}" if limit and ours else NOTHING)
     return [*cells, *(_worst(record, side) for side in ("ours", "torch"))]
 
 
 def _worst(record, side):
     """The largest error over the layouts."""
     errors = [error for name, error in record["error"].items() if name.startswith(f"{side} ")]
-    return f"{max(errors):.0e}" if errors else HALF
+    return f"{max(errors):.0e}" if errors else NOTHING
 
 
 def memory_table(records):
@@ -142,25 +144,30 @@ def show(key, records):
 
 
 def _print_table(header, rows):
+    """Coloured by rich where that is installed and the terminal is wide enough; a file gets whole lines."""
+    lines = list(plain(header, rows))
     try:
-        if not sys.stdout.isatty():
-            raise ImportError  # rich fits tables to a terminal; a file wants whole lines
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print("\n".join(plain(header, rows)))
+        Console = None
+    if Console is None or not sys.stdout.isatty() or Console().width < max(map(len, lines)):
+        print("\n".join(lines))
         return
     table = Table(header_style="bold", box=None, pad_edge=False)
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
-    faster = header.index("x torch") if "x torch" in header else None
     for row in rows:
-        styled = list(row)
-        if faster is not None and row[faster] != HALF:
-            colour = "green" if float(row[faster]) >= 1 else "yellow"
-            styled[faster] = f"[{colour}]{row[faster]}[/]"
-        table.add_row(*styled)
-    Console().print(table)
+        table.add_row(*(_coloured(name, cell) for name, cell in zip(header, row, strict=True)))
+    Console(highlight=False).print(table)
+
+
+def _coloured(name, cell):
+    if cell == "WRONG":
+        return f"[bold red]{cell}[/]"
+    if name == "x torch" and cell != NOTHING:
+        return f"[green]{cell}[/]" if float(cell) >= 1 else f"[yellow]{cell}[/]"
+    return cell
 
 
 def plain(header, rows):
