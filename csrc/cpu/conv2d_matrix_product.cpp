@@ -61,8 +61,9 @@ MatrixView transposed(MatrixView view) {
 }
 
 // Tile extents. Pixels: the packed patches (168 x 1 KiB) and the tile of results stay in 1 MiB of L2 while the packed
-// weights pass by; 28, 56 and 84 were no faster (Zen 5, torch_manual_conv.bench). Filters: all of a usual layer at once,
-// so that a patch is packed once. In grad_weight both operands are packed for each tile: large tiles pack less often.
+// weights pass by; 28, 56 and 84 were no faster (Zen 5, torch_manual_conv.bench). Filters: all of a usual layer at
+// once, so that a patch is packed once. In grad_weight both operands are packed for each tile: large tiles pack less
+// often.
 constexpr int64_t kPixelTile = 168, kFilterTile = 512;
 constexpr int64_t kGradTapTile = 768, kGradFilterTile = 384;
 

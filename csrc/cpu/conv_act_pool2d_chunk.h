@@ -7,11 +7,11 @@
 
 namespace tmc {
 
-// A chunk's maps fit into the second-level cache of a core and its share of the third; but since every chunk streams the
-// weights through them, and in backward adds a partial grad_weight, they should also be several times larger than the
-// weights. The number of images depends on the shape of one image alone, and so do the bits of grad_weight.
-// 1 to 8 MiB and 2 to 8 times the weights are within 2 % of each other on AlexNet's stages (Zen 5, batch 32, one
-// thread); the whole batch at once costs forward 3 % more, one time the weights costs backward 3 % more.
+// A chunk's maps fit into the second-level cache of a core and its share of the third; but since every chunk streams
+// the weights through them, and in backward adds a partial grad_weight, they should also be several times larger than
+// the weights. The number of images depends on the shape of one image alone, and so do the bits of grad_weight. 1 to 8
+// MiB and 2 to 8 times the weights are within 2 % of each other on AlexNet's stages (Zen 5, batch 32, one thread); the
+// whole batch at once costs forward 3 % more, one time the weights costs backward 3 % more.
 inline int64_t images_in_chunk(const ConvActPool2dShape& shape, int64_t element_size) {
   constexpr int64_t kMapBytes = 2 << 20, kMapsOfWeight = 4;
   const Conv2dShape& conv = shape.conv;
