@@ -19,6 +19,7 @@ CALLS_PER_OP = 200
 # A valid call of every op: the garbage replaces some of its arguments.
 CONV, WINDOW = "[2, 1], [1, 1], [1, 2], 2", "[2, 3], [2, 2], [1, 0], [1, 1], True"
 AVERAGE = "[2, 3], [2, 2], [1, 0], True, False, None"
+STAGE = f"{CONV}, 'relu', 'max', [2, 3], [2, 2], [0, 1], 'highest'"
 VALID = {
     "conv2d": f"x(2,4,7,8), x(6,2,3,3), x(6), {CONV}",
     "conv2d_grad_input": f"x(2,6,4,6), x(6,2,3,3), [7, 8], {CONV}",
@@ -38,6 +39,9 @@ VALID = {
     "adaptive_max_pool2d_indices": "bytes_(2,3,3,2, value=5), [7, 8]",
     "adaptive_avg_pool2d": "x(2,3,7,8), [3, 2]",
     "adaptive_avg_pool2d_grad_input": "x(2,3,3,2), [7, 8]",
+    "conv_act_pool2d": f"x(2,4,7,8), x(6,2,3,3), x(6), {STAGE}, True",
+    "conv_act_pool2d_gradients": "x(2,6,2,3), x(2,4,7,8), x(6,2,3,3), x(6), x(2,6,2,3), bytes_(2,6,2,3, value=4),"
+    f" [2, 4, 7, 8], [6, 2, 3, 3], {STAGE}, True, True, True",
 }
 
 # The child prints each call before it makes it: the last line names the culprit of a crash.
@@ -47,6 +51,7 @@ rng = random.Random(0)
 INTS = [-(2**63), -(2**31), -3, -1, 0, 1, 2, 3, 4, 5, 7, 8, 255, 256, 2**31 - 1, 2**31, 2**62, 2**63 - 1]
 DTYPES = [torch.float64, torch.bfloat16, torch.float16, torch.uint8, torch.int32, torch.int64, torch.bool,
           torch.complex64]
+WORDS = ["none", "sigmoid", "relu", "tanh", "max", "avg", "sum", "highest", "high", "medium", "", "nonsense"]
 
 def garbage_tensor(old):
     way = rng.randrange(8 if old.dim() > 1 else 3)
@@ -77,6 +82,8 @@ def garbage(old):
     if isinstance(old, list):
         new = [rng.choice(INTS) if rng.random() < 0.5 else value for value in old]
         return new if rng.random() < 0.9 else new[:1] if rng.random() < 0.5 else new * 2
+    if isinstance(old, str):
+        return rng.choice(WORDS)
     return rng.choice(INTS)
 
 def describe(value):
