@@ -85,8 +85,15 @@ inline Vector<T, kCount> load_raw(const void* from, int64_t count) {
   }
 #if defined(__AVX512F__)
   const __mmask64 bytes = (uint64_t{1} << count * sizeof(T)) - 1;
-  const __m512i wide = _mm512_maskz_loadu_epi8(bytes, from);
-  __builtin_memcpy(&values, &wide, sizeof(values));
+  if constexpr (sizeof(values) == 64) {
+    values = bits_as<Vector<T, kCount>>(_mm512_maskz_loadu_epi8(bytes, from));
+  } else if constexpr (sizeof(values) == 32) {
+    values = bits_as<Vector<T, kCount>>(_mm256_maskz_loadu_epi8(static_cast<__mmask32>(bytes), from));
+  } else if constexpr (sizeof(values) == 16) {
+    values = bits_as<Vector<T, kCount>>(_mm_maskz_loadu_epi8(static_cast<__mmask16>(bytes), from));
+  } else {
+    values = bits_as<Vector<T, kCount>>(_mm_cvtsi128_si64(_mm_maskz_loadu_epi8(static_cast<__mmask16>(bytes), from)));
+  }
 #else
   __builtin_memcpy(&values, from, count * sizeof(T));
 #endif
@@ -99,9 +106,16 @@ inline void store_raw(const Vector<T, kCount>& values, void* to, int64_t count) 
     return;
   }
 #if defined(__AVX512F__)
-  __m512i wide = _mm512_setzero_si512();
-  __builtin_memcpy(&wide, &values, sizeof(values));
-  _mm512_mask_storeu_epi8(to, (uint64_t{1} << count * sizeof(T)) - 1, wide);
+  const __mmask64 bytes = (uint64_t{1} << count * sizeof(T)) - 1;
+  if constexpr (sizeof(values) == 64) {
+    _mm512_mask_storeu_epi8(to, bytes, bits_as<__m512i>(values));
+  } else if constexpr (sizeof(values) == 32) {
+    _mm256_mask_storeu_epi8(to, static_cast<__mmask32>(bytes), bits_as<__m256i>(values));
+  } else if constexpr (sizeof(values) == 16) {
+    _mm_mask_storeu_epi8(to, static_cast<__mmask16>(bytes), bits_as<__m128i>(values));
+  } else {
+    _mm_mask_storeu_epi8(to, static_cast<__mmask16>(bytes), _mm_cvtsi64_si128(bits_as<int64_t>(values)));
+  }
 #else
   __builtin_memcpy(to, &values, count * sizeof(T));
 #endif
@@ -127,10 +141,13 @@ inline FloatLanes widen_lanes(Bits16 bits, Float16) {
 }
 
 // To nearest even; every NaN becomes the quiet one.
-inline Bits16 narrow_lanes(FloatLanes values, BFloat16) {
+inline Bits32 round_to_bfloat16(FloatLanes values) {
   const Bits32 word = bits_as<Bits32>(values);
   const Bits32 rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
-  return resize<Bits16>(values == values ? rounded : Bits32{} + 0x7FC0u);
+  return values == values ? rounded : Bits32{} + 0x7FC0u;
+}
+inline Bits16 narrow_lanes(FloatLanes values, BFloat16) {
+  return resize<Bits16>(round_to_bfloat16(values));
 }
 inline Bits16 narrow_lanes(FloatLanes values, Float16) {
 #if defined(__AVX512F__)
@@ -170,6 +187,29 @@ template <class Real, class Winner>
 inline void store_winners(IntegerLanes<Real> winners, Winner* to, int64_t count) {
   store_raw<Winner, kLanes<Real>>(resize<Vector<Winner, kLanes<Real>>>(winners), to, count);
 }
+
+// beats() of pool2d.h, lane by lane: a larger value or a NaN replaces the best one, and its index goes with it. Only
+// the comparison with `best` waits for the value before.
+template <class Real>
+inline void take_if_beats(Lanes<Real> value, IntegerLanes<Real> index, Lanes<Real>& best,
+                          IntegerLanes<Real>& best_index) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) {
+    const __mmask16 ordered = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
+    const __mmask16 stays = _mm512_mask_cmp_ps_mask(ordered, best, value, _CMP_NLT_UQ);
+    best = _mm512_mask_mov_ps(value, stays, best);
+    best_index = bits_as<IntegerLanes<Real>>(
+        _mm512_mask_mov_epi32(bits_as<__m512i>(index), stays, bits_as<__m512i>(best_index)));
+    return;
+  }
+#endif
+  const IntegerLanes<Real> larger = value > best, nan = value != value;
+  best = nan ? value : larger ? value : best;
+  best_index = nan ? index : larger ? index : best_index;
+}
+
+// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
+#define KERNEL __attribute__((flatten))
 
 }  // namespace
 }  // namespace tmc

@@ -1,4 +1,4 @@
-// Pooling on the CPU: the operators, and how their work is cut into tasks for the kernels of pool2d_tasks.h.
+// Pooling on the CPU: the operators, and how their work is cut into tasks in which form (pool2d_plan.h).
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -10,6 +10,7 @@
 #include "pool2d_ops.h"
 #include "pool2d_plan.h"
 #include "pool2d_winners.h"
+#include "tasks.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -23,7 +24,7 @@ const PoolKernels& kernels() {
   return kPoolBase;
 }
 
-const PoolTasks& tasks_for(ScalarType dtype) {
+const PoolForms& forms_of(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double: return kernels().float64;
     case ScalarType::Float: return kernels().float32;
@@ -48,98 +49,186 @@ struct AxisTables {
   }
 };
 
-enum class Direction { forward, gradient };
 constexpr AverageRule kNoAverage{false, 0};
-
-// Scratch memory that a task of `block_rows` rows needs: its interleaved planes, and the sums of a row of gradients.
-int64_t scratch_bytes(const PoolPlan& plan, Direction direction, int64_t element_bytes) {
-  const PoolShape& shape = plan.shape;
-  const bool forward = direction == Direction::forward;
-  const int64_t result_rows = forward ? shape.h.out : shape.h.in;
-  const int64_t sums = forward ? 0 : shape.w.in * (plan.channels_last ? shape.c : kPlanes) * int64_t{sizeof(double)};
-  if (plan.channels_last) return sums;
-  int64_t source_rows = 0;
-  for (int64_t begin = 0; begin < result_rows; begin += plan.block_rows) {
-    const Range rows{begin, std::min(begin + plan.block_rows, result_rows)};
-    source_rows = std::max(source_rows, (forward ? rows_below(plan, rows) : rows_above(plan, rows)).size());
-  }
-  const int64_t in_rows = forward ? source_rows : plan.block_rows;
-  const int64_t out_rows = forward ? plan.block_rows : source_rows;
-  const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
-  return sums +
-         kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
-}
 
 struct alignas(64) CacheLine {
   char bytes[64];
 };
 
-// Interleaved rows should stay in the second-level cache, which has 256 KiB on the smallest CPUs and more on all
-// recent ones.
-constexpr int64_t kScratchBytes = 256 * 1024;
+// direct: what a task works on should stay in the second-level cache, which has 256 KiB on the smallest CPUs.
+// phases: in the first-level cache, which has 32 KiB or more, together with what is read and written.
+constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
 
-// Runs `task` over the whole result. The tensors are dense in one memory order and hold at least one element.
-void run(PoolTask task, const PoolShape& shape, const AverageRule& rule, Direction direction, bool channels_last,
-         const Tensor& source, Tensor& result, void* winners) {
-  const AxisTables rows(shape.h, rule, true), columns(shape.w, rule, false);
-  PoolPlan plan{};
-  plan.shape = shape;
-  plan.channels_last = channels_last;
-  plan.rows = rows.windows.data();
-  plan.columns = columns.windows.data();
-  plan.row_outputs = rows.outputs.data();
-  plan.column_outputs = columns.outputs.data();
-  plan.row_divisors = rows.divisors.data();
-  plan.column_divisors = columns.divisors.data();
-  plan.source = source.const_data_ptr();
-  plan.result = result.mutable_data_ptr();
-  plan.winners = winners;
-
-  // The cut decides no bit of the result: every element is computed alone.
-  const int64_t groups = channels_last ? shape.n : ceil_div(shape.n * shape.c, kPlanes);
-  const int64_t result_rows = direction == Direction::forward ? shape.h.out : shape.h.in;
-  const int64_t element_bytes = source.element_size();
-  plan.block_rows = channels_last ? 1 : result_rows;
-  while (plan.block_rows > 1 && (scratch_bytes(plan, direction, element_bytes) > kScratchBytes ||
-                                 groups * ceil_div(result_rows, plan.block_rows) < torch::stable::get_num_threads()))
-    plan.block_rows = ceil_div(plan.block_rows, 2);
-  plan.row_blocks = ceil_div(result_rows, plan.block_rows);
-
-  const int64_t tasks = groups * plan.row_blocks;
-  const int64_t work = std::max(source.numel(), result.numel());
-  const int64_t grain = std::max<int64_t>(1, kGrain / ceil_div(work, tasks));
-  const int64_t lines = ceil_div(scratch_bytes(plan, direction, element_bytes), sizeof(CacheLine));
-  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
-    const auto scratch = std::make_unique_for_overwrite<CacheLine[]>(lines);
-    for (int64_t i = begin; i < end; ++i) task(plan, i, scratch.get()->bytes);
-  });
+// Adaptive windows of one size are windows that slide.
+PoolAxis simplified(const PoolAxis& axis) {
+  if (!is_adaptive(axis) || axis.out == 0 || axis.in % axis.out != 0) return axis;
+  return {axis.in, axis.out, axis.kernel, axis.kernel, 0, 1};
 }
+
+bool may_overlap(const PoolAxis& axis) {
+  return is_adaptive(axis) || axis.dilation * (axis.kernel - 1) + 1 > axis.stride;
+}
+
+// Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
+int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes) {
+  const PoolShape& shape = plan.shape;
+  int64_t source_rows = 0;
+  for (int64_t begin = 0; begin < plan.result_rows; begin += plan.block_rows) {
+    const Range rows{begin, std::min(begin + plan.block_rows, plan.result_rows)};
+    source_rows = std::max(source_rows, (plan.gradient ? rows_above(plan, rows) : rows_below(plan, rows)).size());
+  }
+  const int64_t in_rows = plan.gradient ? plan.block_rows : source_rows;
+  const int64_t out_rows = plan.gradient ? source_rows : plan.block_rows;
+  const int64_t channels = plan.channels_last ? shape.c : kPlanes;
+  const int64_t quotient_bytes = plan.gradient ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
+  if (plan.channels_last) return quotient_bytes;
+  const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
+  const int64_t alignment = 4 * sizeof(CacheLine);
+  return alignment + quotient_bytes +
+         kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
+}
+
+int64_t halved(int64_t size) {
+  return ceil_div(size, 2);
+}
+
+// Each of these completes the plan and returns the bytes of scratch memory that a task needs, or -1 if the form does
+// not suit the call. The cut decides no bit of the result: every element is computed alone.
+int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
+  plan.planes = plan.channels_last ? plan.shape.n : plan.shape.n * plan.shape.c;
+  plan.result_rows = plan.gradient ? plan.shape.h.in : plan.shape.h.out;
+  plan.block_planes = plan.channels_last ? 1 : kPlanes;
+  plan.block_rows = plan.result_rows;
+  const auto tasks = [&] { return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows); };
+  while (plan.block_rows > 1 && (direct_scratch_bytes(plan, element_bytes) > kDirectBytes ||
+                                 tasks() < torch::stable::get_num_threads()))
+    plan.block_rows = halved(plan.block_rows);
+  return direct_scratch_bytes(plan, element_bytes);
+}
+
+int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
+  const PoolShape& shape = plan.shape;
+  if (plan.channels_last && shape.c >= kPlanes) return -1;
+  if (getenv("TMP_FORM")) return -1;
+  for (const PoolAxis& axis : {shape.h, shape.w})
+    if (is_adaptive(axis) || axis.stride > 2) return -1;
+  plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
+  plan.phase_rows = phase_axis(shape.h);
+  plan.phase_columns = phase_axis(shape.w);
+  plan.result_rows = plan.gradient ? plan.phase_rows.held : shape.h.out;
+  plan.block_planes = std::min<int64_t>(plan.planes, 64);
+  plan.block_rows = plan.result_rows;
+  const auto is_large = [&] { return phase_scratch_bytes(plan, real_bytes) > kPhaseBytes; };
+  const auto is_one_task = [&] {
+    return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows) <
+           torch::stable::get_num_threads();
+  };
+  while (plan.block_planes > 1 && (is_large() || is_one_task())) plan.block_planes = halved(plan.block_planes);
+  while (plan.block_rows > 1 && (is_large() || is_one_task())) plan.block_rows = halved(plan.block_rows);
+  return phase_scratch_bytes(plan, real_bytes);
+}
+
+int64_t plan_whole(PoolPlan& plan) {
+  for (const PoolAxis& axis : {plan.shape.h, plan.shape.w})
+    if (is_adaptive(axis) || axis.out != 1 || axis.kernel != axis.in || axis.pad != 0 || axis.dilation != 1) return -1;
+  if (plan.channels_last) return -1;
+  plan.planes = plan.shape.n * plan.shape.c;
+  plan.result_rows = 1;
+  plan.block_planes = kPlanes;
+  plan.block_rows = 1;
+  return 0;
+}
+
+// Everything of a plan but its cut; the tensors are dense in one memory order and hold at least one element.
+struct Call {
+  PoolShape shape;
+  AxisTables rows, columns;
+  PoolPlan plan{};
+  int64_t element_bytes, work;
+
+  Call(const PoolShape& given, const AverageRule& rule, bool channels_last, const Tensor& source, Tensor& result,
+       void* winners)
+      : shape{given.n, given.c, simplified(given.h), simplified(given.w)}, rows(shape.h, rule, true),
+        columns(shape.w, rule, false), element_bytes(source.element_size()),
+        work(std::max(source.numel(), result.numel())) {
+    plan.shape = shape;
+    plan.channels_last = channels_last;
+    plan.rows = rows.windows.data();
+    plan.columns = columns.windows.data();
+    plan.row_outputs = rows.outputs.data();
+    plan.column_outputs = columns.outputs.data();
+    plan.row_divisors = rows.divisors.data();
+    plan.column_divisors = columns.divisors.data();
+    plan.source = source.const_data_ptr();
+    plan.result = result.mutable_data_ptr();
+    plan.winners = winners;
+  }
+
+  int64_t real_bytes() const { return std::max<int64_t>(sizeof(float), element_bytes); }
+
+  void run(PoolTask task, int64_t scratch_bytes) {
+    plan.row_blocks = ceil_div(plan.result_rows, plan.block_rows);
+    const int64_t tasks = ceil_div(plan.planes, plan.block_planes) * plan.row_blocks;
+    const int64_t grain = std::max<int64_t>(1, kGrain / ceil_div(work, tasks));
+    const int64_t lines = ceil_div(scratch_bytes, sizeof(CacheLine));
+    torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+      const auto scratch = std::make_unique_for_overwrite<CacheLine[]>(lines);
+      for (int64_t i = begin; i < end; ++i) task(plan, i, scratch.get()->bytes);
+    });
+  }
+
+  // The gradient of max pooling.
+  void scatter(const PoolForms& forms, bool byte_winners) {
+    std::vector<int64_t> offsets(std::min(window_taps(shape), kMaxByteTaps));
+    for (int64_t tap = 0; tap < static_cast<int64_t>(offsets.size()); ++tap)
+      offsets[tap] = tap / shape.w.kernel * shape.h.dilation * shape.w.in + tap % shape.w.kernel * shape.w.dilation;
+    plan.offsets = offsets.data();
+    plan.overlapping = may_overlap(shape.h) || may_overlap(shape.w);
+    plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
+    plan.result_rows = plan.block_rows = 1;
+    plan.block_planes = plan.channels_last ? 1 : kPlanes;
+    const int64_t plane_size = shape.h.in * shape.w.in * (plan.channels_last ? shape.c : 1);
+    const bool has_sums = plan.overlapping && element_bytes < real_bytes();
+    run(byte_winners ? forms.max_gradient : forms.max_gradient_wide,
+        has_sums ? (plane_size + kPhaseSlack) * real_bytes() : 0);
+  }
+
+  // In the form that suits the call.
+  void run(const PoolForms& forms, PoolTask PoolTasks::*task, bool gradient) {
+    plan.gradient = gradient;
+    int64_t scratch_bytes = plan_whole(plan);
+    if (scratch_bytes >= 0) return run(forms.whole.*task, scratch_bytes);
+    scratch_bytes = plan_phases(plan, real_bytes());
+    if (scratch_bytes >= 0) return run(forms.phases.*task, scratch_bytes);
+    run(forms.direct.*task, plan_direct(plan, element_bytes));
+  }
+};
 
 }  // namespace
 
 void max_pool(const PoolShape& shape, bool channels_last, const Tensor& input, Tensor& output, Tensor& winners) {
-  const PoolTasks& tasks = tasks_for(input.scalar_type());
-  run(winners.scalar_type() == ScalarType::Byte ? tasks.max : tasks.max_wide, shape, kNoAverage, Direction::forward,
-      channels_last, input, output, winners.mutable_data_ptr());
+  Call(shape, kNoAverage, channels_last, input, output, winners.mutable_data_ptr())
+      .run(forms_of(input.scalar_type()),
+           winners.scalar_type() == ScalarType::Byte ? &PoolTasks::max : &PoolTasks::max_wide, false);
 }
 
 void max_pool_gradient(const PoolShape& shape, bool channels_last, const Tensor& grad_output, const Tensor& winners,
                        Tensor& grad_input) {
-  const PoolTasks& tasks = tasks_for(grad_output.scalar_type());
-  run(winners.scalar_type() == ScalarType::Byte ? tasks.max_gradient : tasks.max_gradient_wide, shape, kNoAverage,
-      Direction::gradient, channels_last, grad_output, grad_input, const_cast<void*>(winners.const_data_ptr()));
+  Call(shape, kNoAverage, channels_last, grad_output, grad_input, const_cast<void*>(winners.const_data_ptr()))
+      .scatter(forms_of(grad_output.scalar_type()), winners.scalar_type() == ScalarType::Byte);
 }
 
 void average_pool(const PoolShape& shape, bool channels_last, const AverageRule& rule, const Tensor& input,
                   Tensor& output) {
-  run(tasks_for(input.scalar_type()).average, shape, rule, Direction::forward, channels_last, input, output, nullptr);
+  Call(shape, rule, channels_last, input, output, nullptr)
+      .run(forms_of(input.scalar_type()), &PoolTasks::average, false);
 }
 
 void average_pool_gradient(const PoolShape& shape, bool channels_last, const AverageRule& rule,
                            const Tensor& grad_output, Tensor& grad_input) {
-  run(tasks_for(grad_output.scalar_type()).average_gradient, shape, rule, Direction::gradient, channels_last,
-      grad_output, grad_input, nullptr);
+  Call(shape, rule, channels_last, grad_output, grad_input, nullptr)
+      .run(forms_of(grad_output.scalar_type()), &PoolTasks::average_gradient, true);
 }
 
 namespace {

@@ -5,14 +5,10 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
-#include "lanes.h"
-#include "pool2d_plan.h"
+#include "pool2d_rows.h"
 
 namespace tmc {
 namespace {
-
-// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
-#define KERNEL __attribute__((flatten))
 
 // Rows of an image in [row][column][channel] order, of which `first_row` is the first that is stored.
 template <class T>
@@ -80,13 +76,8 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
           IntegerLanes<Real> index =
               IntegerLanes<Real>{} + static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
           for (int64_t s = columns.begin; s < columns.end; ++s, index += 1, tap += step)
-            for (int v = 0; v < kVectors; ++v) {
-              const Lanes<Real> value = load(tap + v * kCount, count);
-              // beats(), lane by lane. Two selects are one step less in the chain through `best` than one of both.
-              const IntegerLanes<Real> larger = value > best[v], nan = value != value;
-              best[v] = nan ? value : larger ? value : best[v];
-              winner[v] = nan ? index : larger ? index : winner[v];
-            }
+            for (int v = 0; v < kVectors; ++v)
+              take_if_beats<Real>(load(tap + v * kCount, count), index, best[v], winner[v]);
         }
         for (int v = 0; v < kVectors; ++v) {
           store(best[v], output.at(p, q) + c + v * kCount, count);
@@ -122,118 +113,38 @@ KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> inpu
     }
 }
 
-// ---- Gradients. The owner of input row h goes through the windows that cover it, in order, and adds each one's
-// share to the row's sums, which stay in cache: a window's winners and gradient are read once for all its columns.
-
-// The sums of one row in full precision: the row of grad_input itself unless that is narrower.
+// grad_output / divisor, the summands of eq. 9, for output rows `p_range`: a division costs more than a sum, and an
+// output is summed up to kernel_size times.
 template <class T>
-inline accumulate_t<T>* zero_sums(T* row, accumulate_t<T>* wide_row, int64_t size) {
-  accumulate_t<T>* sums = wide_row;
-  if constexpr (sizeof(T) == sizeof(*sums)) sums = row;
-  for (int64_t i = 0; i < size; ++i) sums[i] = 0;
-  return sums;
-}
-template <class T>
-inline void finish_sums(const accumulate_t<T>* sums, T* row, int64_t size) {
-  if constexpr (sizeof(T) != sizeof(*sums)) {
-    constexpr int64_t kCount = kLanes<accumulate_t<T>>;
-    for (int64_t i = 0; i < size; i += kCount) {
-      const int64_t count = size - i < kCount ? size - i : kCount;
-      store(load(sums + i, count), row + i, count);
-    }
-  }
-}
-
-// Calls body(q) for all outputs along the width, such that neighbours in time do not overlap: a sum would wait for
-// the one just stored to the same place.
-template <class F>
-inline void for_columns_apart(const PoolAxis& axis, F body) {
-  const int64_t overlapping = is_adaptive(axis) ? 2 : ceil_div(axis.dilation * (axis.kernel - 1) + 1, axis.stride);
-  for (int64_t first = 0; first < overlapping && first < axis.out; ++first)
-    for (int64_t q = first; q < axis.out; q += overlapping) body(q);
-}
-
-// eq. 8 for input rows `h_range`.
-template <class T, class Winner>
-KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output,
-                              Rows<const Winner> winners, Rows<T> grad_input, accumulate_t<T>* wide_row) {
+KERNEL void divide_rows(const PoolPlan& plan, Range p_range, Rows<const T> grad_output,
+                        Rows<accumulate_t<T>> quotients) {
   using Real = accumulate_t<T>;
-  constexpr int64_t kCount = kLanes<Real>;
-  const PoolShape& shape = plan.shape;
-  const int64_t channels = grad_input.channels, step = shape.w.dilation * channels;
-  for (int64_t h = h_range.begin; h < h_range.end; ++h) {
-    Real* sums = zero_sums(grad_input.at(h, 0), wide_row, shape.w.in * channels);
-    const Covering rows = plan.row_outputs[h];
-    for (int64_t p = rows.first; p <= rows.last; ++p) {
-      const int64_t distance = h - plan.rows[p].start;
-      if (distance % shape.h.dilation != 0) continue;  // the window steps over this row
-      const int64_t r = distance / shape.h.dilation;
-      for_columns_apart(shape.w, [&](int64_t q) {
-        const Window columns = plan.columns[q];
-        const Integer<Real> first_tap = static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
-        Real* first_sum = sums + (columns.start + columns.begin * shape.w.dilation) * channels;
-        for_channels<Real>(channels, [&]<int kVectors>(int64_t c, int64_t count) {
-          Lanes<Real> gradient[kVectors];
-          IntegerLanes<Real> taps_to_winner[kVectors];
-          for (int v = 0; v < kVectors; ++v) {
-            gradient[v] = load(grad_output.at(p, q) + c + v * kCount, count);
-            taps_to_winner[v] = load_winners<Real>(winners.at(p, q) + c + v * kCount, count) - first_tap;
-          }
-          Real* sum = first_sum + c;
-          for (int64_t s = columns.begin; s < columns.end; ++s, sum += step)
-            for (int v = 0; v < kVectors; ++v) {
-              const Lanes<Real> share = taps_to_winner[v] == 0 ? gradient[v] : Lanes<Real>{};
-              store(load(sum + v * kCount, count) + share, sum + v * kCount, count);
-              taps_to_winner[v] -= 1;
-            }
-        });
+  for (int64_t p = p_range.begin; p < p_range.end; ++p)
+    for (int64_t q = 0; q < plan.shape.w.out; ++q) {
+      const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
+      for_vectors<Real>(quotients.channels, [&](int64_t c, int64_t count) {
+        store(load(grad_output.at(p, q) + c, count) / divisor, quotients.at(p, q) + c, count);
       });
     }
-    finish_sums(sums, grad_input.at(h, 0), shape.w.in * channels);
-  }
 }
 
-inline bool all_equal(const int64_t* divisors, Covering outputs) {
-  for (int64_t i = outputs.first + 1; i <= outputs.last; ++i)
-    if (divisors[i] != divisors[outputs.first]) return false;
-  return true;
-}
-
-// eq. 9 for input rows `h_range`. A column of windows is summed first; away from the borders all its divisors are
-// one, and the sum is divided once: a division costs more than the rest of a term.
+// eq. 9 for input rows `h_range`: each position collects from the windows that cover it, in order.
 template <class T>
-KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output, Rows<T> grad_input,
-                                  accumulate_t<T>* wide_row) {
+KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const accumulate_t<T>> quotients,
+                                  Rows<T> grad_input) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
-  const PoolShape& shape = plan.shape;
-  const int64_t channels = grad_input.channels;
-  for (int64_t h = h_range.begin; h < h_range.end; ++h) {
-    Real* sums = zero_sums(grad_input.at(h, 0), wide_row, shape.w.in * channels);
-    const Covering rows = plan.row_outputs[h];
-    const bool one_divisor = all_equal(plan.row_divisors, rows);
-    for_columns_apart(shape.w, [&](int64_t q) {
-      const Window columns = plan.columns[q];
-      Real* first_sum = sums + (columns.start + columns.begin) * channels;
-      for_channels<Real>(channels, [&]<int kVectors>(int64_t c, int64_t count) {
-        Lanes<Real> share[kVectors] = {};
-        Real divisor = 1;
-        for (int64_t p = rows.first; p <= rows.last; ++p) {
-          divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
-          for (int v = 0; v < kVectors; ++v) {
-            const Lanes<Real> gradient = load(grad_output.at(p, q) + c + v * kCount, count);
-            share[v] += one_divisor ? gradient : gradient / divisor;
-          }
-        }
-        if (one_divisor)
-          for (int v = 0; v < kVectors; ++v) share[v] /= divisor;
-        Real* sum = first_sum + c;
-        for (int64_t s = columns.begin; s < columns.end; ++s, sum += channels)
-          for (int v = 0; v < kVectors; ++v) store(load(sum + v * kCount, count) + share[v], sum + v * kCount, count);
+  for (int64_t h = h_range.begin; h < h_range.end; ++h)
+    for (int64_t w = 0; w < plan.shape.w.in; ++w) {
+      const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
+      for_channels<Real>(grad_input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
+        Lanes<Real> sum[kVectors] = {};
+        for (int64_t p = rows.first; p <= rows.last; ++p)
+          for (int64_t q = columns.first; q <= columns.last; ++q)
+            for (int v = 0; v < kVectors; ++v) sum[v] += load(quotients.at(p, q) + c + v * kCount, count);
+        for (int v = 0; v < kVectors; ++v) store(sum[v], grad_input.at(h, w) + c + v * kCount, count);
       });
-    });
-    finish_sums(sums, grad_input.at(h, 0), shape.w.in * channels);
-  }
+    }
 }
 
 }  // namespace

@@ -53,6 +53,12 @@ inline V zip(V a, V b, Order<lane...>) {
   return shuffle(a, b, Order<(kFirst + lane / 2 + lane % 2 * kCount)...>{});
 }
 
+// a0 a2 a4 ... b0 b2 ... (or, with kFirst = 1, the odd ones).
+template <int64_t kFirst, class V, int64_t... lane>
+inline V unzip(V a, V b, Order<lane...>) {
+  return shuffle(a, b, Order<(2 * lane + kFirst)...>{});
+}
+
 // rows[i][j] becomes rows[j][i]: zipping row i with row i + half, log2(count) times over.
 template <class T>
 inline void transpose(Vector<T, kTile<T>> (&rows)[kTile<T>]) {

@@ -4,19 +4,13 @@
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
 #include "pool2d_kernels.h"
+#include "pool2d_phases.h"
 #include "pool2d_planes.h"
+#include "pool2d_scatter.h"
+#include "pool2d_whole.h"
 
 namespace tmc {
 namespace {
-
-struct Part {
-  int64_t group;  // a sample, or kPlanes planes
-  Range rows;     // of the result
-};
-inline Part part_of(const PoolPlan& plan, int64_t task, int64_t result_rows) {
-  const int64_t begin = task % plan.row_blocks * plan.block_rows, end = begin + plan.block_rows;
-  return {task / plan.row_blocks, {begin, end < result_rows ? end : result_rows}};
-}
 
 // One tensor of the call, and which of its rows.
 template <class T>
@@ -26,39 +20,41 @@ struct Source {
   Range rows;
 };
 
+// Rows of interleaved planes in scratch memory.
+template <class T>
+Rows<T> buffer(Range rows, int64_t width, int64_t channels, char*& scratch) {
+  T* data = reinterpret_cast<T*>(scratch);
+  scratch += ceil_div(rows.size() * width * channels * static_cast<int64_t>(sizeof(T)), 64) * 64;
+  return {data, rows.begin, width, channels};
+}
+
 // The rows as they stand in a channels_last tensor, or an uninitialised buffer for their interleaved copy.
 template <class T>
-Rows<T> place(const PoolPlan& plan, int64_t group, const Source<T>& tensor, char*& scratch) {
+Rows<T> place(const PoolPlan& plan, const PoolPart& part, const Source<T>& tensor, char*& scratch) {
   const int64_t c = plan.shape.c;
-  if (plan.channels_last) return {tensor.data + group * tensor.height * tensor.width * c, 0, tensor.width, c};
-  const Rows<T> rows{reinterpret_cast<T*>(scratch), tensor.rows.begin, tensor.width, kPlanes};
-  scratch += tensor.rows.size() * tensor.width * kPlanes * sizeof(T);
-  return rows;
+  if (!plan.channels_last) return buffer<T>(tensor.rows, tensor.width, kPlanes, scratch);
+  return {tensor.data + part.first_plane * tensor.height * tensor.width * c, 0, tensor.width, c};
 }
 
-// Where the rows of a group of contiguous planes begin in the first of them.
+// Where the rows begin in the first of a group of contiguous planes.
 template <class T>
-T* first_plane(int64_t group, const Source<T>& tensor) {
-  return tensor.data + (group * kPlanes * tensor.height + tensor.rows.begin) * tensor.width;
-}
-inline int64_t planes_in(const PoolPlan& plan, int64_t group) {
-  const int64_t left = plan.shape.n * plan.shape.c - group * kPlanes;
-  return left < kPlanes ? left : kPlanes;
+T* first_plane(const PoolPart& part, const Source<T>& tensor) {
+  return tensor.data + (part.first_plane * tensor.height + tensor.rows.begin) * tensor.width;
 }
 
 template <class T>
-Rows<const T> read(const PoolPlan& plan, int64_t group, const Source<T>& tensor, char*& scratch) {
-  const Rows<T> rows = place(plan, group, tensor, scratch);
+Rows<const T> read(const PoolPlan& plan, const PoolPart& part, const Source<T>& tensor, char*& scratch) {
+  const Rows<T> rows = place(plan, part, tensor, scratch);
   if (!plan.channels_last)
-    interleave(first_plane(group, tensor), tensor.height * tensor.width, planes_in(plan, group),
-               tensor.rows.size() * tensor.width, rows.data);
+    interleave(first_plane(part, tensor), tensor.height * tensor.width, part.planes, tensor.rows.size() * tensor.width,
+               rows.data);
   return {rows.data, rows.first_row, rows.width, rows.channels};
 }
 
 template <class T>
-void write(const PoolPlan& plan, int64_t group, const Rows<T>& rows, const Source<T>& tensor) {
+void write(const PoolPlan& plan, const PoolPart& part, const Rows<T>& rows, const Source<T>& tensor) {
   if (!plan.channels_last)
-    deinterleave(rows.data, first_plane(group, tensor), tensor.height * tensor.width, planes_in(plan, group),
+    deinterleave(rows.data, first_plane(part, tensor), tensor.height * tensor.width, part.planes,
                  tensor.rows.size() * tensor.width);
 }
 
@@ -74,57 +70,52 @@ Source<T> of_output(const PoolPlan& plan, const void* data, Range rows) {
 
 template <class T, class Winner>
 void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.out);
+  const PoolPart part = part_of(plan, task);
   const Source<T> input = of_input<T>(plan, plan.source, rows_below(plan, part.rows));
   const Source<T> output = of_output<T>(plan, plan.result, part.rows);
   const Source<Winner> winners = of_output<Winner>(plan, plan.winners, part.rows);
-  const Rows<const T> input_rows = read(plan, part.group, input, scratch);
-  const Rows<T> output_rows = place(plan, part.group, output, scratch);
-  const Rows<Winner> winner_rows = place(plan, part.group, winners, scratch);
+  const Rows<const T> input_rows = read(plan, part, input, scratch);
+  const Rows<T> output_rows = place(plan, part, output, scratch);
+  const Rows<Winner> winner_rows = place(plan, part, winners, scratch);
   max_rows(plan, part.rows, input_rows, output_rows, winner_rows);
-  write(plan, part.group, output_rows, output);
-  write(plan, part.group, winner_rows, winners);
-}
-
-template <class T, class Winner>
-void max_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.in);
-  const Range above = rows_above(plan, part.rows);
-  const Source<T> grad_input = of_input<T>(plan, plan.result, part.rows);
-  const Rows<const T> gradient_rows = read(plan, part.group, of_output<T>(plan, plan.source, above), scratch);
-  const Rows<const Winner> winner_rows = read(plan, part.group, of_output<Winner>(plan, plan.winners, above), scratch);
-  const Rows<T> result_rows = place(plan, part.group, grad_input, scratch);
-  max_gradient_rows(plan, part.rows, gradient_rows, winner_rows, result_rows,
-                    reinterpret_cast<accumulate_t<T>*>(scratch));
-  write(plan, part.group, result_rows, grad_input);
+  write(plan, part, output_rows, output);
+  write(plan, part, winner_rows, winners);
 }
 
 template <class T>
 void average_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.out);
+  const PoolPart part = part_of(plan, task);
+  const Source<T> input = of_input<T>(plan, plan.source, rows_below(plan, part.rows));
   const Source<T> output = of_output<T>(plan, plan.result, part.rows);
-  const Rows<const T> input_rows =
-      read(plan, part.group, of_input<T>(plan, plan.source, rows_below(plan, part.rows)), scratch);
-  const Rows<T> output_rows = place(plan, part.group, output, scratch);
+  const Rows<const T> input_rows = read(plan, part, input, scratch);
+  const Rows<T> output_rows = place(plan, part, output, scratch);
   average_rows(plan, part.rows, input_rows, output_rows);
-  write(plan, part.group, output_rows, output);
+  write(plan, part, output_rows, output);
 }
 
 template <class T>
 void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
-  const Part part = part_of(plan, task, plan.shape.h.in);
+  using Real = accumulate_t<T>;
+  const PoolPart part = part_of(plan, task);
+  const Range above = rows_above(plan, part.rows);
   const Source<T> grad_input = of_input<T>(plan, plan.result, part.rows);
-  const Rows<const T> gradient_rows =
-      read(plan, part.group, of_output<T>(plan, plan.source, rows_above(plan, part.rows)), scratch);
-  const Rows<T> result_rows = place(plan, part.group, grad_input, scratch);
-  average_gradient_rows(plan, part.rows, gradient_rows, result_rows, reinterpret_cast<accumulate_t<T>*>(scratch));
-  write(plan, part.group, result_rows, grad_input);
+  const Rows<const T> gradient_rows = read(plan, part, of_output<T>(plan, plan.source, above), scratch);
+  const Rows<Real> quotients = buffer<Real>(above, plan.shape.w.out, gradient_rows.channels, scratch);
+  const Rows<T> result_rows = place(plan, part, grad_input, scratch);
+  divide_rows(plan, above, gradient_rows, quotients);
+  average_gradient_rows(plan, part.rows, {quotients.data, above.begin, quotients.width, quotients.channels},
+                        result_rows);
+  write(plan, part, result_rows, grad_input);
 }
 
 template <class T>
-constexpr PoolTasks kTasks = {max_task<T, uint8_t>,          max_task<T, int32_t>, max_gradient_task<T, uint8_t>,
-                              max_gradient_task<T, int32_t>, average_task<T>,      average_gradient_task<T>};
-constexpr PoolKernels kKernels = {kTasks<double>, kTasks<float>, kTasks<BFloat16>, kTasks<Float16>};
+constexpr PoolForms kForms = {
+    {max_task<T, uint8_t>, max_task<T, int32_t>, average_task<T>, average_gradient_task<T>},
+    {max_in_phases<T, uint8_t>, max_in_phases<T, int32_t>, average_in_phases<T>, average_gradient_in_phases<T>},
+    {max_of_planes<T, uint8_t>, max_of_planes<T, int32_t>, average_of_planes<T>, average_gradient_of_planes<T>},
+    scatter_task<T, uint8_t>,
+    scatter_task<T, int32_t>};
+constexpr PoolKernels kKernels = {kForms<double>, kForms<float>, kForms<BFloat16>, kForms<Float16>};
 
 }  // namespace
 }  // namespace tmc

@@ -62,26 +62,52 @@ bool all_below(const Winner* values, int64_t size, int64_t limit) {
   return largest < limit;
 }
 
-// Fails at a winner that names no tap of its window inside the input. In whole windows every tap does; only
-// clipped ones need divisions.
+// For each window along an axis, which taps of the whole window lie in it: valid[i * taps + tap], where tap / divisor
+// % kernel is the tap along this axis. A look-up takes the place of two divisions.
+std::vector<uint8_t> valid_taps(const PoolAxis& axis, const std::vector<Window>& windows, int64_t taps,
+                                int64_t divisor) {
+  std::vector<uint8_t> valid(windows.size() * taps);
+  for (size_t i = 0; i < windows.size(); ++i)
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t t = tap / divisor % axis.kernel;
+      valid[i * taps + tap] = t >= windows[i].begin && t < windows[i].end;
+    }
+  return valid;
+}
+
+// Fails at a winner that names no tap of its window inside the input. In whole windows every tap does.
 template <class Winner>
 void check_values(const char* op, const Winner* winners, const PoolShape& shape, const Lines& lines) {
   const std::vector<Window> rows = windows_of(shape.h), columns = windows_of(shape.w);
   const std::vector<int64_t> clipped = clipped_outputs(shape, rows, columns);
   const int64_t taps = window_taps(shape), inner = lines.inner, group_size = shape.h.out * shape.w.out * inner;
+  const int64_t listed = clipped.empty() || taps > kMaxByteTaps ? 0 : taps;
+  const std::vector<uint8_t> row_taps = valid_taps(shape.h, rows, listed, shape.w.kernel);
+  const std::vector<uint8_t> column_taps = valid_taps(shape.w, columns, listed, 1);
   std::atomic<int64_t> invalid{-1};  // thrown after the loop: an exception must not leave a worker thread
   const int64_t grain = std::max<int64_t>(1, kGrain / group_size);
   torch::stable::parallel_for(0, lines.count / shape.h.out, grain, [&](int64_t begin, int64_t end) {
     for (const Winner* at = winners + begin * group_size; at < winners + end * group_size; at += group_size) {
-      const auto check = [&](int64_t i) {
-        const int64_t output = i / inner;
-        if (!is_valid(shape, at[i], rows[output / shape.w.out], columns[output % shape.w.out]))
-          invalid = at - winners + i;
+      const auto check = [&](int64_t first, int64_t past) {
+        for (int64_t i = first; i < past; ++i) {
+          const int64_t output = i / inner;
+          if (!is_valid(shape, at[i], rows[output / shape.w.out], columns[output % shape.w.out]))
+            invalid = at - winners + i;
+        }
       };
-      if (!all_below(at, group_size, taps))
-        for (int64_t i = 0; i < group_size; ++i) check(i);
-      for (const int64_t output : clipped)
-        for (int64_t i = output * inner; i < (output + 1) * inner; ++i) check(i);
+      if (!all_below(at, group_size, taps)) {
+        check(0, group_size);
+        continue;
+      }
+      for (const int64_t output : clipped) {
+        bool is_listed = listed > 0;
+        if (is_listed) {
+          const uint8_t* row = row_taps.data() + output / shape.w.out * taps;
+          const uint8_t* column = column_taps.data() + output % shape.w.out * taps;
+          for (int64_t i = output * inner; i < (output + 1) * inner; ++i) is_listed &= row[at[i]] & column[at[i]];
+        }
+        if (!is_listed) check(output * inner, (output + 1) * inner);
+      }
     }
   });
   if (invalid < 0) return;

@@ -87,9 +87,6 @@ inline void for_vectors(int64_t begin, int64_t end, F body) {
   if (i < end) body(i, end - i);
 }
 
-// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
-#define KERNEL __attribute__((flatten))
-
 template <class T>
 KERNEL void sigmoid_range(const void* input, void* output, int64_t begin, int64_t end) {
   using Real = accumulate_t<T>;

@@ -1,0 +1,101 @@
+// The gradient of max pooling: each output's gradient is added where its winner stands, in the order of the outputs.
+// That is one step for an output, where a gather would ask every window that covers a position: on AVX-512 the gather
+// took up to twice as long. A task owns whole planes, so sums have one order and no other writer.
+// Bound: the additions, one at a time; then memory.
+//
+// Included by one source for each instruction set; everything here has internal linkage.
+#pragma once
+#include "pool2d_rows.h"
+
+namespace tmc {
+namespace {
+
+// The rows or columns of outputs whose windows hold any input.
+inline Range with_input(const Window* windows, int64_t out) {
+  Range range{0, out};
+  while (range.begin < out && windows[range.begin].begin == windows[range.begin].end) ++range.begin;
+  while (range.end > range.begin && windows[range.end - 1].begin == windows[range.end - 1].end) --range.end;
+  return range;
+}
+
+// The place of a winner from the start of its window, in positions.
+template <class Winner>
+inline int64_t offset_of(const PoolPlan& plan, Winner winner) {
+  if constexpr (sizeof(Winner) == 1) return plan.offsets[winner];
+  const PoolShape& shape = plan.shape;
+  return winner / shape.w.kernel * shape.h.dilation * shape.w.in + winner % shape.w.kernel * shape.w.dilation;
+}
+
+// Where windows do not overlap, a sum has one summand, and need not be read.
+template <bool kOverlapping, class T, class Sum>
+inline void add_to(T gradient, Sum& sum) {
+  accumulate_t<T> wide;
+  convert(gradient, wide);
+  if constexpr (kOverlapping) {
+    sum += wide;
+  } else {
+    convert(0 + wide, sum);  // -0 becomes 0, as in a sum
+  }
+}
+
+constexpr int64_t kSmallPlane = 16 * 1024;  // bytes that stay in the first-level cache when zeroed at once
+
+// eq. 8 for one plane, into `sums`: T or, where windows overlap, the precision of sums.
+template <bool kOverlapping, class T, class Sum, class Winner>
+inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const T* grad_output,
+                          const Winner* winners, Sum* sums) {
+  const PoolShape& shape = plan.shape;
+  const int64_t inner = plan.channels_last ? shape.c : 1, row = shape.w.in * inner;
+  const Window* window = plan.columns;
+  int64_t zeroed = 0;
+  const auto zero_rows = [&](int64_t end) {
+    if (end <= zeroed) return;
+    if (shape.h.in * row * static_cast<int64_t>(sizeof(Sum)) <= kSmallPlane) end = shape.h.in;
+    __builtin_memset(sums + zeroed * row, 0, (end - zeroed) * row * sizeof(Sum));
+    zeroed = end;
+  };
+  for (int64_t p = rows.begin; p < rows.end; ++p) {
+    const Window taps = plan.rows[p];
+    zero_rows(taps.start + (taps.end - 1) * shape.h.dilation + 1);  // just ahead: still in cache when added to
+    const T* gradient = grad_output + p * shape.w.out * inner;
+    const Winner* winner = winners + p * shape.w.out * inner;
+    Sum* first = sums + taps.start * row;
+    if (inner == 1) {
+      for (int64_t q = columns.begin; q < columns.end; ++q)
+        add_to<kOverlapping>(gradient[q], first[window[q].start + offset_of(plan, winner[q])]);
+      continue;
+    }
+    for (int64_t q = columns.begin; q < columns.end; ++q)
+      for (int64_t c = 0; c < inner; ++c)
+        add_to<kOverlapping>(gradient[q * inner + c],
+                             first[(window[q].start + offset_of(plan, winner[q * inner + c])) * inner + c]);
+  }
+  zero_rows(shape.h.in);
+}
+
+template <class T, class Winner>
+KERNEL void scatter_task(const PoolPlan& given, int64_t task, char* scratch) {
+  using Real = accumulate_t<T>;
+  const PoolPlan plan = given;  // a copy that no sum written can be thought to change
+  const PoolPart part = part_of(plan, task);
+  const Range rows = with_input(plan.rows, plan.shape.h.out), columns = with_input(plan.columns, plan.shape.w.out);
+  const int64_t inner = plan.channels_last ? plan.shape.c : 1;
+  const int64_t in = plan.shape.h.in * plan.shape.w.in * inner, out = plan.shape.h.out * plan.shape.w.out * inner;
+  for (int64_t plane = part.first_plane; plane < part.first_plane + part.planes; ++plane) {
+    const T* grad_output = static_cast<const T*>(plan.source) + plane * out;
+    const Winner* winners = static_cast<const Winner*>(plan.winners) + plane * out;
+    T* grad_input = static_cast<T*>(plan.result) + plane * in;
+    if (!plan.overlapping) {
+      scatter_plane<false>(plan, rows, columns, grad_output, winners, grad_input);
+    } else if constexpr (sizeof(T) == sizeof(Real)) {
+      scatter_plane<true>(plan, rows, columns, grad_output, winners, grad_input);
+    } else {
+      Real* sums = reinterpret_cast<Real*>(scratch);
+      scatter_plane<true>(plan, rows, columns, grad_output, winners, sums);
+      narrow_row(sums, grad_input, in);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tmc
