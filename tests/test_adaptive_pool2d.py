@@ -20,6 +20,9 @@ CASES = {
     "alexnet": ((1, 3, 13, 13), 6),
     "one-pixel": ((2, 3, 1, 1), 1),
     "many-channels": ((1, 37, 5, 4), (2, 3)),
+    "global-longer-than-vectors": ((3, 7, 9, 15), 1),
+    "global-many-planes": ((2, 21, 3, 3), 1),
+    "one-size-long-rows": ((1, 2, 4, 56), (2, 28)),
     "window-over-256-taps": ((1, 2, 17, 18), 1),
 }
 TERMS = 400  # the largest window above
@@ -49,6 +52,24 @@ def test_max_nan_and_infinity(dtype, device):
         lambda x: F.adaptive_max_pool2d(x, (2, 3), return_indices=True),
         lambda x: torch_F.adaptive_max_pool2d(x, (2, 3), return_indices=True),
         [image.expand(2, 3, 3, 4).to(device, dtype)], trusted=False,
+    )  # fmt: skip
+
+
+def test_global_max_nan_ties_and_infinity(dtype, device):
+    """The winner of a whole plane, wherever it stands: the first maximum, or the last NaN."""
+    inf, nan = torch.inf, torch.nan
+    planes = torch.zeros(9, 7, 20, dtype=torch.float64)
+    planes[1], planes[2, 5, 3], planes[3, 6, 19] = -inf, inf, 1
+    planes[4, 2, 7], planes[4, 2, 8], planes[4, 0, 0] = nan, nan, inf
+    planes[5, 6, 19], planes[5, 0, 0] = nan, nan
+    planes[6, 3, 4], planes[6, 3, 3], planes[6, 4, 0] = 2, 2, 2
+    planes[7] = -inf
+    planes[7, 6, 18] = -1
+    planes[8] = nan
+    check_values(
+        lambda x: F.adaptive_max_pool2d(x, 1, return_indices=True),
+        lambda x: torch_F.adaptive_max_pool2d(x, 1, return_indices=True),
+        [planes[None].to(device, dtype)], trusted=False,
     )  # fmt: skip
 
 

@@ -47,6 +47,19 @@ AVG_CASES = {
 }
 
 
+# Rows long enough to be split into the phases of their stride, some of them in several parts: (shape, windows).
+LONG_ROWS = {
+    "stride-1": ((2, 3, 6, 33), dict(kernel_size=3, stride=1, padding=1)),
+    "stride-2": ((3, 5, 9, 67), dict(kernel_size=3, stride=2)),
+    "stride-2-padding": ((2, 3, 8, 70), dict(kernel_size=3, stride=2, padding=1)),
+    "stride-2-even-kernel": ((2, 3, 7, 64), dict(kernel_size=2)),
+    "not-square": ((1, 3, 9, 55), dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 2))),
+    "ceil-mode": ((2, 2, 10, 60), dict(kernel_size=3, stride=2, ceil_mode=True)),
+    "rows-in-parts": ((1, 2, 150, 131), dict(kernel_size=3, stride=2, padding=1)),
+    "few-channels": ((2, 3, 12, 53), dict(kernel_size=2, stride=2)),
+}
+
+
 def distinct(shape):
     """No two values closer than a finite difference, so that each maximum keeps its winner in gradcheck."""
     numel = torch.Size(shape).numel()
@@ -73,6 +86,35 @@ def test_avg_matches_torch(shape, arguments, dtype, device):
         lambda x: F.avg_pool2d(x, **arguments),
         lambda x: torch_F.avg_pool2d(x, **arguments),
         torch.randn(shape, dtype=torch.float64), terms=taps(arguments), dtype=dtype, device=device,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape, arguments", LONG_ROWS.values(), ids=LONG_ROWS)
+def test_long_rows_match_torch(shape, arguments, layout, dtype, device):
+    """Values and gradients, with ties, infinities and NaN for max pooling."""
+    special = torch.randn(shape, dtype=torch.float64).round(decimals=1)
+    special.view(-1)[::13], special.view(-1)[5::31], special.view(-1)[7::43] = -torch.inf, torch.inf, torch.nan
+    special[..., :9] = -torch.inf
+    for ours, twin, x in (
+        (F.max_pool2d, torch_F.max_pool2d, special),
+        (F.avg_pool2d, torch_F.avg_pool2d, torch.randn(shape, dtype=torch.float64)),
+    ):
+        indices = dict(return_indices=True) if ours is F.max_pool2d else dict(count_include_pad=False)
+        check_values(
+            lambda x: ours(x, **arguments, **indices),  # noqa: B023
+            lambda x: twin(x, **arguments, **indices),  # noqa: B023
+            [x.to(device, dtype).contiguous(memory_format=layout)], terms=taps(arguments), trusted=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_long_rows_with_dilation(dilation, dtype, device):
+    x = distinct((2, 3, 14, 66))
+    check_values(
+        lambda x: F.max_pool2d(x, 3, 2, 1, dilation, return_indices=True),
+        lambda x: torch_F.max_pool2d(x, 3, 2, 1, dilation, return_indices=True),
+        [x.to(device, dtype)], terms=9,
     )  # fmt: skip
 
 

@@ -180,10 +180,6 @@ inline void store(Lanes<accumulate_t<T>> values, T* to, int64_t count = kLanes<a
 }
 
 template <class Real, class Winner>
-inline IntegerLanes<Real> load_winners(const Winner* from, int64_t count) {
-  return resize<IntegerLanes<Real>>(load_raw<Winner, kLanes<Real>>(from, count));
-}
-template <class Real, class Winner>
 inline void store_winners(IntegerLanes<Real> winners, Winner* to, int64_t count) {
   store_raw<Winner, kLanes<Real>>(resize<Vector<Winner, kLanes<Real>>>(winners), to, count);
 }

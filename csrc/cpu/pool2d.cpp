@@ -7,8 +7,8 @@
 
 #include "isa.h"
 #include "pool2d_core.h"
+#include "pool2d_cut.h"
 #include "pool2d_ops.h"
-#include "pool2d_plan.h"
 #include "pool2d_winners.h"
 #include "tasks.h"
 #include "tensor.h"
@@ -55,9 +55,6 @@ struct alignas(64) CacheLine {
   char bytes[64];
 };
 
-// direct: what a task works on should stay in the second-level cache, which has 256 KiB on the smallest CPUs.
-// phases: in the first-level cache, which has 32 KiB or more, together with what is read and written.
-constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
 
 // Adaptive windows of one size are windows that slide.
@@ -70,76 +67,6 @@ bool may_overlap(const PoolAxis& axis) {
   return is_adaptive(axis) || axis.dilation * (axis.kernel - 1) + 1 > axis.stride;
 }
 
-// Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
-int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes) {
-  const PoolShape& shape = plan.shape;
-  int64_t source_rows = 0;
-  for (int64_t begin = 0; begin < plan.result_rows; begin += plan.block_rows) {
-    const Range rows{begin, std::min(begin + plan.block_rows, plan.result_rows)};
-    source_rows = std::max(source_rows, (plan.gradient ? rows_above(plan, rows) : rows_below(plan, rows)).size());
-  }
-  const int64_t in_rows = plan.gradient ? plan.block_rows : source_rows;
-  const int64_t out_rows = plan.gradient ? source_rows : plan.block_rows;
-  const int64_t channels = plan.channels_last ? shape.c : kPlanes;
-  const int64_t quotient_bytes = plan.gradient ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
-  if (plan.channels_last) return quotient_bytes;
-  const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
-  const int64_t alignment = 4 * sizeof(CacheLine);
-  return alignment + quotient_bytes +
-         kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
-}
-
-int64_t halved(int64_t size) {
-  return ceil_div(size, 2);
-}
-
-// Each of these completes the plan and returns the bytes of scratch memory that a task needs, or -1 if the form does
-// not suit the call. The cut decides no bit of the result: every element is computed alone.
-int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
-  plan.planes = plan.channels_last ? plan.shape.n : plan.shape.n * plan.shape.c;
-  plan.result_rows = plan.gradient ? plan.shape.h.in : plan.shape.h.out;
-  plan.block_planes = plan.channels_last ? 1 : kPlanes;
-  plan.block_rows = plan.result_rows;
-  const auto tasks = [&] { return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows); };
-  while (plan.block_rows > 1 && (direct_scratch_bytes(plan, element_bytes) > kDirectBytes ||
-                                 tasks() < torch::stable::get_num_threads()))
-    plan.block_rows = halved(plan.block_rows);
-  return direct_scratch_bytes(plan, element_bytes);
-}
-
-int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
-  const PoolShape& shape = plan.shape;
-  if (plan.channels_last && shape.c >= kPlanes) return -1;
-  if (getenv("TMP_FORM")) return -1;
-  for (const PoolAxis& axis : {shape.h, shape.w})
-    if (is_adaptive(axis) || axis.stride > 2) return -1;
-  plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
-  plan.phase_rows = phase_axis(shape.h);
-  plan.phase_columns = phase_axis(shape.w);
-  plan.result_rows = plan.gradient ? plan.phase_rows.held : shape.h.out;
-  plan.block_planes = std::min<int64_t>(plan.planes, 64);
-  plan.block_rows = plan.result_rows;
-  const auto is_large = [&] { return phase_scratch_bytes(plan, real_bytes) > kPhaseBytes; };
-  const auto is_one_task = [&] {
-    return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows) <
-           torch::stable::get_num_threads();
-  };
-  while (plan.block_planes > 1 && (is_large() || is_one_task())) plan.block_planes = halved(plan.block_planes);
-  while (plan.block_rows > 1 && (is_large() || is_one_task())) plan.block_rows = halved(plan.block_rows);
-  return phase_scratch_bytes(plan, real_bytes);
-}
-
-int64_t plan_whole(PoolPlan& plan) {
-  for (const PoolAxis& axis : {plan.shape.h, plan.shape.w})
-    if (is_adaptive(axis) || axis.out != 1 || axis.kernel != axis.in || axis.pad != 0 || axis.dilation != 1) return -1;
-  if (plan.channels_last) return -1;
-  plan.planes = plan.shape.n * plan.shape.c;
-  plan.result_rows = 1;
-  plan.block_planes = kPlanes;
-  plan.block_rows = 1;
-  return 0;
-}
-
 // Everything of a plan but its cut; the tensors are dense in one memory order and hold at least one element.
 struct Call {
   PoolShape shape;
@@ -149,8 +76,10 @@ struct Call {
 
   Call(const PoolShape& given, const AverageRule& rule, bool channels_last, const Tensor& source, Tensor& result,
        void* winners)
-      : shape{given.n, given.c, simplified(given.h), simplified(given.w)}, rows(shape.h, rule, true),
-        columns(shape.w, rule, false), element_bytes(source.element_size()),
+      : shape{given.n, given.c, simplified(given.h), simplified(given.w)},
+        rows(shape.h, rule, true),
+        columns(shape.w, rule, false),
+        element_bytes(source.element_size()),
         work(std::max(source.numel(), result.numel())) {
     plan.shape = shape;
     plan.channels_last = channels_last;
@@ -189,13 +118,23 @@ struct Call {
     plan.result_rows = plan.block_rows = 1;
     plan.block_planes = plan.channels_last ? 1 : kPlanes;
     const int64_t plane_size = shape.h.in * shape.w.in * (plan.channels_last ? shape.c : 1);
+    const auto is_empty = [](const Window& window) { return window.begin == window.end; };
+    std::vector<int32_t> starts;
+    if (!plan.channels_last && plane_size * real_bytes() <= kSmallPlane &&
+        std::none_of(rows.windows.begin(), rows.windows.end(), is_empty) &&
+        std::none_of(columns.windows.begin(), columns.windows.end(), is_empty)) {
+      for (const Window& row : rows.windows)
+        for (const Window& column : columns.windows)
+          starts.push_back(static_cast<int32_t>(row.start * shape.w.in + column.start));
+      plan.starts = starts.data();
+    }
     const bool has_sums = plan.overlapping && element_bytes < real_bytes();
     run(byte_winners ? forms.max_gradient : forms.max_gradient_wide,
         has_sums ? (plane_size + kPhaseSlack) * real_bytes() : 0);
   }
 
   // In the form that suits the call.
-  void run(const PoolForms& forms, PoolTask PoolTasks::*task, bool gradient) {
+  void run(const PoolForms& forms, PoolTask PoolTasks::* task, bool gradient) {
     plan.gradient = gradient;
     int64_t scratch_bytes = plan_whole(plan);
     if (scratch_bytes >= 0) return run(forms.whole.*task, scratch_bytes);

@@ -90,10 +90,18 @@ class PhaseTask {
   using Real = accumulate_t<T>;
 
   PhaseTask(const PoolPlan& plan, int64_t task, char* scratch)
-      : plan(plan), shape(plan.shape), rows(plan.phase_rows), columns(plan.phase_columns), part(part_of(plan, task)),
-        images(phase_images(plan)), inner(images.inner), width(shape.w.out * inner),
-        height(part.rows.size() + rows.reach), lanes(part.planes * height * images.pitch),
-        row_phases(shape.w, columns, inner, images.pitch, images.distance), taps(reinterpret_cast<PhaseTap<Real>*>(scratch)),
+      : plan(plan),
+        shape(plan.shape),
+        rows(plan.phase_rows),
+        columns(plan.phase_columns),
+        part(part_of(plan, task)),
+        images(phase_images(plan)),
+        inner(images.inner),
+        width(shape.w.out * inner),
+        height(part.rows.size() + rows.reach),
+        lanes(part.planes * height * images.pitch),
+        row_phases(shape.w, columns, inner, images.pitch, images.distance),
+        taps(reinterpret_cast<PhaseTap<Real>*>(scratch)),
         memory(reinterpret_cast<Real*>(scratch + phase_tap_bytes(shape)) + images.lead) {}
 
   const PoolPlan& plan;
@@ -101,8 +109,8 @@ class PhaseTask {
   const PhaseAxis &rows, &columns;
   const PoolPart part;
   const PhaseImages images;
-  const int64_t inner, width;    // of a row of outputs, in elements
-  const int64_t height, lanes;   // rows of a plane, elements of an image
+  const int64_t inner, width;   // of a row of outputs, in elements
+  const int64_t height, lanes;  // rows of a plane, elements of an image
   const PhaseRows<Real> row_phases;
   PhaseTap<Real>* const taps;
   Real* const memory;
@@ -227,9 +235,7 @@ class PhaseTask {
   int64_t input_row(int64_t plane, int64_t h) const {
     return ((part.first_plane + plane) * shape.h.in + h) * shape.w.in * inner;
   }
-  int64_t output_row(int64_t plane, int64_t p) const {
-    return ((part.first_plane + plane) * shape.h.out + p) * width;
-  }
+  int64_t output_row(int64_t plane, int64_t p) const { return ((part.first_plane + plane) * shape.h.out + p) * width; }
 };
 
 template <class T, class Winner>

@@ -14,8 +14,11 @@ namespace tmc {
 // of vectors for every other element and instruction set.
 constexpr int64_t kPlanes = 16;
 
-// phases: the largest stride.
-constexpr int64_t kMaxPhases = 4;
+// max_gradient: planes of so many bytes stay in the first-level cache when they are zeroed at once.
+constexpr int64_t kSmallPlane = 16 * 1024;
+
+// phases: the largest stride. From 3 on, elements would have to be split one at a time, and direct is faster.
+constexpr int64_t kMaxPhases = 2;
 
 // One axis in phases: padded position i * stride + j is entry i of phase j (pool2d_phases.h).
 struct PhaseAxis {
@@ -44,7 +47,9 @@ struct PoolPlan {
   const Covering *row_outputs, *column_outputs;   // the outputs that cover input row h, column w
   const int64_t *row_divisors, *column_divisors;  // average: divisor(p, q) is their product
   const int64_t* offsets;                         // of byte winners from the start of their window, in positions
-  bool overlapping;                               // whether windows may share a position
+
+  const int32_t* starts;  // of small planes' windows, in positions; else null
+  bool overlapping;       // whether windows may share a position
 
   // Dense, all in one memory order.
   const void* source;  // input, or for a gradient grad_output

@@ -3,8 +3,8 @@
 // For sources compiled per instruction set (see lanes.h).
 #pragma once
 #include "lanes.h"
-#include "pool2d_planes.h"
 #include "pool2d_plan.h"
+#include "pool2d_planes.h"
 
 namespace tmc {
 namespace {
@@ -54,7 +54,8 @@ template <class Winner>
 inline void copy_winners(const Winner* from, Winner* to, int64_t size) {
   constexpr int64_t kCount = kVectorBytes / static_cast<int64_t>(sizeof(Winner));
   for (int64_t x = 0; x < size; x += kCount)
-    store_raw<Winner, kCount>(load_raw<Winner, kCount>(from + x, kCount), to + x, size - x < kCount ? size - x : kCount);
+    store_raw<Winner, kCount>(load_raw<Winner, kCount>(from + x, kCount), to + x,
+                              size - x < kCount ? size - x : kCount);
 }
 
 // The even and the odd elements of a row.
@@ -87,10 +88,12 @@ inline void zip_row(const accumulate_t<T>* even, const accumulate_t<T>* odd, T* 
     const Lanes<Real> a = load(even + x / 2), b = load(odd + x / 2);
     if constexpr (__is_same(T, BFloat16)) {
       const Bits32 pairs = round_to_bfloat16(a) | round_to_bfloat16(b) << 16;
-      store_raw<uint16_t, 2 * kCount>(bits_as<Vector<uint16_t, 2 * kCount>>(pairs), to + x, left < 2 * kCount ? left : 2 * kCount);
+      store_raw<uint16_t, 2 * kCount>(bits_as<Vector<uint16_t, 2 * kCount>>(pairs), to + x,
+                                      left < 2 * kCount ? left : 2 * kCount);
     } else {
       store(zip<0>(a, b, kAll), to + x, left < kCount ? left : kCount);
-      if (left > kCount) store(zip<kCount / 2>(a, b, kAll), to + x + kCount, left < 2 * kCount ? left - kCount : kCount);
+      if (left > kCount)
+        store(zip<kCount / 2>(a, b, kAll), to + x + kCount, left < 2 * kCount ? left - kCount : kCount);
     }
   }
 }
@@ -111,7 +114,11 @@ struct PhaseRows {
       : moves(split.phases == 1                 ? RowMoves::one_phase
               : split.phases == 2 && inner == 1 ? RowMoves::two_phases
                                                 : RowMoves::general),
-        width(axis.in * inner), inner(inner), phases(split.phases), distance(distance), length(pitch),
+        width(axis.in * inner),
+        inner(inner),
+        phases(split.phases),
+        distance(distance),
+        length(pitch),
         is_padded(false) {
     for (int64_t k = 0; k < phases; ++k) {
       start[k] = (k + axis.pad) % phases * distance + (k + axis.pad) / phases * inner;

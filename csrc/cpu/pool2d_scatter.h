@@ -38,12 +38,10 @@ inline void add_to(T gradient, Sum& sum) {
   }
 }
 
-constexpr int64_t kSmallPlane = 16 * 1024;  // bytes that stay in the first-level cache when zeroed at once
-
 // eq. 8 for one plane, into `sums`: T or, where windows overlap, the precision of sums.
 template <bool kOverlapping, class T, class Sum, class Winner>
-inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const T* grad_output,
-                          const Winner* winners, Sum* sums) {
+inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const T* grad_output, const Winner* winners,
+                          Sum* sums) {
   const PoolShape& shape = plan.shape;
   const int64_t inner = plan.channels_last ? shape.c : 1, row = shape.w.in * inner;
   const Window* window = plan.columns;
@@ -54,6 +52,14 @@ inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const
     __builtin_memset(sums + zeroed * row, 0, (end - zeroed) * row * sizeof(Sum));
     zeroed = end;
   };
+  if (plan.starts != nullptr) {
+    zero_rows(shape.h.in);
+    const int64_t size = shape.h.out * shape.w.out;
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < size; ++i)
+      add_to<kOverlapping>(grad_output[i], sums[plan.starts[i] + offset_of(plan, winners[i])]);
+    return;
+  }
   for (int64_t p = rows.begin; p < rows.end; ++p) {
     const Window taps = plan.rows[p];
     zero_rows(taps.start + (taps.end - 1) * shape.h.dilation + 1);  // just ahead: still in cache when added to

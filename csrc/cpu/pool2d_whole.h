@@ -1,5 +1,5 @@
-// Pooling whole contiguous planes: one window, one output for each plane, and no edges. A plane is read in vectors; what
-// is left of it, a vector of partial results, is one row of a matrix whose transpose has a plane in each lane.
+// Pooling whole contiguous planes: one window, one output for each plane, and no edges. A plane is read in vectors;
+// what is left of it, a vector of partial results, is one row of a matrix whose transpose has a plane in each lane.
 // Bound: memory.
 //
 // Included by one source for each instruction set; everything here has internal linkage.
@@ -89,10 +89,11 @@ KERNEL void max_of_planes(const PoolPlan& plan, int64_t task, char*) {
       for_vectors<Real>(size - x, [&](int64_t rest, int64_t count) {
         const Lanes<Real> value = load(from + x + rest, count);
         take_if_beats<Real>(lanes < static_cast<Integer<Real>>(count) ? value : Lanes<Real>{} + kLeast, here, best[0],
-                      position[0]);
+                            position[0]);
         here += static_cast<Integer<Real>>(kCount);
       });
-      for (int v = 1; v < 4; ++v) take_winner<Real>(best[v], position[v], best[0], position[0]);
+      if (size >= 4 * kCount)
+        for (int v = 1; v < 4; ++v) take_winner<Real>(best[v], position[v], best[0], position[0]);
       values[number] = best[0];
       positions[number] = position[0];
     });

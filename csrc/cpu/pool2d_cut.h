@@ -1,0 +1,91 @@
+// How a pooling call is cut into tasks, in each of the forms of pool2d_plan.h. The cut decides no bit of the result:
+// every element is computed alone.
+#pragma once
+#include <algorithm>
+
+#include "pool2d_plan.h"
+#include "tensor.h"
+
+namespace tmc {
+
+// direct: what a task works on should stay in the second-level cache, which has 256 KiB on the smallest CPUs.
+// phases: in the first-level cache, which has 32 KiB or more, together with what is read and written.
+constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
+// What rows cost to split pays off from these lengths of a phase on, measured on Zen 5 with AVX-512.
+constexpr int64_t kLeastPhase = 24, kLeastPhaseGradient = 12;
+constexpr int64_t kMaxSpan = 256;  // of a window: beyond, a part would consist of the rows around it
+
+// Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
+inline int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes) {
+  const PoolShape& shape = plan.shape;
+  int64_t source_rows = 0;
+  for (int64_t begin = 0; begin < plan.result_rows; begin += plan.block_rows) {
+    const Range rows{begin, std::min(begin + plan.block_rows, plan.result_rows)};
+    source_rows = std::max(source_rows, (plan.gradient ? rows_above(plan, rows) : rows_below(plan, rows)).size());
+  }
+  const int64_t in_rows = plan.gradient ? plan.block_rows : source_rows;
+  const int64_t out_rows = plan.gradient ? source_rows : plan.block_rows;
+  const int64_t channels = plan.channels_last ? shape.c : kPlanes;
+  const int64_t quotient_bytes = plan.gradient ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
+  if (plan.channels_last) return quotient_bytes;
+  const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
+  const int64_t alignment = 4 * 64;
+  return alignment + quotient_bytes +
+         kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
+}
+
+inline int64_t halved(int64_t size) {
+  return ceil_div(size, 2);
+}
+
+// Each of these completes the plan and returns the bytes of scratch memory that a task needs, or -1 if the form does
+// not suit the call.
+inline int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
+  plan.planes = plan.channels_last ? plan.shape.n : plan.shape.n * plan.shape.c;
+  plan.result_rows = plan.gradient ? plan.shape.h.in : plan.shape.h.out;
+  plan.block_planes = plan.channels_last ? 1 : kPlanes;
+  plan.block_rows = plan.result_rows;
+  const auto tasks = [&] {
+    return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows);
+  };
+  while (plan.block_rows > 1 &&
+         (direct_scratch_bytes(plan, element_bytes) > kDirectBytes || tasks() < torch::stable::get_num_threads()))
+    plan.block_rows = halved(plan.block_rows);
+  return direct_scratch_bytes(plan, element_bytes);
+}
+
+inline int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
+  const PoolShape& shape = plan.shape;
+  if (plan.channels_last && shape.c >= kPlanes) return -1;
+  for (const PoolAxis& axis : {shape.h, shape.w})
+    if (is_adaptive(axis) || axis.stride > kMaxPhases || axis.kernel * axis.dilation > kMaxSpan) return -1;
+  plan.phase_rows = phase_axis(shape.h);
+  plan.phase_columns = phase_axis(shape.w);
+  if (plan.phase_columns.length < (plan.gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;
+  plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
+  plan.result_rows = plan.gradient ? plan.phase_rows.held : shape.h.out;
+  plan.block_planes = std::min<int64_t>(plan.planes, 64);
+  plan.block_rows = plan.result_rows;
+  const auto is_too_large = [&] {
+    return phase_scratch_bytes(plan, real_bytes) > kPhaseBytes ||
+           ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows) <
+               torch::stable::get_num_threads();
+  };
+  while (plan.block_planes > 1 && is_too_large()) plan.block_planes = halved(plan.block_planes);
+  while (plan.block_rows > 1 && is_too_large()) plan.block_rows = halved(plan.block_rows);
+  const int64_t bytes = phase_scratch_bytes(plan, real_bytes);
+  return bytes <= kDirectBytes ? bytes : -1;
+}
+
+inline int64_t plan_whole(PoolPlan& plan) {
+  for (const PoolAxis& axis : {plan.shape.h, plan.shape.w})
+    if (is_adaptive(axis) || axis.out != 1 || axis.kernel != axis.in || axis.pad != 0 || axis.dilation != 1) return -1;
+  if (plan.channels_last) return -1;
+  plan.planes = plan.shape.n * plan.shape.c;
+  plan.result_rows = 1;
+  plan.block_planes = kPlanes;
+  plan.block_rows = 1;
+  return 0;
+}
+
+}  // namespace tmc
