@@ -26,15 +26,16 @@ inline int64_t offset_of(const PoolPlan& plan, Winner winner) {
   return winner / shape.w.kernel * shape.h.dilation * shape.w.in + winner % shape.w.kernel * shape.w.dilation;
 }
 
-// Where windows do not overlap, a sum has one summand, and need not be read.
+// Where windows do not overlap, a sum has one summand: it is written as it is, and needs neither the old value nor, in
+// half precision, rounding.
 template <bool kOverlapping, class T, class Sum>
 inline void add_to(T gradient, Sum& sum) {
-  accumulate_t<T> wide;
-  convert(gradient, wide);
   if constexpr (kOverlapping) {
+    accumulate_t<T> wide;
+    convert(gradient, wide);
     sum += wide;
   } else {
-    convert(0 + wide, sum);  // -0 becomes 0, as in a sum
+    sum = gradient;
   }
 }
 
