@@ -35,14 +35,23 @@ struct Region {
   int64_t h0, w0, rows, columns;
 };
 
-// Where a strip of transformed tiles lies: 25 planes, `plane` floats apart, of rows of channels.
+// Where transformed tiles lie: element e of channels c to c + lanes of tile t, a vector, is at e * plane + c / lanes *
+// vector + t * tile.
 struct Planes {
   float* data;
-  int64_t plane, row;
+  int64_t plane, vector, tile;
+};
+
+// Where `rows` x `columns` pixels of `channels` floats lie.
+struct Pixels {
+  float* data;
+  int64_t row, column;  // floats from one to the next
+  int64_t rows, columns, channels;
 };
 
 // rows x width results of one of the 25 products: tile[i, v] = (add ? tile[i, v] : 0) + sum_l a[i, l] * b[l, v].
-// a[i, l] is at a[a_rows[i] + l * a_step], b[l, v] at b[b_rows[l] + v].
+// a[i, l] is at a[a_rows[i] + l * a_step]; b's row l is two vectors, at b[b_rows[l]] and b_vector floats on. From
+// `next` on lies what the next product will call b: it is fetched into L2 meanwhile.
 struct WinogradProduct {
   int64_t rows, depth;
   const float* a;
@@ -50,6 +59,8 @@ struct WinogradProduct {
   int64_t a_step;
   const float* b;
   const int64_t* b_rows;
+  int64_t b_vector;
+  const float* next;
   float* tile;
   int64_t tile_row;
   bool add;
@@ -57,6 +68,7 @@ struct WinogradProduct {
 
 // Compiled for each instruction set by winograd_<isa>.cpp. A pixel is `channels` floats, a multiple of `width`.
 struct WinogradKernels {
+  int64_t lanes;  // floats of a vector
   int64_t width;  // floats that the product computes side by side: two vectors
   // An image's region as float32 pixels, zeros outside the image and beyond its channels.
   void (*stage)(const Image& image, DType dtype, int64_t n, Region region, int64_t channels, float* pixels);
@@ -73,13 +85,11 @@ struct WinogradKernels {
   void (*transform_filters)(const Image& weight, DType dtype, int64_t k0, int64_t r0, int64_t s0, float* u,
                             int64_t plane);
   void (*multiply)(const WinogradProduct& product);
-  // A^T m A + bias of tile_rows x tile_columns tiles, `channels` filters of each, as staged pixels. False if one of
-  // them is not finite.
-  bool (*transform_output)(Planes m, int64_t channels, const float* bias, int64_t tile_rows, int64_t tile_columns,
-                           float* pixels);
-  // G^T u G: the block of taps from (r0, s0) on of filters [k0, k1), all channels. False if one is not finite.
-  bool (*transform_grad_weight)(Planes u, int64_t k0, int64_t k1, int64_t r0, int64_t s0, DType dtype,
-                                const Image& grad_weight);
+  // A^T m A + bias of the tiles that cover those pixels, from left to right and down. False if one is not finite.
+  bool (*transform_output)(Planes m, const float* bias, const Pixels& pixels);
+  // G^T u G: the block of taps from (r0, s0) on of all filters and of one panel of channels, at most `width` of them.
+  // False if one is not finite.
+  bool (*transform_grad_weight)(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight);
 };
 extern const WinogradKernels winograd_kernels_base, winograd_kernels_avx2, winograd_kernels_avx512;
 

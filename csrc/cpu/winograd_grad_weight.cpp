@@ -17,39 +17,45 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
                           const Image& grad_weight) {
   const WinogradKernels& kernels = kernels_for_this_cpu();
   const Blocks blocks = {grad_weight.h, grad_weight.w};
-  const TileGrid grid(grad_output.n, grad_output.h, grad_output.w, kRoundTiles);
   const int64_t c = round_up(image.c, kernels.width), k = round_up(grad_output.c, kernels.width);
+  const TileGrid grid(grad_output.n, grad_output.h, grad_output.w, kRoundTiles);
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
   // Both operands of a round, and U, in planes; then pixels for each worker.
-  const int64_t g_plane = grid.strip_rows * grid.strip_columns * k + kPlanePadding;
-  const int64_t v_plane =
-      (grid.strip_rows + grid.strip_images() * halo_rows) * (grid.strip_columns + halo_columns) * c + kPlanePadding;
+  const int64_t g_tiles = grid.strip_rows * grid.strip_columns;
+  const int64_t v_tiles = (grid.strip_rows + grid.strip_images() * halo_rows) * (grid.strip_columns + halo_columns);
+  const int64_t lanes = kernels.lanes, width = kernels.width, g_plane = g_tiles * k + kPlanePadding,
+                v_plane = v_tiles * c + kPlanePadding;
   const int64_t u_plane = grad_weight.n * c + kPlanePadding;
   const int64_t columns = (grid.strip_columns + halo_columns) * kTile + 2;
   const int64_t pixels = (std::min(grid.strip_rows, grid.rows) + halo_rows + 1) * kTile * columns * std::max(c, k);
   const int64_t workers = workers_for(INT64_MAX), size = static_cast<int64_t>(sizeof(float));
-  const Workspace memory((kElements * (g_plane + v_plane + blocks.count() * u_plane) + workers * pixels) * size);
+  const Workspace sums(kElements * blocks.count() * u_plane * size);
+  const Workspace memory((kElements * (g_plane + v_plane) + workers * pixels) * size);
+  float* const u = reinterpret_cast<float*>(sums.at(0));
   float* const g = reinterpret_cast<float*>(memory.at(0));
   float* const v = g + kElements * g_plane;
-  float* const u = v + kElements * v_plane;
-  float* const staged = u + kElements * blocks.count() * u_plane;
+  float* const staged = v + kElements * v_plane;
   std::vector<int64_t> filter_rows(grad_output.c);
-  for (int64_t i = 0; i < grad_output.c; ++i) filter_rows[i] = i;
+  for (int64_t i = 0; i < grad_output.c; ++i) filter_rows[i] = i / lanes * g_tiles * lanes + i % lanes;
 
   const auto round = [&](const Strip& strip, bool add) {
-    struct Piece {
-      int64_t n, begin, end, g_row, v_row;
+    struct Piece {  // tile rows [begin, end) of image n, and the rows of input tiles below them that no other piece has
+      int64_t n, begin, end, halo, g_tile, v_tile;
     };
-    std::vector<Piece> pieces;  // the round's tile rows, image by image
-    std::vector<int64_t> tile_rows;
+    std::vector<Piece> pieces;
+    std::vector<int64_t> tile_rows;  // where in a vector's column of V the tiles of the round are
     const int64_t input_columns = strip.columns + halo_columns;
-    int64_t g_row = 0, v_row = 0;
+    const int64_t piece_rows = std::max<int64_t>(1, ceil_div(strip.end - strip.begin, workers));
+    int64_t g_tile = 0, v_tile = 0;
     grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-      pieces.push_back({n, begin, end, g_row, v_row});
-      for (int64_t i = 0; i < end - begin; ++i)
-        for (int64_t j = 0; j < strip.columns; ++j) tile_rows.push_back((v_row + i * input_columns + j) * c);
-      g_row += (end - begin) * strip.columns, v_row += (end - begin + halo_rows) * input_columns;
+      for (int64_t row = begin; row < end; row += piece_rows) {
+        const int64_t row_end = std::min(end, row + piece_rows), halo = row_end == end ? halo_rows : 0;
+        pieces.push_back({n, row, row_end, halo, g_tile, v_tile});
+        for (int64_t i = 0; i < row_end - row; ++i)
+          for (int64_t j = 0; j < strip.columns; ++j) tile_rows.push_back((v_tile + i * input_columns + j) * lanes);
+        g_tile += (row_end - row) * strip.columns, v_tile += (row_end - row + halo) * input_columns;
+      }
     });
     const int64_t tasks = 2 * static_cast<int64_t>(pieces.size());
     for_each_task(tasks, std::min(workers, tasks), [&](int64_t task, int64_t worker) {
@@ -59,29 +65,34 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
       if (task % 2 == 0) {
         const Region region = {piece.begin * kTile, strip.first_column * kTile, rows * kTile, strip.columns * kTile};
         kernels.stage(grad_output, dtype, piece.n, region, k, to);
-        kernels.transform_grad_output(to, region.columns, k, rows, strip.columns, {g + piece.g_row * k, g_plane, k});
+        kernels.transform_grad_output(to, region.columns, k, rows, strip.columns,
+                                      {g + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
       } else {
-        const int64_t input_rows = rows + halo_rows;
+        const int64_t input_rows = rows + piece.halo;
         const Region region = {piece.begin * kTile - padding.top, strip.first_column * kTile - padding.left,
                                input_rows * kTile + 2, input_columns * kTile + 2};
         kernels.stage(image, dtype, piece.n, region, c, to);
-        kernels.transform_input(to, region.columns, c, input_rows, input_columns, {v + piece.v_row * c, v_plane, c});
+        kernels.transform_input(to, region.columns, c, input_rows, input_columns,
+                                {v + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
       }
     });
     const int64_t panels = c / kernels.width, products = blocks.count() * kElements * panels;
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
       const int64_t panel = task % panels, element = task / panels % kElements, block = task / panels / kElements;
       if (blocks.skipped(block, element)) return;
+      const float* const b = v + element * v_plane + panel * v_tiles * width +
+                             (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
       kernels.multiply({.rows = grad_output.c,
                         .depth = static_cast<int64_t>(tile_rows.size()),
                         .a = g + element * g_plane,
                         .a_rows = filter_rows.data(),
-                        .a_step = k,
-                        .b = v + element * v_plane + (blocks.row(block) * input_columns + blocks.column(block)) * c +
-                             panel * kernels.width,
+                        .a_step = lanes,
+                        .b = b,
                         .b_rows = tile_rows.data(),
-                        .tile = u + (block * kElements + element) * u_plane + panel * kernels.width,
-                        .tile_row = c,
+                        .b_vector = v_tiles * lanes,
+                        .next = b + v_tiles * width,
+                        .tile = u + (block * kElements + element) * u_plane + panel * grad_weight.n * width,
+                        .tile_row = width,
                         .add = add});
     });
   };
@@ -89,11 +100,15 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
   for (int64_t i = 0; i < grid.strips(); ++i) round(grid.strip(i), i > 0);
 
   std::atomic<bool> finite = true;
-  const int64_t tasks = blocks.count() * grad_weight.n;
+  const int64_t panels = c / width, tasks = blocks.count() * panels;
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
-    const int64_t block = task / grad_weight.n, filter = task % grad_weight.n;
-    if (!kernels.transform_grad_weight({u + block * kElements * u_plane, u_plane, c}, filter, filter + 1,
-                                       blocks.row(block) * kTile, blocks.column(block) * kTile, dtype, grad_weight))
+    const int64_t block = task / panels, panel = task % panels;
+    const Planes planes = {u + block * kElements * u_plane + panel * grad_weight.n * width, u_plane, 0, width};
+    Image channels = grad_weight;
+    channels.data += panel * width * grad_weight.c_stride * grad_weight.element_size;
+    channels.c = std::min(width, grad_weight.c - panel * width);
+    if (!kernels.transform_grad_weight(planes, blocks.row(block) * kTile, blocks.column(block) * kTile, dtype,
+                                       channels))
       finite = false;
   });
   return finite;

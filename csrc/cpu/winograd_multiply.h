@@ -24,6 +24,7 @@ constexpr int kStripRows = 7;
 constexpr int kStripRows = 3;
 #endif
 constexpr int64_t kRun = 8, kGroup = 64;
+constexpr int kLinesPerRun = 2;
 constexpr int64_t kWidth = 2 * kLanes<float>;
 
 inline FloatLanes load_lanes(const float* from) {
@@ -36,21 +37,32 @@ inline void store_lanes(FloatLanes values, float* to) {
 }
 
 template <int kRows>
-inline void multiply_step(const float* const (&a)[kRows], int64_t offset, const float* b, FloatLanes (&sum)[kRows][2]) {
-  const FloatLanes b0 = load_lanes(b), b1 = load_lanes(b + kLanes<float>);
+inline void multiply_step(const float* const (&a)[kRows], int64_t offset, const float* b, int64_t b_vector,
+                          FloatLanes (&sum)[kRows][2]) {
+  const FloatLanes b0 = load_lanes(b), b1 = load_lanes(b + b_vector);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) sum[i][0] += a[i][offset] * b0, sum[i][1] += a[i][offset] * b1;
 }
 
+// Cache lines still to be fetched, a few with every run.
+struct Fetch {
+  const float *at, *end;
+  void some() {
+#pragma GCC unroll 4
+    for (int i = 0; i < kLinesPerRun; ++i)
+      if (at < end) __builtin_prefetch(at, 0, 2), at += 16;
+  }
+};
+
 template <int kRows>
-void multiply_strip(const WinogradProduct& p, int64_t first_row) {
+void multiply_strip(const WinogradProduct& p, int64_t first_row, Fetch fetch) {
   const float* a[kRows];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) a[i] = p.a + p.a_rows[first_row + i];
   float* tile = p.tile + first_row * p.tile_row;
   const float* b = p.b;
   const int64_t* b_rows = p.b_rows;
-  const int64_t a_step = p.a_step, tile_row = p.tile_row;
+  const int64_t a_step = p.a_step, b_vector = p.b_vector, tile_row = p.tile_row;
   bool add = p.add;
   int64_t l = 0;
   do {  // once even for depth 0, whose result is zero
@@ -58,12 +70,13 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row) {
     FloatLanes group[kRows][2] = {};
     while (l < end) {
       FloatLanes run[kRows][2] = {};
+      fetch.some();
       if (l + kRun <= end) {
 #pragma GCC unroll 8
-        for (int64_t t = 0; t < kRun; ++t) multiply_step<kRows>(a, (l + t) * a_step, b + b_rows[l + t], run);
+        for (int64_t t = 0; t < kRun; ++t) multiply_step<kRows>(a, (l + t) * a_step, b + b_rows[l + t], b_vector, run);
         l += kRun;
       } else {
-        for (; l < end; ++l) multiply_step<kRows>(a, l * a_step, b + b_rows[l], run);
+        for (; l < end; ++l) multiply_step<kRows>(a, l * a_step, b + b_rows[l], b_vector, run);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) group[i][0] += run[i][0], group[i][1] += run[i][1];
@@ -80,19 +93,24 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row) {
 }
 
 template <int kRows>
-void multiply_strip_of(int64_t rows, const WinogradProduct& p, int64_t first_row) {
+void multiply_strip_of(int64_t rows, const WinogradProduct& p, int64_t first_row, Fetch fetch) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return multiply_strip_of<kRows - 1>(rows, p, first_row);
+    if (rows < kRows) return multiply_strip_of<kRows - 1>(rows, p, first_row, fetch);
   }
-  multiply_strip<kRows>(p, first_row);
+  multiply_strip<kRows>(p, first_row, fetch);
 }
 
 void multiply(const WinogradProduct& p) {
   if (p.rows == 0) return;
-  const int64_t strips = (p.rows + kStripRows - 1) / kStripRows;
-  for (int64_t s = 0; s < strips; ++s) {  // of equal height: no thin last one
-    const int64_t begin = s * p.rows / strips, end = (s + 1) * p.rows / strips;
-    multiply_strip_of<kStripRows>(end - begin, p, begin);
+  // Strips of equal height, no thin last one; each fetches its share.
+  const int64_t strips = (p.rows + kStripRows - 1) / kStripRows, rows = p.rows / strips, taller = p.rows % strips;
+  const int64_t share = p.depth * kWidth / strips;
+  Fetch fetch = {p.next, p.next};
+  for (int64_t s = 0, row = 0; s < strips; ++s) {
+    const int64_t height = rows + (s < taller);
+    fetch = {fetch.end, fetch.end + share};
+    multiply_strip_of<kStripRows>(height, p, row, fetch);
+    row += height;
   }
 }
 

@@ -102,11 +102,11 @@ inline void transform_tiles(const float* pixels, int64_t columns, int64_t channe
   for (int64_t i = 0; i < tile_rows; ++i)
     for (int64_t j = 0; j < tile_columns; ++j) {
       const float* tile = pixels + (i * kTile * columns + j * kTile) * channels;
-      float* row = to.data + (i * tile_columns + j) * to.row;
-      for (int64_t c = 0; c < channels; c += kLanes<float>)
+      float* transformed = to.data + (i * tile_columns + j) * to.tile;
+      for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += to.vector)
         transform<kFrom, kPoints, FloatLanes>(
             [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); }, along,
-            [&](int y, int x, FloatLanes value) { store_lanes(value, row + (y * kPoints + x) * to.plane + c); });
+            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * to.plane); });
     }
 }
 
@@ -130,23 +130,23 @@ inline bool all_finite(const Lanes_& zeros) {
   return finite;
 }
 
-bool transform_output(Planes m, int64_t channels, const float* bias, int64_t tile_rows, int64_t tile_columns,
-                      float* pixels) {
-  const int64_t columns = tile_columns * kTile;
+bool transform_output(Planes m, const float* bias, const Pixels& pixels) {
   FloatLanes zeros = {};
-  for (int64_t i = 0; i < tile_rows; ++i)
-    for (int64_t j = 0; j < tile_columns; ++j) {
-      const float* row = m.data + (i * tile_columns + j) * m.row;
-      float* tile = pixels + (i * kTile * columns + j * kTile) * channels;
-      for (int64_t c = 0; c < channels; c += kLanes<float>) {
+  for (int64_t row = 0; row < pixels.rows; row += kTile)
+    for (int64_t column = 0; column < pixels.columns; column += kTile, m.data += m.tile) {
+      const int64_t rows = pixels.rows - row, columns = pixels.columns - column;
+      for (int64_t c = 0; c < pixels.channels; c += kLanes<float>) {
+        const float* transformed = m.data + c / kLanes<float> * m.vector;
+        float* tile = pixels.data + row * pixels.row + column * pixels.column + c;
+        const int64_t count = at_most(pixels.channels - c, kLanes<float>);
         const FloatLanes bias_c = load_lanes(bias + c);
         transform<kPoints, kTile, FloatLanes>(
-            [&](int y, int x) { return load_lanes(row + (y * kPoints + x) * m.plane + c); },
+            [&](int y, int x) { return load_lanes(transformed + (y * kPoints + x) * m.plane); },
             [](const auto& points, auto& y) { output_values(points, y); },
             [&](int y, int x, FloatLanes value) {
               value += bias_c;
               zeros += 0.f * value;
-              store_lanes(value, tile + (y * columns + x) * channels + c);
+              if (y < rows && x < columns) store(value, tile + y * pixels.row + x * pixels.column, count);
             });
       }
     }
@@ -183,37 +183,35 @@ void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0,
 }
 
 template <class T>
-bool transform_grad_weight_as(Planes u, int64_t k0, int64_t k1, int64_t r0, int64_t s0, const Image& grad_weight) {
+bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& grad_weight) {
   T* to = reinterpret_cast<T*>(grad_weight.data) + r0 * grad_weight.h_stride + s0 * grad_weight.w_stride;
   const int64_t rows = at_most(grad_weight.h - r0, kTile), columns = at_most(grad_weight.w - s0, kTile);
   HalfLanes zeros = {};
-  for (int64_t k = k0; k < k1; ++k)
-    for (int64_t c = 0; c < grad_weight.c; c += kLanes<double>) {
-      float taps[kTile * kTile][kLanes<double>];
+  for (int64_t k = 0; k < grad_weight.n; ++k) {
+    alignas(kVectorBytes) float taps[kTile * kTile][kWidth];
+    for (int64_t c = 0; c < kWidth; c += kLanes<double>)
       transform<kPoints, kTile, DoubleLanes>(
           [&](int y, int x) {
             return skipped(y, rows) || skipped(x, columns)
                        ? DoubleLanes{}
-                       : widen(u.data + (y * kPoints + x) * u.plane + k * u.row + c);
+                       : widen(u.data + (y * kPoints + x) * u.plane + k * u.tile + c);
           },
           [](const auto& points, auto& g) { filter_values(points, g); },
-          [&](int y, int x, DoubleLanes value) { zeros += 0.f * narrow(value, taps[y * kTile + x]); });
-      const int64_t count = at_most(grad_weight.c - c, kLanes<double>);
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t s = 0; s < columns; ++s)
-            convert(taps[r * kTile + s][i], to[k * grad_weight.n_stride + (c + i) * grad_weight.c_stride +
-                                               r * grad_weight.h_stride + s * grad_weight.w_stride]);
-    }
+          [&](int y, int x, DoubleLanes value) { zeros += 0.f * narrow(value, taps[y * kTile + x] + c); });
+    for (int64_t c = 0; c < grad_weight.c; ++c)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t s = 0; s < columns; ++s)
+          convert(taps[r * kTile + s][c], to[k * grad_weight.n_stride + c * grad_weight.c_stride +
+                                             r * grad_weight.h_stride + s * grad_weight.w_stride]);
+  }
   return all_finite(zeros);
 }
 
-bool transform_grad_weight(Planes u, int64_t k0, int64_t k1, int64_t r0, int64_t s0, DType dtype,
-                           const Image& grad_weight) {
+bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight) {
   switch (dtype) {
-    case DType::bfloat16: return transform_grad_weight_as<BFloat16>(u, k0, k1, r0, s0, grad_weight);
-    case DType::float16: return transform_grad_weight_as<Float16>(u, k0, k1, r0, s0, grad_weight);
-    default: return transform_grad_weight_as<float>(u, k0, k1, r0, s0, grad_weight);
+    case DType::bfloat16: return transform_grad_weight_as<BFloat16>(u, r0, s0, grad_weight);
+    case DType::float16: return transform_grad_weight_as<Float16>(u, r0, s0, grad_weight);
+    default: return transform_grad_weight_as<float>(u, r0, s0, grad_weight);
   }
 }
 
@@ -221,7 +219,8 @@ bool transform_grad_weight(Planes u, int64_t k0, int64_t k1, int64_t r0, int64_t
 }  // namespace tmc
 
 #define TMC_DEFINE_WINOGRAD_KERNELS(isa)                                                \
-  const tmc::WinogradKernels tmc::winograd_kernels_##isa = {tmc::kWidth,                \
+  const tmc::WinogradKernels tmc::winograd_kernels_##isa = {tmc::kLanes<float>,         \
+                                                            tmc::kWidth,                \
                                                             tmc::stage,                 \
                                                             tmc::unstage,               \
                                                             tmc::transform_input,       \
