@@ -1,7 +1,14 @@
 #include "tensor.h"
 
+#include "large_pages.h"
+
 namespace tmc {
 namespace {
+
+Tensor in_large_pages(Tensor fresh) {
+  if (fresh.is_cpu()) prefer_large_pages(fresh.mutable_data_ptr(), fresh.numel() * fresh.element_size());
+  return fresh;
+}
 
 const char* name_of(ScalarType dtype) {
   switch (dtype) {
@@ -74,9 +81,13 @@ Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
   for (int64_t axis = 0; axis < like.dim(); ++axis)
     if (like.size(axis) > 1 && tensor.stride(axis) != like.stride(axis)) same_strides = false;
   if (same_strides) return tensor;
-  Tensor copy = torch::stable::empty_like(like);
+  Tensor copy = empty_as(like);
   torch::stable::copy_(copy, tensor);
   return copy;
+}
+
+Tensor empty_as(const Tensor& like) {
+  return in_large_pages(torch::stable::empty_like(like));
 }
 
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
@@ -86,8 +97,8 @@ Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,
                   ScalarType dtype) {
   const int64_t sizes[] = {n, c, h, w};
-  return torch::stable::empty(IntList(sizes, 4), dtype, std::nullopt, like.device(), std::nullopt,
-                              memory_format(channels_last));
+  return in_large_pages(torch::stable::empty(IntList(sizes, 4), dtype, std::nullopt, like.device(), std::nullopt,
+                                             memory_format(channels_last)));
 }
 
 }  // namespace tmc

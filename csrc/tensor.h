@@ -51,6 +51,9 @@ inline Tensor dense(const Tensor& tensor, bool channels_last) {
 // `tensor`, or a copy of it, with its elements in the order of `like`, which is dense: for elementwise ops.
 Tensor ordered_as(const Tensor& tensor, const Tensor& like);
 
+// A new uninitialised tensor of the sizes, strides, dtype and device of `like`.
+Tensor empty_as(const Tensor& like);
+
 // A new uninitialised tensor [n, c, h, w] beside `like`: its device and, unless given, its dtype.
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last, ScalarType dtype);

@@ -29,7 +29,7 @@ const SigmoidLoops& loops_for(ScalarType dtype) {
 
 Tensor sigmoid_cpu(Tensor input) {
   check_floating("sigmoid", "input", input);
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_as(input);
   const Tensor source = ordered_as(input, output);
   const SigmoidLoops& loops = loops_for(input.scalar_type());
   const void* from = source.const_data_ptr();
@@ -43,7 +43,7 @@ Tensor sigmoid_grad_input_cpu(Tensor grad_output, Tensor output) {
   sigmoid_check_gradient(sizes(grad_output), sizes(output));
   check_floating("sigmoid_grad_input", "output", output);
   check_like("sigmoid_grad_input", "grad_output", grad_output, "output", output);
-  Tensor grad_input = torch::stable::empty_like(output);
+  Tensor grad_input = empty_as(output);
   const Tensor gradient = ordered_as(grad_output, grad_input), value = ordered_as(output, grad_input);
   const SigmoidLoops& loops = loops_for(output.scalar_type());
   const void* dy = gradient.const_data_ptr();

@@ -4,6 +4,7 @@
 #include <cinttypes>
 #include <cstdlib>
 
+#include "large_pages.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -17,6 +18,7 @@ class Workspace {
  public:
   explicit Workspace(int64_t bytes) : data_(static_cast<char*>(std::aligned_alloc(64, round_up(bytes + 1, 64)))) {
     if (data_ == nullptr) fail("conv2d: out of memory: %" PRId64 " bytes of scratch", bytes);
+    prefer_large_pages(data_, bytes);
   }
   ~Workspace() { std::free(data_); }
   Workspace(const Workspace&) = delete;
