@@ -21,7 +21,7 @@ struct GradWeightProduct : MmaExtents {
   using ImageTile = DepthOuterTile<T, Block::kRows>;
   using MatrixTile = DepthOuterTile<T, Block::kColumns>;
 
-  const T *image, *matrix;
+  const Chunk *image, *matrix;
   float* result;  // [parts, groups, rows, columns]
   MmaConv2d conv;
   int step_n, step_p, step_q;  // a tile's depth, as pixels: what is added to n, p and q from one tile to the next
@@ -29,59 +29,61 @@ struct GradWeightProduct : MmaExtents {
   // The tap and the channels of a thread's chunk; the pixels it copies, as coordinates that are counted up.
   struct ImageCopier {
     using Shared = Share<ImageTile, Block>;
-    int dh, dw;  // from p * stride_h and q * stride_w to the place in the image
-    int pixel;   // of the first line
-    bool inside;
+    int dh, dw;      // from p * stride_h and q * stride_w to the place in the image
+    int pixels_end;  // seen from the first line; no pixel counts where the chunk is outside the rows
     int p[Shared::kCount], q[Shared::kCount];
-    int64_t at[Shared::kCount];  // of the sample, and the channel
+    const Chunk* from[Shared::kCount];  // the channel, in the first pixel of the sample
 
     __device__ ImageCopier(const GradWeightProduct& product, const MmaTile& tile) {
       const MmaConv2d& conv = product.conv;
-      const int row = tile.row + Shared::chunk() * kChunkElements<T>, tap = row / conv.group_c;
+      const int row = tile.row / kChunkElements<T> + Shared::chunk(), tap = row / conv.group_c;
       const int c = row - tap * conv.group_c, r = tap / conv.s, s = tap - r * conv.s;
-      inside = row < product.rows;
       dh = r * conv.dilation_h - conv.pad_top, dw = s * conv.dilation_w - conv.pad_left;
-      pixel = tile.depth_begin + Shared::line(0);
+      const int pixel = tile.depth_begin + Shared::line();
+      pixels_end = r < conv.r ? tile.depth_end - pixel : 0;
 #pragma unroll
       for (int i = 0; i < Shared::kCount; ++i) {
         const int index = pixel + i * Shared::kStep, line = index / conv.q, n = line / conv.p;
         p[i] = line - n * conv.p, q[i] = index - line * conv.q;
-        at[i] = int64_t{n} * conv.h * conv.w * conv.c + tile.group * conv.group_c + c;
+        from[i] = product.image + int64_t{n} * conv.h * conv.w * conv.c + tile.group * conv.group_c + c;
       }
     }
 
-    __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
+    __device__ void copy(const GradWeightProduct& product, const MmaTile&, Chunk* chunks) {
       const MmaConv2d& conv = product.conv;
+      const unsigned rows_end = conv.h, columns_end = conv.w;
+      const int sample = conv.h * conv.w * conv.c;
 #pragma unroll
       for (int i = 0; i < Shared::kCount; ++i) {
-        const int h = p[i] * conv.stride_h + dh, w = q[i] * conv.stride_w + dw;
-        const bool valid = inside && pixel + i * Shared::kStep < tile.depth_end &&
-                           static_cast<unsigned>(h) < static_cast<unsigned>(conv.h) &&
-                           static_cast<unsigned>(w) < static_cast<unsigned>(conv.w);
-        copy_async(chunks + ImageTile::chunk_at(Shared::line(i), Shared::chunk()),
-                   valid ? product.image + at[i] + (h * conv.w + w) * conv.c : product.image, valid);
-        const int carry_q = q[i] + product.step_q >= conv.q, carry_p = p[i] + product.step_p + carry_q >= conv.p;
-        q[i] += product.step_q - carry_q * conv.q;
-        p[i] += product.step_p + carry_q - carry_p * conv.p;
-        at[i] += int64_t{product.step_n + carry_p} * conv.h * conv.w * conv.c;
+        const unsigned h = p[i] * conv.stride_h + dh, w = q[i] * conv.stride_w + dw;
+        copy_async(chunks + Shared::place() + i * Shared::kPlaceStep,
+                   from[i] + static_cast<int>((h * columns_end + w) * conv.c),
+                   i * Shared::kStep < pixels_end && h < rows_end && w < columns_end);
+        q[i] += product.step_q, p[i] += product.step_p, from[i] += int64_t{product.step_n} * sample;
+        if (q[i] >= conv.q) q[i] -= conv.q, ++p[i];
+        if (p[i] >= conv.p) p[i] -= conv.p, from[i] += sample;
       }
-      pixel += kTileDepthElements<T>;
+      pixels_end -= kTileDepthElements<T>;
     }
   };
 
   struct MatrixCopier {
-    using Shared = Share<MatrixTile, Block>;
-    PlainCopier<MatrixTile, Block> plain;
+    MatrixLines<MatrixTile, Block> lines;
 
-    __device__ MatrixCopier(const GradWeightProduct&, const MmaTile& tile)
-        : plain{tile.depth_begin + Shared::line(0), tile.column + Shared::chunk() * kChunkElements<T>} {}
+    __device__ MatrixCopier(const GradWeightProduct& product, const MmaTile& tile)
+        : lines(product.matrix + tile.group * product.group_chunks(), product.pixel_chunks(),
+                tile.depth_begin + Share<MatrixTile, Block>::line(),
+                tile.column / kChunkElements<T> + Share<MatrixTile, Block>::chunk()) {}
 
     __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
-      plain.copy(product.matrix + tile.group * product.columns, product.conv.k, tile.depth_end, product.columns,
-                 chunks);
-      plain.line += kTileDepthElements<T>;
+      lines.copy(product.pixel_chunks(), tile.depth_end, product.group_chunks(), chunks);
+      lines.line += kTileDepthElements<T>, lines.from += int64_t{kTileDepthElements<T>} * product.pixel_chunks();
     }
   };
+
+  // Of grad_output: chunks of a pixel, and of its channels of one group.
+  __device__ int pixel_chunks() const { return conv.k / kChunkElements<T>; }
+  __device__ int group_chunks() const { return columns / kChunkElements<T>; }
 
   __device__ float* result_at(const MmaTile& tile, int row) const {
     const int64_t line = (int64_t{tile.part} * groups + tile.group) * rows + tile.row + row;
@@ -138,9 +140,9 @@ void launch_product(const MmaExtents& extents, const Conv2dShape& shape, const v
   using T = typename Product::scalar_t;
   Product product;
   static_cast<MmaExtents&>(product) = extents;
-  product.image = static_cast<const T*>(image), product.matrix = static_cast<const T*>(grad_output);
+  product.image = static_cast<const Chunk*>(image), product.matrix = static_cast<const Chunk*>(grad_output);
   product.result = static_cast<float*>(workspace);
-  product.conv = mma_conv2d(shape);
+  product.conv = mma_conv2d(shape, kChunkElements<T>);
   const int64_t depth = kTileDepthElements<T>, lines = depth / shape.q, samples = lines / shape.p;
   product.step_q = static_cast<int>(depth - lines * shape.q);
   product.step_p = static_cast<int>(lines - samples * shape.p);

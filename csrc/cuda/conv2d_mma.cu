@@ -26,63 +26,63 @@ struct WindowProduct : MmaExtents {
   using ImageTile = DepthInnerTile<T, Block::kRows>;
   using MatrixTile = DepthInnerTile<T, Block::kColumns>;
 
-  const T *image, *matrix, *bias;
+  const Chunk *image, *matrix;
+  const T* bias;
   T* result;
   MmaConv2d conv;
   Lattice lattice;
 
   // The depth of a thread's chunk, as coordinates r, s, c that are counted up, and the windows of the rows it copies:
-  // h, w of the first tap and its address. Rows and depths behind the end are windows and taps outside the image.
+  // h, w and address of the first tap. Rows and depths behind the end are windows and taps outside the image.
   struct ImageCopier {
     using Shared = Share<ImageTile, Block>;
     static constexpr int kOutside = 1 << 29;
     int r, s, c;
     int h[Shared::kCount], w[Shared::kCount];
-    int64_t at[Shared::kCount];
+    const Chunk* from[Shared::kCount];
 
     __device__ ImageCopier(const WindowProduct& product, const MmaTile& tile) {
       const MmaConv2d& conv = product.conv;
-      const int depth = Shared::chunk() * kChunkElements<T>, tap = depth / conv.group_c;
-      c = depth - tap * conv.group_c, r = tap / conv.s, s = tap - r * conv.s;
+      const int tap = Shared::chunk() / conv.group_c;
+      c = Shared::chunk() - tap * conv.group_c, r = tap / conv.s, s = tap - r * conv.s;
 #pragma unroll
       for (int i = 0; i < Shared::kCount; ++i) {
-        const int row = tile.row + Shared::line(i);
+        const int row = tile.row + Shared::line() + i * Shared::kStep;
         const int line = row / conv.q, n = line / conv.p, p = line - n * conv.p, q = row - line * conv.q;
-        h[i] = row < product.rows ? p * conv.stride_h - conv.pad_top : kOutside;
-        w[i] = q * conv.stride_w - conv.pad_left;
-        at[i] = ((int64_t{n} * conv.h + h[i]) * conv.w + w[i]) * conv.c + tile.group * conv.group_c;
+        h[i] = p * conv.stride_h - conv.pad_top, w[i] = q * conv.stride_w - conv.pad_left;
+        from[i] = product.image + ((int64_t{n} * conv.h + h[i]) * conv.w + w[i]) * conv.c + tile.group * conv.group_c;
+        if (row >= product.rows) h[i] = kOutside;
       }
     }
 
     __device__ void copy(const WindowProduct& product, const MmaTile&, Chunk* chunks) {
       const MmaConv2d& conv = product.conv;
-      const int dh = r * conv.dilation_h, dw = s * conv.dilation_w;
-      const int64_t tap = (int64_t{dh} * conv.w + dw) * conv.c + c;
+      const unsigned dh = r * conv.dilation_h, dw = s * conv.dilation_w;
+      const int tap = (dh * conv.w + dw) * conv.c + c;  // wraps only where it is not used
+      const unsigned rows_end = r < conv.r ? conv.h : 0, columns_end = conv.w;
 #pragma unroll
-      for (int i = 0; i < Shared::kCount; ++i) {
-        const bool valid = r < conv.r && static_cast<unsigned>(h[i] + dh) < static_cast<unsigned>(conv.h) &&
-                           static_cast<unsigned>(w[i] + dw) < static_cast<unsigned>(conv.w);
-        copy_async(chunks + ImageTile::chunk_at(Shared::line(i), Shared::chunk()),
-                   valid ? product.image + at[i] + tap : product.image, valid);
-      }
-      for (c += kTileDepthElements<T>; c >= conv.group_c; c -= conv.group_c)
+      for (int i = 0; i < Shared::kCount; ++i)
+        copy_async(chunks + Shared::place() + i * Shared::kPlaceStep, from[i] + tap,
+                   h[i] + dh < rows_end && w[i] + dw < columns_end);
+      for (c += kTileDepthChunks; c >= conv.group_c; c -= conv.group_c)
         if (++s == conv.s) s = 0, ++r;
     }
   };
 
   struct MatrixCopier {
-    using Shared = Share<MatrixTile, Block>;
-    PlainCopier<MatrixTile, Block> plain;
+    MatrixLines<MatrixTile, Block> lines;
 
-    __device__ MatrixCopier(const WindowProduct&, const MmaTile& tile)
-        : plain{tile.column + Shared::line(0), Shared::chunk() * kChunkElements<T>} {}
+    __device__ MatrixCopier(const WindowProduct& product, const MmaTile& tile)
+        : lines(product.matrix + int64_t{tile.group} * product.columns * product.depth_chunks(), product.depth_chunks(),
+                tile.column + Share<MatrixTile, Block>::line(), Share<MatrixTile, Block>::chunk()) {}
 
-    __device__ void copy(const WindowProduct& product, const MmaTile& tile, Chunk* chunks) {
-      const T* const group = product.matrix + int64_t{tile.group} * product.columns * product.depth;
-      plain.copy(group, product.depth, product.columns, product.depth, chunks);
-      plain.place += kTileDepthElements<T>;
+    __device__ void copy(const WindowProduct& product, const MmaTile&, Chunk* chunks) {
+      lines.copy(product.depth_chunks(), product.columns, product.depth_chunks(), chunks);
+      lines.from += kTileDepthChunks, lines.chunk += kTileDepthChunks;
     }
   };
+
+  __device__ int depth_chunks() const { return conv.r * conv.s * conv.group_c; }
 
   __device__ T* result_at(const MmaTile& tile, int row) const {
     int64_t pixel = tile.row + row;
@@ -110,7 +110,8 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
   using T = typename Product::scalar_t;
   Product product;
   static_cast<MmaExtents&>(product) = extents;
-  product.image = static_cast<const T*>(operands.image), product.matrix = static_cast<const T*>(operands.matrix);
+  product.image = static_cast<const Chunk*>(operands.image),
+  product.matrix = static_cast<const Chunk*>(operands.matrix);
   product.bias = static_cast<const T*>(operands.bias), product.result = static_cast<T*>(operands.result);
   product.conv = conv, product.lattice = lattice;
   launch_mma_gemm(product, stream);
@@ -120,10 +121,10 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
 void launch_windows(Dtype dtype, bool strict, int64_t samples, const MmaConv2d& conv, const Lattice& lattice,
                     Operands operands, void* stream) {
   MmaExtents extents;
-  extents.groups = conv.c / conv.group_c, extents.columns = conv.k / extents.groups;
-  extents.depth = extents.part_depth = conv.r * conv.s * conv.group_c, extents.parts = 1;
+  extents.groups = conv.groups, extents.columns = conv.k / conv.groups, extents.parts = 1;
+  extents.depth = extents.part_depth = conv.r * conv.s * conv.group_c * static_cast<int>(chunk_elements(dtype));
   const int64_t pixels = int64_t{conv.p} * conv.q, most = std::max<int64_t>(kMaxLaunchResults / (pixels * conv.k), 1);
-  const int64_t image_sample = int64_t{conv.c} * conv.h * conv.w * element_bytes(dtype);
+  const int64_t image_sample = int64_t{conv.c} * conv.h * conv.w * int64_t{sizeof(Chunk)};
   const int64_t result_sample = int64_t{conv.k} * lattice.h * lattice.w * element_bytes(dtype);
   for (int64_t done = 0; done < samples; done += most) {
     extents.rows = static_cast<int>(std::min(most, samples - done) * pixels);
@@ -162,7 +163,7 @@ void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& 
     pack_weight(dtype, shape, plan, channels_last, weight, packed_weight, stream);
     operands.image = workspace, operands.matrix = packed_weight;
   }
-  const MmaConv2d conv = mma_conv2d(plan.shape);
+  const MmaConv2d conv = mma_conv2d(plan.shape, chunk_elements(dtype));
   launch_windows(dtype, plan.strict, shape.n, conv, {conv.p, conv.q, 0, 0, 1, 1}, operands, stream);
 }
 
@@ -179,9 +180,9 @@ void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const voi
       const Residue along_h = residue_of(f, shape.h, shape.pad_top, shape.r, shape.stride_h, shape.dilation_h);
       const Residue along_w = residue_of(g, shape.w, shape.pad_left, shape.s, shape.stride_w, shape.dilation_w);
       if (along_h.count == 0 || along_w.count == 0) continue;
-      MmaConv2d conv = mma_conv2d(shape);
-      conv.c = static_cast<int>(shape.k), conv.h = static_cast<int>(shape.p), conv.w = static_cast<int>(shape.q);
-      conv.group_c = static_cast<int>(filters_per_group(shape)), conv.k = static_cast<int>(shape.c);
+      MmaConv2d conv = mma_conv2d(shape, chunk_elements(dtype));
+      conv.c = static_cast<int>(shape.k / chunk_elements(dtype)), conv.group_c = conv.c / conv.groups;
+      conv.h = static_cast<int>(shape.p), conv.w = static_cast<int>(shape.q), conv.k = static_cast<int>(shape.c);
       conv.p = along_h.count, conv.q = along_w.count;
       conv.r = along_w.taps == 0 ? 0 : along_h.taps, conv.s = std::max(along_w.taps, 1);
       conv.stride_h = conv.stride_w = 1;

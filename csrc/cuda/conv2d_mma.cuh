@@ -1,20 +1,23 @@
-// The geometry of a convolution as the kernels on tensor cores see it: 32 bits are enough for a sample (conv2d_plan.h).
+// The geometry of a convolution as the kernels on tensor cores see it: in chunks of 16 bytes, of which 32 bits can
+// count those of a sample (conv2d_plan.h).
 #pragma once
 #include "conv2d_mma.h"
 
 namespace tmc {
 
 struct MmaConv2d {
-  int c, h, w, group_c;  // the image: channels in all, and of one group
-  int k;                 // the channels of all groups of the other operand or the result
+  int groups;
+  int c, group_c, h, w;  // the image: chunks of channels in all, and of one group
+  int k;                 // channels of the result, or of grad_output, in all
   int r, s, p, q;        // the window; the pixels that have one
   int stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
 };
 
-inline MmaConv2d mma_conv2d(const Conv2dShape& shape) {
+inline MmaConv2d mma_conv2d(const Conv2dShape& shape, int64_t chunk_elements) {
   MmaConv2d conv;
-  conv.c = static_cast<int>(shape.c), conv.h = static_cast<int>(shape.h), conv.w = static_cast<int>(shape.w);
-  conv.group_c = static_cast<int>(channels_per_group(shape)), conv.k = static_cast<int>(shape.k);
+  conv.groups = static_cast<int>(shape.groups);
+  conv.c = static_cast<int>(shape.c / chunk_elements), conv.group_c = conv.c / conv.groups;
+  conv.h = static_cast<int>(shape.h), conv.w = static_cast<int>(shape.w), conv.k = static_cast<int>(shape.k);
   conv.r = static_cast<int>(shape.r), conv.s = static_cast<int>(shape.s);
   conv.p = static_cast<int>(shape.p), conv.q = static_cast<int>(shape.q);
   conv.stride_h = static_cast<int>(shape.stride_h), conv.stride_w = static_cast<int>(shape.stride_w);
@@ -30,6 +33,9 @@ inline int64_t workspace_bytes(int64_t bytes) {
 }
 inline int64_t element_bytes(Dtype dtype) {
   return dtype == Dtype::float32 ? 4 : 2;
+}
+inline int64_t chunk_elements(Dtype dtype) {
+  return 16 / element_bytes(dtype);
 }
 inline int64_t image_bytes(Dtype dtype, const Conv2dShape& shape) {
   return shape.n * shape.c * shape.h * shape.w * element_bytes(dtype);

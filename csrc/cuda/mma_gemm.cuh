@@ -74,32 +74,34 @@ __device__ MmaTile mma_tile_of_block(const Product& product) {
   return tile;
 }
 
-// Which chunks of a tile a thread copies: one chunk of every kStep-th line.
+// Which chunks of a tile a thread copies: one chunk of every kStep-th line. They stand at place() + i * kPlaceStep.
 template <class Tile, class Block>
 struct Share {
   static constexpr int kStep = Block::kThreads / Tile::kLineChunks, kCount = Tile::kLines / kStep;
+  static constexpr int kPlaceStep = kStep * Tile::kLineChunks;
   static_assert(kStep * Tile::kLineChunks == Block::kThreads && kCount * kStep == Tile::kLines);
+  static_assert(kStep % Tile::kPeriod == 0);
   static __device__ int chunk() { return threadIdx.x % Tile::kLineChunks; }
-  static __device__ int line(int i) { return threadIdx.x / Tile::kLineChunks + i * kStep; }
+  static __device__ int line() { return threadIdx.x / Tile::kLineChunks; }
+  static __device__ int place() { return Tile::chunk_at(line(), chunk()); }
 };
 
-// Copies a plain matrix, of which each line of the tile is a row: `line` and `place` are the first of the tile, line i
-// stands at data + i * line_elements. Behind lines_end and places_end there are zeros. The next tile begins line_step
-// lines and place_step places further.
+// Copies a matrix whose lines are the lines of the tile; `line` and `chunk` are the thread's first ones in it. Behind
+// the ends there are zeros. Where the next tile begins is the owner's affair.
 template <class Tile, class Block>
-struct PlainCopier {
+struct MatrixLines {
   using Shared = Share<Tile, Block>;
-  int line, place;
+  const Chunk* from;
+  int line, chunk;
 
-  template <class T>
-  __device__ void copy(const T* data, int64_t line_elements, int lines_end, int places_end, Chunk* tile) const {
-    const T* at = data + line * line_elements + place;
+  __device__ MatrixLines(const Chunk* matrix, int64_t line_chunks, int line, int chunk)
+      : from(matrix + line * line_chunks + chunk), line(line), chunk(chunk) {}
+
+  __device__ void copy(int64_t line_chunks, int lines_end, int chunks_end, Chunk* tile) const {
 #pragma unroll
-    for (int i = 0; i < Shared::kCount; ++i) {
-      const bool valid = line + i * Shared::kStep < lines_end && place < places_end;
-      copy_async(tile + Tile::chunk_at(Shared::line(i), Shared::chunk()),
-                 valid ? at + i * Shared::kStep * line_elements : data, valid);
-    }
+    for (int i = 0; i < Shared::kCount; ++i)
+      copy_async(tile + Shared::place() + i * Shared::kPlaceStep, from + i * Shared::kStep * line_chunks,
+                 line + i * Shared::kStep < lines_end && chunk < chunks_end);
   }
 };
 

@@ -47,8 +47,9 @@ __global__ void copy_kernel(const Chunk* chunks, Chunk* results) {
 }
 
 __global__ void split_kernel(const uint32_t* values, uint32_t* hi, uint32_t* lo) {
-  const Split parts = split(values[threadIdx.x]);
-  hi[threadIdx.x] = parts.hi, lo[threadIdx.x] = parts.lo;
+  uint32_t parts[1][4] = {{values[threadIdx.x], 0, 0, 0}}, rest[1][4];
+  split(parts, rest);
+  hi[threadIdx.x] = parts[0][0], lo[threadIdx.x] = rest[0][0];
 }
 
 __global__ void unwaited_copy_kernel(const Chunk* chunks) {
