@@ -107,10 +107,13 @@ def test_an_access_outside_is_seen(kernels):
     assert goes_wrong(one_element_too_far, torch.arange(11))
 
 
+SANITIZED_FILES = ("harness", "kernels", "pool2d", "sigmoid", "tensor_cores", "conv2d")
+
+
 @pytest.mark.skipif(SANITIZED, reason="this is that run")
 def test_no_access_outside_an_array():
     """The kernels' tests again, in a process whose allocator guards every tensor and every kernel's shared memory."""
-    files = [Path(__file__).with_name(f"test_cuda_{name}.py") for name in ("harness", "kernels", "pool2d", "sigmoid")]
+    files = [Path(__file__).with_name(f"test_cuda_{name}.py") for name in SANITIZED_FILES]
     compiler = shutil.which(os.environ.get("CXX", "g++"))
 
     def runtime(library):
