@@ -1,14 +1,40 @@
 #include "tensor.h"
 
+#include <algorithm>
+
 #include "large_pages.h"
 
 namespace tmc {
 namespace {
 
-Tensor in_large_pages(Tensor fresh) {
+// Straight to the allocator: torch.empty through the dispatcher takes several times as long, by name and boxed.
+Tensor empty_strided(const Tensor& like, IntList sizes, IntList strides, ScalarType dtype) {
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), type, device_type, device_index, &handle));
+  Tensor fresh(handle);
   if (fresh.is_cpu()) prefer_large_pages(fresh.mutable_data_ptr(), fresh.numel() * fresh.element_size());
   return fresh;
 }
+
+// Are the elements of `tensor`, of which there are some, in memory one after the other in this order of axes,
+// innermost first? Axes of one element may have any stride.
+bool is_dense(const Tensor& tensor, const int64_t* axes) {
+  const IntList sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t stride = 1;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const int64_t axis = axes == nullptr ? sizes.size() - 1 - i : axes[i];
+    if (sizes[axis] == 0 || (sizes[axis] != 1 && strides[axis] != stride)) return false;
+    stride *= sizes[axis];
+  }
+  return true;
+}
+
+constexpr int64_t kChannelsLast[] = {1, 3, 2, 0};  // innermost to outermost
 
 const char* name_of(ScalarType dtype) {
   switch (dtype) {
@@ -65,29 +91,42 @@ void check_like(const char* op, const char* name, const Tensor& tensor, const ch
 }
 
 bool is_channels_last(const Tensor& tensor) {
-  if (tensor.dim() != 4 || tensor.stride(1) == 0) return false;
+  const IntList sizes = tensor.sizes(), strides = tensor.strides();
+  if (sizes.size() != 4 || strides[1] == 0) return false;
   int64_t least = 0;
-  for (const int64_t axis : {1, 3, 2, 0}) {  // innermost to outermost
-    if (tensor.size(axis) == 0 || tensor.stride(axis) < least) return false;
-    if (axis == 0 && least == tensor.stride(1)) return false;  // N,C,1,1: torch calls this contiguous
-    least = tensor.stride(axis);
-    if (tensor.size(axis) > 1) least *= tensor.size(axis);
+  for (const int64_t axis : kChannelsLast) {
+    if (sizes[axis] == 0 || strides[axis] < least) return false;
+    if (axis == 0 && least == strides[1]) return false;  // N,C,1,1: torch calls this contiguous
+    least = strides[axis];
+    if (sizes[axis] > 1) least *= sizes[axis];
   }
   return true;
 }
 
+Tensor dense(const Tensor& tensor, bool channels_last) {
+  if (is_dense(tensor, channels_last ? kChannelsLast : nullptr)) return tensor;
+  return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
-  bool same_strides = true;
-  for (int64_t axis = 0; axis < like.dim(); ++axis)
-    if (like.size(axis) > 1 && tensor.stride(axis) != like.stride(axis)) same_strides = false;
-  if (same_strides) return tensor;
+  const IntList sizes = like.sizes(), strides = tensor.strides(), wanted = like.strides();
+  bool same = true;
+  for (size_t axis = 0; axis < sizes.size(); ++axis) same &= sizes[axis] <= 1 || strides[axis] == wanted[axis];
+  if (same) return tensor;
   Tensor copy = empty_as(like);
   torch::stable::copy_(copy, tensor);
   return copy;
 }
 
 Tensor empty_as(const Tensor& like) {
-  return in_large_pages(torch::stable::empty_like(like));
+  if (is_dense(like, nullptr) || (like.dim() == 4 && is_dense(like, kChannelsLast)))
+    return empty_strided(like, like.sizes(), like.strides(), like.scalar_type());
+  return torch::stable::empty_like(like);  // it knows an order for every tensor
+}
+
+Tensor empty_list(const Tensor& like, int64_t size) {
+  const int64_t stride = 1;
+  return empty_strided(like, IntList(&size, 1), IntList(&stride, 1), like.scalar_type());
 }
 
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
@@ -96,9 +135,19 @@ Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w
 
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,
                   ScalarType dtype) {
+  const auto times = [](int64_t a, int64_t b) { return checked_mul("empty", "a result's stride", a, b); };
   const int64_t sizes[] = {n, c, h, w};
-  return in_large_pages(torch::stable::empty(IntList(sizes, 4), dtype, std::nullopt, like.device(), std::nullopt,
-                                             memory_format(channels_last)));
+  int64_t strides[4];
+  if (channels_last) {
+    strides[1] = 1, strides[3] = c;
+    strides[2] = times(c, w);
+    strides[0] = times(strides[2], h);
+  } else {
+    strides[3] = 1, strides[2] = std::max<int64_t>(w, 1);
+    strides[1] = times(strides[2], std::max<int64_t>(h, 1));
+    strides[0] = times(strides[1], std::max<int64_t>(c, 1));
+  }
+  return empty_strided(like, IntList(sizes, 4), IntList(strides, 4), dtype);
 }
 
 }  // namespace tmc

@@ -39,20 +39,17 @@ void check_device(const char* op, const char* name, const Tensor& tensor, const 
 // torch's suggest_memory_format for 4 dimensions: do the strides order the data as N, H, W, C?
 bool is_channels_last(const Tensor& tensor);
 
-inline MemoryFormat memory_format(bool channels_last) {
-  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
 // `tensor` itself if it is dense in the wanted layout, else a dense copy.
-inline Tensor dense(const Tensor& tensor, bool channels_last) {
-  return torch::stable::contiguous(tensor, memory_format(channels_last));
-}
+Tensor dense(const Tensor& tensor, bool channels_last);
 
 // `tensor`, or a copy of it, with its elements in the order of `like`, which is dense: for elementwise ops.
 Tensor ordered_as(const Tensor& tensor, const Tensor& like);
 
 // A new uninitialised tensor of the sizes, strides, dtype and device of `like`.
 Tensor empty_as(const Tensor& like);
+
+// A new uninitialised tensor [size] of the dtype and device of `like`.
+Tensor empty_list(const Tensor& like, int64_t size);
 
 // A new uninitialised tensor [n, c, h, w] beside `like`: its device and, unless given, its dtype.
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);

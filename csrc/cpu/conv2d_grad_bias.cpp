@@ -63,7 +63,7 @@ void conv2d_add_grad_bias(const Tensor& grad_output, double* sums) {
 
 Tensor conv2d_grad_bias(const Tensor& like, const std::vector<double>& sums) {
   const int64_t k = static_cast<int64_t>(sums.size());
-  Tensor grad_bias = torch::stable::empty(IntList(&k, 1), like.scalar_type());
+  Tensor grad_bias = empty_list(like, k);
   TMC_DISPATCH_FLOATING(like, "conv2d_grad_bias", [&] {
     std::transform(sums.begin(), sums.end(), grad_bias.mutable_data_ptr<scalar_t>(),
                    [](double sum) { return static_cast<scalar_t>(sum); });

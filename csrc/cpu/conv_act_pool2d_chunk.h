@@ -23,11 +23,16 @@ inline int64_t images_in_chunk(const ConvActPool2dShape& shape, int64_t element_
 struct Chunk {
   int64_t begin, images;
   // Its part of a batch, or of scratch memory that every chunk uses from the beginning.
-  Tensor of(Tensor batch) const { return torch::stable::narrow(batch, 0, begin, images); }
-  Tensor in_scratch(Tensor scratch) const { return torch::stable::narrow(scratch, 0, 0, images); }
+  Tensor of(Tensor batch) const { return part(batch, begin); }
+  Tensor in_scratch(Tensor scratch) const { return part(scratch, 0); }
   ConvActPool2dShape of(ConvActPool2dShape shape) const {
     shape.conv.n = shape.pool.n = images;
     return shape;
+  }
+
+ private:
+  Tensor part(Tensor& tensor, int64_t first) const {
+    return tensor.size(0) == images ? tensor : torch::stable::narrow(tensor, 0, first, images);
   }
 };
 
@@ -47,8 +52,7 @@ inline Tensor empty_pooled(const Tensor& like, const ConvActPool2dShape& shape, 
 
 // What an op returns in the place of a tensor that nobody wants.
 inline Tensor no_elements(const Tensor& like) {
-  const int64_t none = 0;
-  return torch::stable::empty(IntList(&none, 1), like.scalar_type());
+  return empty_list(like, 0);
 }
 
 }  // namespace tmc

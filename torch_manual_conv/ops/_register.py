@@ -6,7 +6,6 @@ gradient (`register_autograd`) is the same two static methods of the same class.
 somewhere: the op has no forward-mode derivative in eager mode, and Dynamo refuses a Function with a jvp.
 """
 
-import inspect
 import operator
 
 import torch
@@ -20,17 +19,18 @@ def two_doors(name, function, fake, batching):
     All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
-    direct = below_autograd(op)
+    record, compute = in_one_step(function).apply, below_autograd(op)
 
     def call(*args):
         if torch.compiler.is_compiling():
             return op(*args)
-        if (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or in_forward_ad() or in_functorch():
+        if in_functorch():
             return function.apply(*args)
-        return direct(*args)  # nothing to record
+        if in_forward_ad() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return record(*args)
+        return compute(*args)
 
     call.__name__ = call.__qualname__ = name
-    function.forward.__signature__ = inspect.signature(function.forward)  # apply would compute it at every call
     function.vmap = staticmethod(batching(call))
     torch.library.register_fake(f"tmc::{name}", fake)
     torch.library.register_vmap(f"tmc::{name}", batching(op))
@@ -38,13 +38,30 @@ def two_doors(name, function, fake, batching):
     return call
 
 
+def in_one_step(function):
+    """The same Function with a forward that is its own setup_context. Where there are two, as functorch wants it, torch
+    binds the arguments to forward's signature at every call, which takes as long as a tiny convolution."""
+
+    def forward(ctx, *args):
+        output = function.forward(*args)
+        function.setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "setup_context": staticmethod(torch.autograd.Function.setup_context)}
+    return type(function)(function.__name__, (function,), methods)
+
+
 def below_autograd(op):
-    """A call of `op` where there is nothing to record. register_autograd would go through Python once more to find
-    that out, which takes as long as a tiny convolution."""
+    """A call of `op` where there is nothing to record, or a Function records. register_autograd would go through Python
+    once more to find that out, which takes as long as a tiny pooling."""
+    op = op._op  # what OpOverload.__call__ calls
 
     def call(*args):
-        with torch._C._AutoDispatchBelowAutograd():
+        guard = torch._C._AutoDispatchBelowAutograd()
+        try:
             return op(*args)
+        finally:
+            del guard  # faster than a with statement; an exception's traceback must not keep it
 
     return call
 
@@ -62,7 +79,7 @@ def in_forward_ad():
 def in_compiled_forward_ad():
     """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
     registered ops have no rule (torch would silently return a zero tangent)."""
-    return torch.compiler.is_compiling() and in_forward_ad()
+    return in_forward_ad() and torch.compiler.is_compiling()
 
 
 def save(ctx, *tensors):
@@ -103,8 +120,12 @@ def integers(op, name, value, length):
     """An int, or a sequence of one or `length` ints, as a list of `length`."""
     if type(value) is int and -(2**62) < value < 2**62:  # the two usual forms at once
         return [value] * length
-    if type(value) is tuple and len(value) == length and all(type(v) is int and -(2**62) < v < 2**62 for v in value):
-        return list(value)
+    if type(value) is tuple and len(value) == length:
+        for v in value:
+            if type(v) is not int or not -(2**62) < v < 2**62:
+                break
+        else:
+            return list(value)
     values = list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
     if len(values) == 1:
         values = values * length
@@ -124,6 +145,8 @@ def integer(op, name, value):
 
 def autocast(*tensors):
     """The tensors as autocast wants a convolution's operands: in its dtype, float64 excepted."""
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
     device = tensors[0].device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):  # meta tensors know no autocast
         return tensors

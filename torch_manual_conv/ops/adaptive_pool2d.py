@@ -7,6 +7,7 @@ import torch
 
 from ._register import (
     batched,
+    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_output,
@@ -22,7 +23,12 @@ from ._register import (
 )
 from .pool2d import check_fake_winners, winners_dtype
 
-_ops = torch.ops.tmc
+# The registered ops for the Functions, which record by themselves.
+_adaptive_max_pool2d = below_autograd(torch.ops.tmc.adaptive_max_pool2d.default)
+_adaptive_max_pool2d_grad_input = below_autograd(torch.ops.tmc.adaptive_max_pool2d_grad_input.default)
+_adaptive_max_pool2d_select = below_autograd(torch.ops.tmc.adaptive_max_pool2d_select.default)
+_adaptive_avg_pool2d = below_autograd(torch.ops.tmc.adaptive_avg_pool2d.default)
+_adaptive_avg_pool2d_grad_input = below_autograd(torch.ops.tmc.adaptive_avg_pool2d_grad_input.default)
 
 
 class AdaptiveMaxPool2dFunction(torch.autograd.Function):
@@ -30,7 +36,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, output_size):
-        return _ops.adaptive_max_pool2d.default(input, output_size)
+        return _adaptive_max_pool2d(input, output_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -54,7 +60,7 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output, winners, input_size):
-        return _ops.adaptive_max_pool2d_grad_input.default(grad_output, winners, input_size)
+        return _adaptive_max_pool2d_grad_input(grad_output, winners, input_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -77,7 +83,7 @@ class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, winners):
-        return _ops.adaptive_max_pool2d_select.default(input, winners)
+        return _adaptive_max_pool2d_select(input, winners)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -101,7 +107,7 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, output_size):
-        return _ops.adaptive_avg_pool2d.default(input, output_size)
+        return _adaptive_avg_pool2d(input, output_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -122,7 +128,7 @@ class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output, input_size):
-        return _ops.adaptive_avg_pool2d_grad_input.default(grad_output, input_size)
+        return _adaptive_avg_pool2d_grad_input(grad_output, input_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -219,7 +225,9 @@ adaptive_avg_pool2d_grad_input = _two_doors(
 )
 # Integers to integers: nothing to differentiate.
 torch.library.register_fake("tmc::adaptive_max_pool2d_indices", _adaptive_max_pool2d_indices_fake)
-torch.library.register_vmap("tmc::adaptive_max_pool2d_indices", samplewise_vmap(_ops.adaptive_max_pool2d_indices))
+torch.library.register_vmap(
+    "tmc::adaptive_max_pool2d_indices", samplewise_vmap(torch.ops.tmc.adaptive_max_pool2d_indices)
+)
 
 
 # ---- The public functions.
@@ -259,7 +267,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
         output, winners = adaptive_max_pool2d_op(input, _output_size(op, output_size, input))
         if not return_indices:
             return output
-        return output, _ops.adaptive_max_pool2d_indices(winners, input.shape[2:])
+        return output, torch.ops.tmc.adaptive_max_pool2d_indices(winners, input.shape[2:])
 
     return batched(op, input, pool)
 

@@ -143,7 +143,7 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
             )
         pads = [padding[0], after[0], padding[1], after[1]]
         output = conv2d_grad_input(
-            input, weight, size, stride, pads, dilation, groups, float32_precision(input.device.type)
+            input, weight, size, stride, pads, dilation, groups, float32_precision(input.is_cuda)
         )
         if any(zeros):
             output = torch.nn.functional.pad(output, (0, zeros[1], 0, zeros[0]))
@@ -184,15 +184,15 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
             input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
         return torch_twin(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
-    precision = float32_precision(input.device.type)
+    precision = float32_precision(input.is_cuda)
     if input.dim() == 4:
         return conv2d_op(input, weight, bias, *geometry, precision)
     return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry, precision))
 
 
-def float32_precision(device):
+def float32_precision(on_cuda):
     """What torch's switches allow for a float32 convolution there, in the words of the ops' `precision`."""
-    if device == "cuda":
+    if on_cuda:
         return "high" if torch.backends.cudnn.allow_tf32 else "highest"
     return torch.get_float32_matmul_precision()
 
@@ -219,7 +219,7 @@ def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
     input, weight = autocast(input, weight)
     images = input if input.dim() == 4 else input.unsqueeze(0)
     geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
-    lines = torch.ops.tmc.conv2d_algorithms(images, weight, *geometry, float32_precision(input.device.type))
+    lines = torch.ops.tmc.conv2d_algorithms(images, weight, *geometry, float32_precision(input.is_cuda))
     return {gradient: (name, reason) for gradient, name, reason in (line.split(": ", 2) for line in lines.splitlines())}
 
 

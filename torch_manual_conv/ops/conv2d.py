@@ -41,16 +41,18 @@ class Conv2dFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        input, weight, _, *ctx.geometry = inputs
-        ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
+        input, weight = inputs[:2]
+        ctx.geometry = inputs[3:]
+        ctx.shapes = input.shape, weight.shape
         save_operands(ctx, input, weight)
 
     @staticmethod
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
-        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
+        input_size, kernel_size = (shape[2:] for shape in ctx.shapes)
+        grad_input = conv2d_grad_input(grad_output, weight, input_size, *ctx.geometry) if needs_input else None
+        grad_weight = conv2d_grad_weight(grad_output, input, kernel_size, *ctx.geometry) if needs_weight else None
         grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
 

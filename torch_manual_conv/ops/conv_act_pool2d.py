@@ -127,7 +127,7 @@ def conv_act_pool2d(
     if in_compiled_forward_ad():
         return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
     input, weight, bias = autocast(input, weight, bias)
-    stage = *geometry, activation or "none", pool or "none", size, step, pad, float32_precision(input.device.type)
+    stage = *geometry, activation or "none", pool or "none", size, step, pad, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad())
     return batched(op, input, lambda images: conv_act_pool2d_op(images, weight, bias, *stage, keep)[0])
 

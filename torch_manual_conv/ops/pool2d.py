@@ -9,6 +9,7 @@ import torch
 
 from ._register import (
     batched,
+    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_output,
@@ -24,7 +25,12 @@ from ._register import (
     two_doors,
 )
 
-_ops = torch.ops.tmc
+# The registered ops for the Functions, which record by themselves.
+_max_pool2d = below_autograd(torch.ops.tmc.max_pool2d.default)
+_max_pool2d_grad_input = below_autograd(torch.ops.tmc.max_pool2d_grad_input.default)
+_max_pool2d_select = below_autograd(torch.ops.tmc.max_pool2d_select.default)
+_avg_pool2d = below_autograd(torch.ops.tmc.avg_pool2d.default)
+_avg_pool2d_grad_input = below_autograd(torch.ops.tmc.avg_pool2d_grad_input.default)
 
 
 class MaxPool2dFunction(torch.autograd.Function):
@@ -32,7 +38,7 @@ class MaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, *window):
-        return _ops.max_pool2d.default(input, *window)
+        return _max_pool2d(input, *window)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -57,7 +63,7 @@ class MaxPool2dGradInputFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output, winners, input_size, *window):
-        return _ops.max_pool2d_grad_input.default(grad_output, winners, input_size, *window)
+        return _max_pool2d_grad_input(grad_output, winners, input_size, *window)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -80,7 +86,7 @@ class MaxPool2dSelectFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, winners, *window):
-        return _ops.max_pool2d_select.default(input, winners, *window)
+        return _max_pool2d_select(input, winners, *window)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -104,7 +110,7 @@ class AvgPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input, *window):
-        return _ops.avg_pool2d.default(input, *window)
+        return _avg_pool2d(input, *window)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -125,7 +131,7 @@ class AvgPool2dGradInputFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output, input_size, *window):
-        return _ops.avg_pool2d_grad_input.default(grad_output, input_size, *window)
+        return _avg_pool2d_grad_input(grad_output, input_size, *window)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -262,7 +268,7 @@ avg_pool2d_grad_input = two_doors(
 )
 # Integers to integers: nothing to differentiate.
 torch.library.register_fake("tmc::max_pool2d_indices", _max_pool2d_indices_fake)
-torch.library.register_vmap("tmc::max_pool2d_indices", samplewise_vmap(_ops.max_pool2d_indices))
+torch.library.register_vmap("tmc::max_pool2d_indices", samplewise_vmap(torch.ops.tmc.max_pool2d_indices))
 
 
 # ---- The public functions.
@@ -304,7 +310,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
         output, winners = max_pool2d_op(input, *window)
         if not return_indices:
             return output
-        return output, _ops.max_pool2d_indices(winners, input.shape[2:], *window)
+        return output, torch.ops.tmc.max_pool2d_indices(winners, input.shape[2:], *window)
 
     return batched("max_pool2d", input, pool)
 

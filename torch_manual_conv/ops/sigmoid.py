@@ -2,9 +2,19 @@
 
 import torch
 
-from ._register import check_fake_floating, check_fake_like, check_tensor, in_compiled_forward_ad, save, two_doors
+from ._register import (
+    below_autograd,
+    check_fake_floating,
+    check_fake_like,
+    check_tensor,
+    in_compiled_forward_ad,
+    save,
+    two_doors,
+)
 
-_ops = torch.ops.tmc
+# The registered ops for the Functions, which record by themselves.
+_sigmoid = below_autograd(torch.ops.tmc.sigmoid.default)
+_sigmoid_grad_input = below_autograd(torch.ops.tmc.sigmoid_grad_input.default)
 
 
 class SigmoidFunction(torch.autograd.Function):
@@ -12,7 +22,7 @@ class SigmoidFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input):
-        return _ops.sigmoid.default(input)
+        return _sigmoid(input)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -34,7 +44,7 @@ class SigmoidGradInputFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_output, output):
-        return _ops.sigmoid_grad_input.default(grad_output, output)
+        return _sigmoid_grad_input(grad_output, output)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
