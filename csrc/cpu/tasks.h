@@ -1,33 +1,15 @@
 // What every driver of CPU kernels needs: scratch memory, and tasks spread over torch's threads.
 #pragma once
 #include <algorithm>
-#include <cinttypes>
-#include <cstdlib>
 
-#include "large_pages.h"
 #include "tensor.h"
+#include "workspace.h"
 
 namespace tmc {
 
 inline int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
-
-// Memory for the length of one op, 64-byte aligned. Not a tensor: making one takes longer than a tiny convolution.
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes) : data_(static_cast<char*>(std::aligned_alloc(64, round_up(bytes + 1, 64)))) {
-    if (data_ == nullptr) fail("conv2d: out of memory: %" PRId64 " bytes of scratch", bytes);
-    prefer_large_pages(data_, bytes);
-  }
-  ~Workspace() { std::free(data_); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  char* at(int64_t byte) const { return data_ + byte; }
-
- private:
-  char* data_;
-};
 
 // Runs body(task, worker) for every task; tasks of one worker run one after the other and may share its memory. The
 // body must not throw: torch before 2.13 loses the message.
