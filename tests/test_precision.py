@@ -6,6 +6,7 @@ from checks import run
 
 import torch_manual_conv
 import torch_manual_conv.functional as F
+from torch_manual_conv.ops.conv import float32_precision
 
 # Of an output and of both gradients, relative, in the norm: eq. 30 and docs/precision.md.
 LARGEST_ERROR = {"highest": 1e-6, "high": 2**-15, "medium": 2**-7}
@@ -33,6 +34,21 @@ def test_error_of_float32(name, layout, precision):
     precision(name)
     for mine, true in zip(results(torch.float32, layout), exact, strict=True):
         assert (mine - true).norm() <= LARGEST_ERROR[name] * true.norm()
+
+
+def test_newer_switches(precision):
+    precision("highest")
+    for switch in (torch.backends.cudnn.conv, torch.backends.mkldnn.matmul):
+        before, switch.fp32_precision = switch.fp32_precision, "ieee"
+        try:
+            assert float32_precision(on_cuda=True) == ("highest" if switch is torch.backends.cudnn.conv else "high")
+            assert float32_precision(on_cuda=False) == "highest"
+        finally:
+            switch.fp32_precision = before
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    with pytest.raises(RuntimeError, match="mix"):
+        torch.get_float32_matmul_precision()
+    assert float32_precision(on_cuda=False) == "medium"
 
 
 @pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.float16])

@@ -193,8 +193,11 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
 def float32_precision(on_cuda):
     """What torch's switches allow for a float32 convolution there, in the words of the ops' `precision`."""
     if on_cuda:
-        return "high" if torch.backends.cudnn.allow_tf32 else "highest"
-    return torch.get_float32_matmul_precision()
+        return "high" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "highest"
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # where torch's newer switches (fp32_precision) say what the older one cannot
+        return {"bf16": "medium", "tf32": "high"}.get(torch.backends.mkldnn.matmul.fp32_precision, "highest")
 
 
 # A constant of what torch.compile traces, as torch.compiler.assume_constant_result would say: that costs the import of
