@@ -1,7 +1,7 @@
 """Convolution on tensor cores, through the CUDA entry points, executed on the CPU (cuda_harness/).
 
 The harness's GPU has 2 multiprocessors and 32-bit indices that end at 50 000 (emulated_tensor_cores.h), so that these
-shapes reach both sizes of blocks, sums in parts and several launches for one batch.
+shapes reach every size of blocks, sums in parts and several launches for one batch.
 """
 
 import pytest
@@ -19,7 +19,8 @@ PRECISIONS = {
 }
 
 CONVS = {
-    "narrow_and_wide": Conv(2, 16, 13, 14, 72, 3, 3, pads=(1, 1, 1, 1)),
+    "wide": Conv(2, 16, 13, 14, 72, 3, 3, pads=(1, 1, 1, 1)),
+    "long": Conv(1, 32, 11, 12, 152, 3, 3, pads=(1, 1, 1, 1)),
     "deep": Conv(1, 96, 6, 7, 24, 3, 3, pads=(0, 2, 1, 1)),
     "groups": Conv(2, 48, 6, 7, 32, 3, 3, groups=2),
     "stride_padding_dilation": Conv(1, 24, 9, 11, 16, 3, 2, stride=(2, 1), pads=(1, 0, 2, 1), dilation=(1, 2)),
@@ -87,13 +88,17 @@ def test_matches_float64(on_cuda, conv, precision, channels_last):
         check(actual, exact, rounding, count)
 
 
-def test_the_shapes_reach_both_blocks(kernels):
-    def wide(rows, columns):
-        return bool(kernels.library.selftest_wants_wide_block(rows, columns, 1, 1) & 1)
+def test_the_shapes_reach_every_block(kernels):
+    def block(rows, columns):
+        extents = torch.zeros(2, dtype=torch.int64)
+        kernels.call("selftest_block_of", rows, columns, extents)
+        return tuple(extents.tolist())
 
-    conv = CONVS["narrow_and_wide"]
-    assert wide(conv.n * conv.p * conv.q, conv.k) and not wide(conv.n * conv.h * conv.w, conv.c)
-    assert not wide(conv.p * conv.q, conv.k)  # a sample alone: test_bits_do_not_depend_on_the_batch compares them
+    wide, long, tall = (256, 128), (128, 192), (256, 64)
+    outputs = {name: block(conv.n * conv.p * conv.q, conv.k) for name, conv in CONVS.items()}
+    assert outputs["wide"] == wide and outputs["long"] == long and outputs["deep"] == tall
+    batch, alone = (block(n * 13 * 14, 72) for n in (2, 1))  # test_bits_do_not_depend_on_the_batch
+    assert batch != alone
 
 
 def algorithms(on_cuda, conv, dtype, allowed="highest"):
@@ -118,7 +123,7 @@ def test_which_algorithm_runs(on_cuda, precision, monkeypatch):
     assert algorithms(on_cuda, CONVS["groups"], dtype, allowed) == nowhere
 
 
-@pytest.mark.parametrize("name", ["narrow_and_wide", "sums_in_parts", "alexnet_first"])
+@pytest.mark.parametrize("name", ["wide", "long", "sums_in_parts", "alexnet_first"])
 def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, precision):
     dtype, allowed, _ = precision
     operands, _ = conv_operands(CONVS[name], dtype)
@@ -130,14 +135,14 @@ def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, prec
 
 
 def test_bits_do_not_depend_on_the_batch(on_cuda, precision):
-    """Nor on the block: a sample alone is computed by narrow ones."""
+    """Nor on the block: a sample alone is computed by others."""
     dtype, allowed, _ = precision
-    batch = Conv(3, 72, 13, 14, 72, 3, 3, pads=(1, 1, 1, 1))
+    batch = Conv(2, 72, 13, 14, 72, 3, 3, pads=(1, 1, 1, 1))
     operands, _ = conv_operands(batch, dtype)
     output, grad_input, _ = results(on_cuda, batch, operands, allowed)
     input, weight, bias, grad_output = operands
-    alone = results(on_cuda, batch, (input[2:], weight, bias, grad_output[2:]), allowed)
-    assert torch.equal(output[2:], alone[0]) and torch.equal(grad_input[2:], alone[1])
+    alone = results(on_cuda, batch, (input[1:], weight, bias, grad_output[1:]), allowed)
+    assert torch.equal(output[1:], alone[0]) and torch.equal(grad_input[1:], alone[1])
 
 
 def test_what_is_not_finite_comes_out_as_of_float32(on_cuda):

@@ -179,7 +179,7 @@ def test_tiles_with_the_depth_inside_have_no_bank_conflicts(kernels):
 
 
 @pytest.mark.parametrize("element_bytes", [2, 4])
-@pytest.mark.parametrize("extent", [64, 128, 256])
+@pytest.mark.parametrize("extent", [64, 128, 192, 256])
 def test_tiles_with_the_depth_outside_have_no_bank_conflicts(kernels, element_bytes, extent):
     lines, chunks = 64 // element_bytes, extent * element_bytes // 16
 
@@ -200,12 +200,13 @@ def test_tiles_with_the_depth_outside_have_no_bank_conflicts(kernels, element_by
                 assert sorted(word % 32 for word in words) == list(range(32))
 
 
-def test_results_are_staged_without_bank_conflicts():
-    """The epilogue (mma_gemm.cuh) writes pairs of elements, 8 elements of padding after each line of 64."""
+@pytest.mark.parametrize("columns", [48, 64])
+def test_results_are_staged_without_bank_conflicts(columns):
+    """The epilogue (mma_gemm.cuh) writes pairs of elements, 8 elements of padding after each line of a warp."""
     for element_bytes, lanes_at_once in ((2, 32), (4, 16)):
-        for column in range(0, 64, 8):
+        for column in range(0, columns, 8):
             words = set()
             for lane in range(lanes_at_once):
-                byte = ((lane // 4) * (64 + 8) + column + lane % 4 * 2) * element_bytes
+                byte = ((lane // 4) * (columns + 8) + column + lane % 4 * 2) * element_bytes
                 words |= {byte // 4 + i for i in range(element_bytes // 2)}
             assert len({word % 32 for word in words}) == len(words)

@@ -29,6 +29,7 @@ struct GradWeightProduct : MmaExtents {
   // The tap and the channels of a thread's chunk; the pixels it copies, as coordinates that are counted up.
   struct ImageCopier {
     using Shared = Share<ImageTile, Block>;
+    static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
     int dh, dw;      // from p * stride_h and q * stride_w to the place in the image
     int pixels_end;  // seen from the first line; no pixel counts where the chunk is outside the rows
     int p[Shared::kCount], q[Shared::kCount];
@@ -56,9 +57,9 @@ struct GradWeightProduct : MmaExtents {
 #pragma unroll
       for (int i = 0; i < Shared::kCount; ++i) {
         const unsigned h = p[i] * conv.stride_h + dh, w = q[i] * conv.stride_w + dw;
-        copy_async(chunks + Shared::place() + i * Shared::kPlaceStep,
-                   from[i] + static_cast<int>((h * columns_end + w) * conv.c),
-                   i * Shared::kStep < pixels_end && h < rows_end && w < columns_end);
+        copy_async_through_cache(chunks + Shared::place() + i * Shared::kPlaceStep,
+                                 from[i] + static_cast<int>((h * columns_end + w) * conv.c),
+                                 i * Shared::kStep < pixels_end && h < rows_end && w < columns_end);
         q[i] += product.step_q, p[i] += product.step_p, from[i] += int64_t{product.step_n} * sample;
         if (q[i] >= conv.q) q[i] -= conv.q, ++p[i];
         if (p[i] >= conv.p) p[i] -= conv.p, from[i] += sample;
@@ -111,23 +112,50 @@ __global__ void __launch_bounds__(kElementThreads)
   grad_weight[offset_of(strides, {at.n * filters + k, to.c, to.r, to.s})] = static_cast<T>(sum);
 }
 
-// The depth is cut into so many parts that they make two tiles of 128 x 128 for each multiprocessor, whatever the
-// block's shape: the bits depend on the parts. A part of fewer pixels would cost more to add than to compute
-// [estimate].
-constexpr int64_t kTilesWanted = 2 * kMultiprocessors, kTileExtent = 128, kMinPartPixels = 1024;
+// A part of fewer pixels would cost more to add than to compute [estimate]. An H100 copies so many bytes a clock.
+constexpr int64_t kMinPartPixels = 1024, kCopiedBytes = 1700, kMostWaves = 4;
 
-MmaExtents extents_of(const Conv2dShape& shape) {
+// Cuts the depth into so many parts that their tiles fill all multiprocessors for some waves.
+template <class Block>
+MmaExtents cut_for(MmaExtents extents, int waves) {
+  const int64_t most = std::max<int64_t>(extents.depth / kMinPartPixels, 1);
+  const int64_t parts = std::clamp<int64_t>(waves * kMultiprocessors / tiles_of<Block>(extents), 1, most);
+  constexpr int64_t kMultiple = kTileDepthElements<bfloat16>;  // of a float tile's depth, too
+  const int64_t part_depth = std::max<int64_t>(ceil_div(ceil_div(extents.depth, parts), kMultiple), 1) * kMultiple;
+  extents.part_depth = static_cast<int>(part_depth);
+  extents.parts = static_cast<int>(std::max<int64_t>(ceil_div(extents.depth, part_depth), 1));
+  return extents;
+}
+
+// What a product that is cut takes: the product, and its partial sums written and read.
+template <class Block>
+int64_t clocks_in_parts(const MmaExtents& extents) {
+  const int64_t results = int64_t{extents.groups} * extents.rows * extents.columns;
+  const int64_t sums = 2 * int64_t{sizeof(float)} * results * extents.parts / kCopiedBytes;
+  return clocks_of<Block>(extents) * ceil_div(extents.part_depth, kTileDepthElements<bfloat16> / kSteps) + sums;
+}
+
+// The bits depend on the parts: the best of these cuts, which the shape alone decides, not the GPU at hand.
+template <class... Blocks>
+MmaExtents best_cut(const MmaExtents& extents) {
+  MmaExtents best = extents;
+  int64_t least = INT64_MAX;
+  const auto consider = [&](const MmaExtents& cut, int64_t clocks) {
+    if (clocks < least) best = cut, least = clocks;
+  };
+  for (int waves = 1; waves <= kMostWaves; ++waves)
+    (..., consider(cut_for<Blocks>(extents, waves), clocks_in_parts<Blocks>(cut_for<Blocks>(extents, waves))));
+  return best;
+}
+
+MmaExtents extents_of(const Conv2dPlan& plan) {
+  const Conv2dShape& shape = plan.shape;
   MmaExtents extents;
   extents.groups = static_cast<int>(shape.groups);
   extents.rows = static_cast<int>(shape.r * shape.s * channels_per_group(shape));
   extents.columns = static_cast<int>(filters_per_group(shape));
   extents.depth = static_cast<int>(shape.n * shape.p * shape.q);
-  const int64_t tiles = ceil_div(extents.rows, kTileExtent) * ceil_div(extents.columns, kTileExtent) * shape.groups;
-  const int64_t most = std::max<int64_t>(extents.depth / kMinPartPixels, 1);
-  extents.parts = static_cast<int>(std::min(ceil_div(kTilesWanted, tiles), most));
-  constexpr int64_t kMultiple = kTileDepthElements<bfloat16>;  // of a float tile's depth, too
-  extents.part_depth = static_cast<int>(ceil_div(ceil_div(extents.depth, extents.parts), kMultiple) * kMultiple);
-  return extents;
+  return plan.strict ? best_cut<StrictBlock>(extents) : best_cut<WideBlock, LongBlock, NarrowBlock>(extents);
 }
 
 int64_t parts_bytes(const MmaExtents& extents) {
@@ -154,13 +182,13 @@ void launch_product(const MmaExtents& extents, const Conv2dShape& shape, const v
 
 int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
   const int64_t packed = plan.packing.needed ? workspace_bytes(image_bytes(dtype, plan.shape)) : 0;
-  return packed + workspace_bytes(parts_bytes(extents_of(plan.shape)));
+  return packed + workspace_bytes(parts_bytes(extents_of(plan)));
 }
 
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    const void* grad_output, const void* input, void* workspace, void* grad_weight,
                                    void* stream) {
-  const MmaExtents extents = extents_of(plan.shape);
+  const MmaExtents extents = extents_of(plan);
   if (plan.packing.needed) {
     void* const packed = static_cast<char*>(workspace) + workspace_bytes(parts_bytes(extents));
     pack_image(dtype, shape, plan, channels_last, input, packed, stream);
@@ -168,15 +196,15 @@ void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const 
   }
   dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
-    const auto launch_split = [&](auto split) {
-      const auto launch = wants_wide_block(extents) ? launch_product<GradWeightProduct<T, split, WideBlock<split>>>
-                                                    : launch_product<GradWeightProduct<T, split, NarrowBlock<split>>>;
-      launch(extents, plan.shape, input, grad_output, workspace, stream);
-    };
     if (plan.strict) {
-      if constexpr (sizeof(T) == 4) launch_split(std::true_type{});
+      if constexpr (sizeof(T) == 4)
+        launch_product<GradWeightProduct<T, true, StrictBlock>>(extents, plan.shape, input, grad_output, workspace,
+                                                                stream);
     } else {
-      launch_split(std::false_type{});
+      dispatch_block<WideBlock, LongBlock, NarrowBlock>(extents, [&](auto block) {
+        launch_product<GradWeightProduct<T, false, decltype(block)>>(extents, plan.shape, input, grad_output, workspace,
+                                                                     stream);
+      });
     }
     const int64_t count = int64_t{extents.groups} * extents.rows * extents.columns;
     launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan,

@@ -2,8 +2,12 @@
 // mma_gemm.cuh are. conv2d_grad_input is a convolution of grad_output with flipped weights (conv2d_pack.h).
 //
 //                        rows                columns            depth
-//   conv2d               pixels n, p, q      filters k          r, s, c      of a group; the last one fastest, as it is
-//   conv2d_grad_input    pixels n, h, w      channels c         r, s, k      in memory
+//   conv2d               pixels n, p, q      filters k          r, s, c      of a group
+//   conv2d_grad_input    pixels n, h, w      channels c         r, s, k
+//
+// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next ones: windows
+// overlap, so the taps read the same lines of the image over and over, and read so they come from L1 all but the first
+// time. Otherwise the depth runs as it lies in memory, the channels fastest.
 #include "conv2d_mma.cuh"
 #include "conv2d_pack.h"
 #include "mma_gemm.cuh"
@@ -31,12 +35,14 @@ struct WindowProduct : MmaExtents {
   T* result;
   MmaConv2d conv;
   Lattice lattice;
+  bool taps_first;
 
   // The depth of a thread's chunk, as coordinates r, s, c that are counted up, and the windows of the rows it copies:
   // h, w and address of the first tap. Rows and depths behind the end are windows and taps outside the image.
   struct ImageCopier {
     using Shared = Share<ImageTile, Block>;
     static constexpr int kOutside = 1 << 29;
+    static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
     int r, s, c;
     int h[Shared::kCount], w[Shared::kCount];
     const Chunk* from[Shared::kCount];
@@ -62,10 +68,15 @@ struct WindowProduct : MmaExtents {
       const unsigned rows_end = r < conv.r ? conv.h : 0, columns_end = conv.w;
 #pragma unroll
       for (int i = 0; i < Shared::kCount; ++i)
-        copy_async(chunks + Shared::place() + i * Shared::kPlaceStep, from[i] + tap,
-                   h[i] + dh < rows_end && w[i] + dw < columns_end);
-      for (c += kTileDepthChunks; c >= conv.group_c; c -= conv.group_c)
+        copy_async_through_cache(chunks + Shared::place() + i * Shared::kPlaceStep, from[i] + tap,
+                                 h[i] + dh < rows_end && w[i] + dw < columns_end);
+      if (product.taps_first) {
         if (++s == conv.s) s = 0, ++r;
+        if (r == conv.r) r = 0, c += kTileDepthChunks;
+      } else {
+        for (c += kTileDepthChunks; c >= conv.group_c; c -= conv.group_c)
+          if (++s == conv.s) s = 0, ++r;
+      }
     }
   };
 
@@ -78,7 +89,9 @@ struct WindowProduct : MmaExtents {
 
     __device__ void copy(const WindowProduct& product, const MmaTile&, Chunk* chunks) {
       lines.copy(product.depth_chunks(), product.columns, product.depth_chunks(), chunks);
-      lines.from += kTileDepthChunks, lines.chunk += kTileDepthChunks;
+      lines.chunk += product.taps_first ? product.conv.group_c : kTileDepthChunks;
+      if (product.taps_first && lines.chunk >= product.depth_chunks())
+        lines.chunk -= product.depth_chunks() - kTileDepthChunks;
     }
   };
 
@@ -114,6 +127,7 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
   product.matrix = static_cast<const Chunk*>(operands.matrix);
   product.bias = static_cast<const T*>(operands.bias), product.result = static_cast<T*>(operands.result);
   product.conv = conv, product.lattice = lattice;
+  product.taps_first = conv.group_c % kTileDepthChunks == 0;
   launch_mma_gemm(product, stream);
 }
 
@@ -133,15 +147,12 @@ void launch_windows(Dtype dtype, bool strict, int64_t samples, const MmaConv2d& 
     of.result = static_cast<char*>(operands.result) + done * result_sample;
     dispatch_mma(dtype, [&](auto type) {
       using T = decltype(type);
-      const auto launch_split = [&](auto split) {
-        const auto launch = wants_wide_block(extents) ? launch_product<WindowProduct<T, split, WideBlock<split>>>
-                                                      : launch_product<WindowProduct<T, split, NarrowBlock<split>>>;
-        launch(extents, conv, lattice, of, stream);
-      };
       if constexpr (sizeof(T) == 4) {
-        if (strict) return launch_split(std::true_type{});
+        if (strict) return launch_product<WindowProduct<T, true, StrictBlock>>(extents, conv, lattice, of, stream);
       }
-      launch_split(std::false_type{});
+      dispatch_block<WideBlock, LongBlock, TallBlock>(extents, [&](auto block) {
+        launch_product<WindowProduct<T, false, decltype(block)>>(extents, conv, lattice, of, stream);
+      });
     });
   }
 }

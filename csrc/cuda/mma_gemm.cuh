@@ -6,47 +6,28 @@
 // come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are: conv2d_mma.cu,
 // conv2d_grad_weight_mma.cu.
 //
-// A block owns kRows x kColumns results and its warps kWarpRows x kWarpColumns each, in registers. Tiles of both
-// operands (mma_tile.cuh) come by cp.async, kStages - 1 ahead of the multiplication, into a ring in shared memory; one
-// barrier for each tile. The sum of a result runs over the depth in one order, whatever the block's shape and whatever
-// else is in the batch. Bound: tensor cores; mma.sync is said to reach 55 % of what an H100's wgmma does.
+// A block owns kRows x kColumns results (mma_block.cuh) and its warps kWarpRows x kWarpColumns each, in registers.
+// Tiles of both operands (mma_tile.cuh) come by cp.async, kStages - 1 ahead of the multiplication, into a ring in
+// shared memory; one barrier for each tile. The sum of a result runs over the depth in one order, whatever the block's
+// shape and whatever else is in the batch. Bound: tensor cores; mma.sync is said to reach 55 % of what an H100's wgmma
+// does.
 //
-// Budget for the wide block: 64 x 64 results are 128 registers a thread, fragments 32 (strict: 48), of 255; a stage is
-// 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not yet tuned on a GPU.
+// Budget: 64 x 64 results are 128 registers a thread and the fragments of a step 32, of 255. A stage of the wide block
+// is 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not yet tuned on a GPU.
 #pragma once
-#include <type_traits>
-
-#include "mma_tile.cuh"
+#include "mma_block.cuh"
 
 namespace tmc {
 
 constexpr int kStages = 4;
 
-template <int kRowWarps_, int kColumnWarps_, int kWarpRows_, int kWarpColumns_, int kBlocksPerMultiprocessor_>
-struct BlockShape {
-  static constexpr int kRowWarps = kRowWarps_, kColumnWarps = kColumnWarps_;
-  static constexpr int kWarpRows = kWarpRows_, kWarpColumns = kWarpColumns_;
-  static constexpr int kRows = kRowWarps * kWarpRows, kColumns = kColumnWarps * kWarpColumns;
-  static constexpr int kThreads = kRowWarps * kColumnWarps * kWarpThreads;
-  static constexpr int kBlocksPerMultiprocessor = kBlocksPerMultiprocessor_;
-};
-template <bool kSplit>
-using WideBlock = std::conditional_t<kSplit, BlockShape<2, 4, 64, 32, 1>, BlockShape<4, 2, 64, 64, 1>>;
-template <bool kSplit>
-using NarrowBlock = BlockShape<4, 1, 32, 64, kSplit ? 2 : 3>;
-
-// The extents of a product. A Product derives from it and adds
+// A Product derives from MmaExtents and adds
 //   scalar_t, result_t, Block, kSplit     element types, a BlockShape, whether float is strict (mma_tile.cuh)
 //   ImageTile, MatrixTile                 DepthInnerTile or DepthOuterTile
 //   ImageCopier, MatrixCopier             made of (product, tile); copy(product, tile, chunks) starts to copy its next
-//   piece
-//                                         of depth
-//   result_at(tile, row)                  where the columns of a row begin, or null
+//                                         piece of depth
+//   result_at(tile, row)                  where the columns of a row begin
 //   bias_at(tile)                         what is added to the columns, or null
-struct MmaExtents {
-  int groups, rows, columns, depth;  // of one group
-  int parts, part_depth;             // the depth is cut into `parts` pieces of part_depth, a multiple of a tile's
-};
 
 // What a block works on.
 struct MmaTile {
@@ -75,19 +56,20 @@ __device__ MmaTile mma_tile_of_block(const Product& product) {
 }
 
 // Which chunks of a tile a thread copies: one chunk of every kStep-th line. They stand at place() + i * kPlaceStep.
+// Threads that are left over, which are whole warps, copy nothing.
 template <class Tile, class Block>
 struct Share {
-  static constexpr int kStep = Block::kThreads / Tile::kLineChunks, kCount = Tile::kLines / kStep;
-  static constexpr int kPlaceStep = kStep * Tile::kLineChunks;
-  static_assert(kStep * Tile::kLineChunks == Block::kThreads && kCount * kStep == Tile::kLines);
-  static_assert(kStep % Tile::kPeriod == 0);
+  static constexpr int kStep = Block::kThreads / Tile::kLineChunks / Tile::kPeriod * Tile::kPeriod;
+  static constexpr int kCount = Tile::kLines / kStep, kPlaceStep = kStep * Tile::kLineChunks;
+  static_assert(kCount * kStep == Tile::kLines && kPlaceStep % kWarpThreads == 0);
+  static __device__ bool is_empty() { return kPlaceStep < Block::kThreads && threadIdx.x >= kPlaceStep; }
   static __device__ int chunk() { return threadIdx.x % Tile::kLineChunks; }
   static __device__ int line() { return threadIdx.x / Tile::kLineChunks; }
   static __device__ int place() { return Tile::chunk_at(line(), chunk()); }
 };
 
-// Copies a matrix whose lines are the lines of the tile; `line` and `chunk` are the thread's first ones in it. Behind
-// the ends there are zeros. Where the next tile begins is the owner's affair.
+// Copies a matrix whose lines are the lines of the tile; `line` and `chunk` are the thread's first ones in it, and
+// `from` is where the line begins. Behind the ends there are zeros. Where the next tile begins is the owner's affair.
 template <class Tile, class Block>
 struct MatrixLines {
   using Shared = Share<Tile, Block>;
@@ -95,12 +77,13 @@ struct MatrixLines {
   int line, chunk;
 
   __device__ MatrixLines(const Chunk* matrix, int64_t line_chunks, int line, int chunk)
-      : from(matrix + line * line_chunks + chunk), line(line), chunk(chunk) {}
+      : from(matrix + line * line_chunks), line(line), chunk(chunk) {}
 
   __device__ void copy(int64_t line_chunks, int lines_end, int chunks_end, Chunk* tile) const {
+    if (Shared::is_empty()) return;
 #pragma unroll
     for (int i = 0; i < Shared::kCount; ++i)
-      copy_async(tile + Shared::place() + i * Shared::kPlaceStep, from + i * Shared::kStep * line_chunks,
+      copy_async(tile + Shared::place() + i * Shared::kPlaceStep, from + chunk + i * Shared::kStep * line_chunks,
                  line + i * Shared::kStep < lines_end && chunk < chunks_end);
   }
 };
@@ -190,21 +173,11 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
   store_sums(product, tile, row, column, sums, reinterpret_cast<char*>(ring));
 }
 
-// The wide block reads the operands less often; the narrow one wastes less on few columns, and fills the GPU with
-// fewer results. The bits are the same.
-inline bool wants_wide_block(const MmaExtents& extents) {
-  return extents.columns > NarrowBlock<false>::kColumns &&
-         ceil_div(extents.rows, WideBlock<false>::kRows) * ceil_div(extents.columns, WideBlock<false>::kColumns) *
-                 extents.groups * extents.parts >=
-             kMultiprocessors;
-}
-
 template <class Product>
 void launch_mma_gemm(const Product& product, void* stream) {
   using Block = typename Product::Block;
   constexpr int kStageChunks = Product::ImageTile::kChunks + Product::MatrixTile::kChunks;
-  const int64_t blocks = ceil_div(product.rows, Block::kRows) * ceil_div(product.columns, Block::kColumns) *
-                         product.groups * product.parts;
+  const int64_t blocks = tiles_of<Block>(product) * product.parts;
   launch_with_shared_memory(mma_gemm_kernel<Product>, dim3(static_cast<unsigned>(blocks)), Block::kThreads,
                             kStages * kStageChunks * int(sizeof(Chunk)), stream, product);
 }

@@ -10,6 +10,7 @@
 // The chunks of a line are permuted (XOR with bits of the line's number), so that the eight chunks that are read or
 // written together fall into the eight different 16-byte groups of the 32 banks: no bank conflicts.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 

@@ -73,9 +73,14 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// Starts to copy 16 bytes from global to shared memory past the registers and L1; writes zeros where !valid.
+// Starts to copy 16 bytes from global to shared memory past the registers; writes zeros where !valid. The first goes
+// past L1 as well; the second through it, for what the multiprocessor will copy again soon.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
   TMC_SM80_PTX("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy_async_through_cache(void* shared, const void* global, bool valid) {
+  TMC_SM80_PTX("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0) : "memory");
 }
 // Closes a group of the thread's copies; wait_for_copies waits until all but its last kPending groups have landed.

@@ -22,6 +22,9 @@ inline char* dynamic_shared_memory() {
 inline void copy_async(void* shared, const void* global, bool valid) {
   fibers::copy_async(shared, global, valid);
 }
+inline void copy_async_through_cache(void* shared, const void* global, bool valid) {
+  fibers::copy_async(shared, global, valid);
+}
 inline void commit_copies() {
   fibers::commit_copies();
 }

@@ -116,8 +116,13 @@ int selftest_depth_outer_chunk(int element_bytes, int line_chunks, int line, int
   return depth_outer_chunk(element_bytes, line_chunks, line, chunk);
 }
 
-bool selftest_wants_wide_block(int rows, int columns, int groups, int parts) {
-  return wants_wide_block({.groups = groups, .rows = rows, .columns = columns, .depth = 0, .parts = parts});
+// Rows of the block that is chosen for a product, and its columns.
+void selftest_block_of(int rows, int columns, int64_t* extents) {
+  dispatch_block<WideBlock, LongBlock, TallBlock>(
+      {.groups = 1, .rows = rows, .columns = columns, .depth = 0, .parts = 1, .part_depth = 0}, [&](auto block) {
+        extents[0] = decltype(block)::kRows;
+        extents[1] = decltype(block)::kColumns;
+      });
 }
 
 }  // extern "C"
