@@ -12,6 +12,9 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # every operator with more.
 torch.set_num_threads(1)
 
+# By default torch computes float32 convolutions on a GPU with TF32, and so do we. The tests' tolerances are float32's.
+torch.backends.cudnn.allow_tf32 = False
+
 
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("cpu", "cuda"), help="run the operator tests on this device only")

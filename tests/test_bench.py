@@ -72,6 +72,10 @@ def test_fastest_unit():
     del rates["bfloat16_tiles"]
     assert machine.fastest_unit(rates, "float32") == ("float32", 1)
     assert machine.fastest_unit(rates, "bfloat16") == ("bfloat16_pairs", 1)
+    rates = {"float32": 50e12, "tensorfloat32": 400e12, "bfloat16": 720e12}  # a GPU's
+    assert machine.fastest_unit(rates, "float32") == ("tensorfloat32", 3)
+    assert machine.fastest_unit(rates, "float32", "high") == ("tensorfloat32", 1)
+    assert machine.fastest_unit(rates, "bfloat16") == ("bfloat16", 1)
 
 
 # ---- Cases.

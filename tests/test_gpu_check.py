@@ -35,7 +35,7 @@ def test_dry_run_of_every_part_that_measures():
     summary = done.stdout.splitlines()[-20:]
     for part in measuring:
         assert any(line.split()[:2] == [part, "passed"] for line in summary), done.stdout
-    assert any(line.startswith("bits: 36 cases, 2 repeats") and "0 differ" in line for line in summary)
+    assert any(line.startswith("bits: 40 cases, 2 repeats") and "0 differ" in line for line in summary)
     assert sum("x torch, geometric mean of 1" in line for line in summary) == 4  # layers, pools, stages, steps
 
 
@@ -50,6 +50,24 @@ def test_without_a_gpu_it_says_so(modules, monkeypatch, capsys):
 def test_unknown_part_is_rejected():
     done = run("--only", "nothing")
     assert done.returncode == 2 and "invalid choice: 'nothing'" in done.stderr
+
+
+def test_dry_run_writes_tables(modules, monkeypatch, tmp_path):
+    main, _, _ = modules
+    options = main.build_parser().parse_args(["--dry-run", "--only", "machine", "layers", "pools"])
+    found = main.check(options, "cpu", tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text()) == found and len(found["records"]) == 2
+    text = path.with_suffix(".md").read_text()
+    assert "No tables" not in text and "conv5" in text and "global 7" in text
+
+
+def test_tables_that_cannot_be_made_lose_no_numbers(modules, tmp_path, monkeypatch):
+    _, _, results = modules
+    monkeypatch.setattr(results, "tables", lambda found, device: 1 / 0)
+    results.write({"environment": {}, "parts": []}, tmp_path)
+    assert (tmp_path / "unknown-gpu.json").exists()
+    assert "ZeroDivisionError" in (tmp_path / "unknown-gpu.md").read_text()
 
 
 def script(text):
@@ -72,8 +90,8 @@ def check(modules, monkeypatch, tmp_path):
     main, parts, results = modules
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
 
-    def run_parts(commands, seconds, *arguments):
-        table = {name: parts.Part(seconds, command) for name, command in commands.items()}
+    def run_parts(commands, seconds, *arguments, **rest):
+        table = {name: parts.Part(seconds, command, **rest) for name, command in commands.items()}
         monkeypatch.setattr(main, "PARTS", table)
         options = main.build_parser().parse_args(["--minutes", str(len(table) * seconds / 60), *arguments])
         return main.check(options, "cuda", tmp_path)
@@ -94,7 +112,7 @@ def test_a_part_that_fails_crashes_or_hangs_loses_nothing(check, modules, tmp_pa
             "fails": script("raise SystemExit(3)"),
             "crashes": writing(CHECKED + '{"check": {"na', "import os; os.abort()"),
             "hangs": writing(CHECKED, "import time; time.sleep(100)"),
-            "missing": lambda device: None,
+            "missing": lambda device: None,  # its tool
             "last": script("pass"),
         },
         seconds=2,
@@ -110,6 +128,61 @@ def test_a_part_that_fails_crashes_or_hangs_loses_nothing(check, modules, tmp_pa
     summary = results.summary(found).splitlines()
     assert [line.split()[1] for line in summary[:6]] == ["passed", "FAILED", "FAILED", "FAILED", "FAILED", "passed"]
     assert summary[6] == "bits: 2 cases, 100 repeats each and every batch size: 0 differ"
+
+
+def test_a_part_goes_on_behind_the_case_that_lost_the_gpu(check, modules):
+    text = """
+import json, sys
+begin = int(sys.argv[sys.argv.index("--begin") + 1]) if "--begin" in sys.argv else 0
+with open(sys.argv[sys.argv.index("--records") + 1], "a") as file:
+    for place in range(begin, 6):
+        if place in (2, 3):
+            print(json.dumps({"lost": place}), file=file, flush=True)
+            sys.exit(3)
+        print(json.dumps({"checks": {"name": str(place)}}), file=file)
+"""
+    found = check({"bits": lambda device: [([sys.executable, "-c", text, "--part", "bits"], {})]}, seconds=20)
+    assert [each["name"] for each in found["checks"]] == ["0", "1", "4", "5"]
+    assert not found["parts"][0]["passed"] and "lost the GPU 2 times" in found["parts"][0]["note"]
+
+
+def test_a_gpu_that_is_lost_at_once_ends_the_part(check):
+    always = "import sys; open(sys.argv[-3], 'a').write('{\"lost\": 0}\\n'); sys.exit(3)"
+    found = check({"bits": lambda device: [([sys.executable, "-c", always, "--part", "bits"], {})]}, seconds=20)
+    assert "exit code 3" in found["parts"][0]["note"] and found["parts"][0]["seconds"] < 15
+
+
+def test_a_case_that_raises_is_noted_and_the_next_one_runs(modules, monkeypatch):
+    measuring = importlib.import_module("measuring")
+    told = []
+
+    def compute(case):
+        if case == 1:
+            raise ValueError("one")
+        return case != 2
+
+    cases = {"zero": 0, "one": 1, "two": 2, "three": 3}
+    tell = lambda **found: told.append(found)  # noqa: E731
+    assert not measuring.each(cases, 0, time.monotonic() + 60, tell, compute)
+    assert told == [{"failed": "one: ValueError: one"}]
+    assert measuring.each(cases, 3, time.monotonic() + 60, tell, compute)
+    told.clear()
+    assert measuring.each(cases, 2, time.monotonic() - 1, tell, compute)
+    assert told == [{"skipped": "two"}, {"skipped": "three"}]
+    monkeypatch.setattr(measuring, "gpu_is_lost", lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        measuring.each(cases, 0, time.monotonic() + 60, tell, compute)
+    assert ended.value.code == 3 and told[-1] == {"lost": 1}
+
+
+def test_commands_side_by_side(check):
+    """Each is given all the time of the part, and what failed in pytest is told."""
+    failing = "print('FAILED tests/test_conv2d.py::test_x - assert 0'); raise SystemExit(1)"
+    slow = "import time; time.sleep(2)"
+    commands = [([sys.executable, "-c", text], {}) for text in (slow, failing, slow, slow)]
+    found = check({"tests": lambda device: commands}, 20, processes=4)
+    assert found["parts"][0]["seconds"] < 6 and "exit code 1" in found["parts"][0]["note"]
+    assert found["failed"] == ["FAILED tests/test_conv2d.py::test_x - assert 0"]
 
 
 def test_processes_of_a_stopped_part_end_with_it(check, tmp_path):
@@ -142,11 +215,13 @@ def test_wrong_results_are_named_in_the_summary(modules):
         "checks": [{"name": "sigmoid", "repeats": 100, "differ": 1, "same_in_any_batch": True}],
         "records": [{**record, "verified": True, "ratio": {"median": r}} for r in (1.0, 4.0)]
         + [{**record, "name": "avg", "verified": False}],
+        "sanitized": [{"name": "memcheck", "cases": 60, "all": 80}],
         "failed": ["steps: full relu: OutOfMemoryError"],
         "skipped": ["layers: conv5", "layers: conv4"],
     }
     assert results.summary(found).splitlines() == [
         "bits: 1 cases, 100 repeats each and every batch size: 1 differ",
+        "memcheck: 60 of 80 cases",
         "pools, float32 highest, forward: 2.00 x torch, geometric mean of 2",
         "WRONG: pools avg forward",
         "failed: steps: full relu: OutOfMemoryError",
@@ -162,6 +237,8 @@ def test_commands_for_a_gpu(modules, monkeypatch):
         ["/bin/compute-sanitizer", "--tool", tool] for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
     ]
     assert all("--dry-run" not in command for part in parts.PARTS.values() for command, _ in part.commands("cuda"))
-    ((tests, _),) = parts.PARTS["tests"].commands("cuda")
-    assert tests[tests.index("--device") + 1] == "cuda"
+    tests = [" ".join(command) for command, _ in parts.PARTS["tests"].commands("cuda")]
+    assert all("--device cuda" in command and "test_cuda_" not in command for command in tests)
+    for stem in ("conv2d", "conv_act_pool2d", "pool2d", "sigmoid"):
+        assert any(f"tests/test_{stem}.py" in command for command in tests), stem
     assert sum(part.seconds for part in parts.PARTS.values()) <= 600

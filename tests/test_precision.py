@@ -37,14 +37,14 @@ def test_error_of_float32(name, layout, precision):
 
 
 def test_newer_switches(precision):
+    switch = torch.backends.cudnn.conv
+    before = switch.fp32_precision
+    try:
+        for switch.fp32_precision, expected in (("ieee", "highest"), ("tf32", "high")):
+            assert float32_precision(on_cuda=True) == expected
+    finally:
+        switch.fp32_precision = before
     precision("highest")
-    for switch in (torch.backends.cudnn.conv, torch.backends.mkldnn.matmul):
-        before, switch.fp32_precision = switch.fp32_precision, "ieee"
-        try:
-            assert float32_precision(on_cuda=True) == ("highest" if switch is torch.backends.cudnn.conv else "high")
-            assert float32_precision(on_cuda=False) == "highest"
-        finally:
-            switch.fp32_precision = before
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     with pytest.raises(RuntimeError, match="mix"):
         torch.get_float32_matmul_precision()

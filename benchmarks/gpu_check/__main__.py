@@ -5,16 +5,14 @@
     python benchmarks/gpu_check --dry-run              without a GPU: every part on the CPU, tiny; keeps no results
     python benchmarks/gpu_check --build                compiles the kernels even if a library is there
 
-Each part is a process of its own with a time limit; the time that one leaves goes to those behind it. A part that
-fails, hangs or crashes loses nothing of the others: results are written after each of them. The summary comes last.
+Each part is a process of its own, or several, with a time limit; the time that one leaves goes to those behind it. A
+part that fails, hangs or crashes loses nothing of the others, and one that loses the GPU begins again behind the case
+that did it. Results are written after each part. The summary comes last.
 
 exit code: 0 all passed, 1 something failed, 2 there is no GPU
 """
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +23,10 @@ sys.path.insert(0, str(ROOT))  # the package as it is built in place
 
 import results  # noqa: E402
 from parts import PARTS, has_library  # noqa: E402
+from running import run_all  # noqa: E402
 
 SOON = 0.9  # of its limit: when a part should begin no further case
+MINUTES = 9.5  # and what starting and ending the check itself takes
 
 
 def build_parser():
@@ -36,10 +36,11 @@ def build_parser():
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--build", action="store_true")
-    parser.add_argument("--minutes", type=float, default=10, help="for everything together; default: 10")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for everything together; default: {MINUTES}")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # what a part's process is started with
     parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=600, help=argparse.SUPPRESS)
+    parser.add_argument("--begin", type=int, default=0, help=argparse.SUPPRESS)  # the first case, by its number
     return parser
 
 
@@ -49,7 +50,8 @@ def main():
     if options.part:
         import measuring
 
-        return measuring.run(options.part, device, options.records, time.monotonic() + SOON * options.seconds)
+        deadline = time.monotonic() + SOON * options.seconds
+        return measuring.run(options.part, device, options.records, deadline, options.begin)
     if not options.dry_run and not gpu_is_there():
         print("no CUDA device: --dry-run shows what would run", file=sys.stderr)
         return 2
@@ -67,58 +69,32 @@ def gpu_is_there():
 
 def check(options, device, folder):
     """Runs the parts in their order and returns all that they found."""
-    found = {"environment": {}, "parts": [], "checks": [], "peaks": [], "records": [], "failed": [], "skipped": []}
+    found = {"environment": {}, "parts": [], "checks": [], "peaks": [], "records": []}
+    found |= {"sanitized": [], "failed": [], "skipped": []}
     wanted = [name for name in PARTS if name in (options.only or PARTS)]
-    scale = 60 * options.minutes / sum(part.seconds for part in PARTS.values())
-    start, planned = time.monotonic(), 0
-    for name in wanted:
-        planned += scale * PARTS[name].seconds
-        limit = planned - (time.monotonic() - start)  # its own share and what the parts before it have left
+    end = time.monotonic() + 60 * options.minutes
+    for place, name in enumerate(wanted):
+        left = end - time.monotonic()
+        share = left * PARTS[name].seconds / sum(PARTS[other].seconds for other in wanted[place:])
+        limit = max(share, min(PARTS[name].patience, left / 2))
         print(f"\n== {name}, at most {limit:.0f} s", flush=True)
-        found["parts"].append(run_part(name, device, options, limit, folder / f"{name}.jsonl"))
-        results.collect(found, folder / f"{name}.jsonl")
-        if not options.dry_run:
-            results.write(found)
+        (folder / name).mkdir()
+        found["parts"].append(run_part(name, device, options, limit, folder / name))
+        results.collect(found, folder / name)
+        results.write(found, folder if options.dry_run else results.RESULTS)
     return found
 
 
-def run_part(name, device, options, limit, records):
+def run_part(name, device, options, limit, folder):
     """All commands of a part; {"name", "passed", "seconds", "note"}."""
-    begin, notes = time.monotonic(), []
+    begin = time.monotonic()
     if name == "library" and not options.build and has_library(device):
-        notes.append("was there")
-        commands = []
-    else:
-        commands = PARTS[name].commands(device)
-    if commands is None:
-        return {"name": name, "passed": False, "seconds": 0, "note": "nothing to run it with"}
-    for place, (command, variables) in enumerate(commands):
-        left = limit - (time.monotonic() - begin)
-        share = left / (len(commands) - place)
-        if "--part" in command:
-            command = [*command, "--records", str(records), "--seconds", f"{share:.0f}"]
-        note = run_command(command, variables, share)
-        if note:
-            words = " ".join([Path(command[0]).name, *command[1:4]]).split()
-            notes.append(f"{' '.join(words)[:60]}: {note}")
+        return {"name": name, "passed": True, "seconds": round(time.monotonic() - begin, 1), "note": "was there"}
+    part = PARTS[name]
+    commands = part.commands(device)
+    notes = [part.missing] if commands is None else run_all(commands, part.processes, limit, folder)
     seconds = round(time.monotonic() - begin, 1)
-    failed = [note for note in notes if note != "was there"]
-    return {"name": name, "passed": not failed, "seconds": seconds, "note": "; ".join(notes)}
-
-
-def run_command(command, variables, limit):
-    """Why it failed, or "". With all processes it started, it ends at its limit."""
-    print("$", *(f"{key}={value}" for key, value in variables.items()), *command, flush=True)
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, **variables}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    try:
-        code = process.wait(max(limit, 1))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return f"stopped after {limit:.0f} s"
-    return f"exit code {code}" if code else ""
+    return {"name": name, "passed": not notes, "seconds": seconds, "note": "; ".join(notes)}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The parts of the check: in which order, with how much time, by which commands."""
 
-import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +18,10 @@ TEST_PROCESSES = 8  # they share the GPU; most of a test is the CPU's work
 @dataclass
 class Part:
     seconds: int  # its share of ten minutes
-    commands: Callable  # of the device: [(command, environment variables)], or None if the tool is missing
+    commands: Callable  # of the device: [(command, environment variables)], or None if something is missing
+    processes: int = 1  # commands at the same time
+    patience: int = 0  # seconds it may take even where that is more than its share
+    missing: str = ""
 
 
 def itself(name):
@@ -36,15 +39,18 @@ def build(device):
 
 
 def tests(device):
-    command = [sys.executable, "-m", "pytest", "tests", "-q", "-p", "no:cacheprovider", "--device", device]
-    command.append("--ignore-glob=tests/test_cuda_*.py")  # they run on the CPU, GPU or not
+    """A process for each file: on a GPU, one wrong address ends everything that its process would still do."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", device]
     if device == "cpu":
-        return [
-            ([*command, "-k", "sigmoid and float64 and cpu", "--maxfail=1", "--ignore=tests/test_gpu_check.py"], {})
-        ]
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(min(TEST_PROCESSES, os.cpu_count()))]
-    return [([*command, "-k", "cuda", "--maxfail=50"], {})]
+        return [([*command, "tests/test_sigmoid.py", "-k", "float64 and cpu", "--maxfail=1"], {})]
+    files = [path for path in (ROOT / "tests").glob("test_*.py") if tests_operators(path)]
+    files.sort(key=lambda path: path.stat().st_size, reverse=True)  # the longest first
+    return [([*command, str(path.relative_to(ROOT)), "-k", "cuda", "--maxfail=20"], {}) for path in files]
+
+
+def tests_operators(path):
+    """Whether a file's tests ask for a device. Those named test_cuda_ run on the CPU, GPU or not."""
+    return not path.name.startswith("test_cuda_") and re.search(r"^def test\w*\(.*\bdevice\b", path.read_text(), re.M)
 
 
 def sanitizer(device):
@@ -56,24 +62,28 @@ def sanitizer(device):
     )
     # Without torch's cache every tensor is an allocation of its own, whose ends memcheck then knows.
     variables = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return tool and [([tool, "--tool", name, "--error-exitcode", "1", *command], variables) for name in SANITIZERS]
+    return tool and [
+        ([tool, "--tool", name, "--error-exitcode", "1", *command], {**variables, "GPU_CHECK_TOOL": name})
+        for name in SANITIZERS
+    ]
 
 
 PARTS = {
-    "library": Part(90, build),
-    "machine": Part(20, itself("machine")),
-    "tests": Part(120, tests),
-    "bits": Part(30, itself("bits")),
-    "sanitizer": Part(80, sanitizer),
-    "layers": Part(90, itself("layers")),
-    "pools": Part(50, itself("pools")),
+    "library": Part(90, build, patience=280),  # without it all others are lost
+    "machine": Part(15, itself("machine")),
+    "tests": Part(110, tests, min(TEST_PROCESSES, os.cpu_count() or 1)),
+    "bits": Part(40, itself("bits")),
+    "sanitizer": Part(80, sanitizer, len(SANITIZERS), missing="compute-sanitizer was not found"),
+    "layers": Part(100, itself("layers")),
+    "pools": Part(45, itself("pools")),
     "stages": Part(40, itself("stages")),
     "steps": Part(80, itself("steps")),
 }
 
+USES_A_KERNEL = "import torch, torch_manual_conv.functional as F; F.sigmoid(torch.zeros(1, device='{}')).cpu()"
+
 
 def has_library(device):
-    """Whether the compiled kernels for this device can be loaded, found out in a process of its own."""
-    wanted = "torch_manual_conv.has_cuda" if device == "cuda" else "True"
-    command = [sys.executable, "-c", f"import torch_manual_conv; assert {wanted}"]
+    """Whether compiled kernels are there that run on this device, found out in a process of its own."""
+    command = [sys.executable, "-c", USES_A_KERNEL.format(device)]
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0

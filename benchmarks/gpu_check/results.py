@@ -8,33 +8,40 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 UNKNOWN = "unknown GPU"  # until the part that asks for the name has run
 
 
-def collect(found, path):
-    """Adds the lines of JSON that a part has written; the last may be torn if it was stopped."""
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            ((kind, value),) = json.loads(line).items()
-        except ValueError:
-            continue
-        if kind == "environment":
-            found["environment"] = value
-        else:
-            found[{"check": "checks", "record": "records"}.get(kind, kind)].append(value)
+def collect(found, folder):
+    """Adds the lines of JSON that a part has written; the last of a file may be torn if its process was stopped."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                ((kind, value),) = json.loads(line).items()
+            except ValueError:
+                continue
+            if kind == "environment":
+                found["environment"] = value
+            elif kind != "lost":
+                found[{"check": "checks", "record": "records"}.get(kind, kind)].append(value)
 
 
-def write(found):
-    """results/<device>.json and .md."""
+def write(found, folder):
+    """<device>.json and .md in this folder."""
+    device = found["environment"].get("machine", UNKNOWN)
+    folder.mkdir(exist_ok=True)
+    path = folder / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    try:
+        text = tables(found, device)
+    except Exception as error:  # the numbers are safe in the other file
+        text = f"No tables: {type(error).__name__}: {error}\n"
+        print(text, flush=True)
+    path.with_suffix(".md").write_text(text)
+
+
+def tables(found, device):
     from torch_manual_conv.bench.report import markdown
 
-    device = found["environment"].get("machine", UNKNOWN)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     facts = {"environment": {"machine": device, **found["environment"]}}
-    text = markdown({**found, **facts}) + "\n## The check itself\n\n"
-    text += "\n".join(f"- {line}" for line in summary(found).splitlines()) + "\n"
-    path.with_suffix(".md").write_text(text)
+    lines = "\n".join(f"- {line}" for line in summary(found).splitlines())
+    return f"{markdown({**found, **facts})}\n## The check itself\n\n{lines}\n"
 
 
 def summary(found):
@@ -43,7 +50,7 @@ def summary(found):
     for part in found["parts"]:
         verdict = "passed" if part["passed"] else "FAILED"
         lines.append(f"{part['name']:10}{verdict}  {part['seconds']:6.1f} s  {part['note']}".rstrip())
-    lines += bits(found["checks"]) + speeds(found["records"])
+    lines += bits(found["checks"]) + sanitized(found["sanitized"]) + speeds(found["records"])
     lines += [f"failed: {name}" for name in found["failed"]]
     if found["skipped"]:
         lines.append(f"no time left for {len(found['skipped'])} cases, the first: {found['skipped'][0]}")
@@ -56,6 +63,10 @@ def bits(checks):
     wrong = [check["name"] for check in checks if check["differ"] or not check["same_in_any_batch"]]
     repeats = max(check["repeats"] for check in checks)
     return [f"bits: {len(checks)} cases, {repeats} repeats each and every batch size: {len(wrong)} differ"]
+
+
+def sanitized(tools):
+    return [f"{tool['name']}: {tool['cases']} of {tool['all']} cases" for tool in tools]
 
 
 def speeds(records):

@@ -14,7 +14,7 @@ from .measure import alternate
 PEAK_ROUNDS = 1 << 20  # of each loop in csrc/cpu/peak_kernels.h: two milliseconds
 COPY_BYTES = 1 << 28  # read and written in halves: far beyond any cache
 MATRIX = 8192  # of the GEMMs that stand for a GPU's peak, which has no portable register loop
-PRODUCTS_FOR_FLOAT32 = 6  # bfloat16 products that make one of float32's accuracy
+PRODUCTS_FOR_FLOAT32 = {"bfloat16": 6, "tensorfloat32": 3}  # that make one of float32's accuracy
 
 
 def cpu_name():
@@ -73,12 +73,32 @@ def peaks(device="cpu", rounds=9):
             if operations:
                 calls[unit], work[unit] = peak_call(unit), operations
     else:
-        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            name = str(dtype).removeprefix("torch.")
-            a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
-            calls[name], work[name] = lambda a=a, b=b: a @ b, 2 * MATRIX**3
+        for name, (dtype, precision) in MATRIX_PRODUCTS.items():
+            calls[name], work[name] = matrix_call(dtype, precision, device), 2 * MATRIX**3
     seconds = alternate(calls, rounds, device)
     return {name: work[name] / min(seconds[name]) for name in calls}
+
+
+MATRIX_PRODUCTS = {  # of a GPU: dtype, torch.set_float32_matmul_precision
+    "float64": (torch.float64, "highest"),
+    "float32": (torch.float32, "highest"),
+    "tensorfloat32": (torch.float32, "high"),
+    "bfloat16": (torch.bfloat16, "highest"),
+    "float16": (torch.float16, "highest"),
+}
+
+
+def matrix_call(dtype, precision, device):
+    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
+
+    def call():
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        result = a @ b
+        torch.set_float32_matmul_precision(before)
+        return result
+
+    return call
 
 
 UNITS = {
@@ -87,6 +107,7 @@ UNITS = {
     "float64": "float64 multiply-adds",
     "bfloat16_pairs": "bfloat16 pairs (AVX512-BF16)",
     "bfloat16_tiles": "bfloat16 tiles (AMX)",
+    "tensorfloat32": "TF32 matrix products",
     "bfloat16": "bfloat16 matrix products",
     "float16": "float16 matrix products",
 }
@@ -100,7 +121,10 @@ def fastest_unit(rates, dtype, precision="highest"):
     if dtype == "float64":
         return "float64", 1
     candidates = [("float32", 1)] + ([(dtype, 1)] if dtype in rates else [])
-    products = {"bfloat16": 1, "float32": {"highest": PRODUCTS_FOR_FLOAT32, "high": 3, "medium": 1}[precision]}
+    exact = PRODUCTS_FOR_FLOAT32
+    products = {"bfloat16": 1, "float32": {"highest": exact["bfloat16"], "high": 3, "medium": 1}[precision]}
     if dtype in products:
         candidates += [(unit, products[dtype]) for unit in ("bfloat16_pairs", "bfloat16_tiles") if unit in rates]
+    if dtype == "float32" and "tensorfloat32" in rates:
+        candidates.append(("tensorfloat32", exact["tensorfloat32"] if precision == "highest" else 1))
     return max(candidates, key=lambda candidate: rates[candidate[0]] / candidate[1])

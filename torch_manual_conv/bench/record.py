@@ -67,7 +67,7 @@ def measure(problem, settings, environment, rates):
         "operations_needed": problem.needed or problem.operations,
         "bytes_moved": problem.moved,
     }
-    if problem.layer is not None and settings.device == "cpu":
+    if problem.layer is not None:
         record["algorithm"] = _algorithm(problem, settings)
     with torch.set_grad_enabled(problem.records_graph):
         calls = dict(problem.calls)
@@ -94,12 +94,10 @@ def measure(problem, settings, environment, rates):
 def _algorithm(problem, settings):
     layer = problem.layer
     operands = (
-        torch.empty(1, layer.c, layer.h, layer.w),
-        torch.empty(layer.k, layer.c // layer.groups, layer.r, layer.s),
+        torch.empty(shape, dtype=settings.torch_dtype, device=settings.device)
+        for shape in ((1, layer.c, layer.h, layer.w), (layer.k, layer.c // layer.groups, layer.r, layer.s))
     )
-    chosen = conv2d_algorithms(
-        *(t.to(settings.torch_dtype) for t in operands), layer.stride, layer.padding, layer.dilation, layer.groups
-    )
+    chosen = conv2d_algorithms(*operands, layer.stride, layer.padding, layer.dilation, layer.groups)
     return chosen[problem.what]
 
 
