@@ -40,23 +40,15 @@ bool is_dense(const Conv2dShape& shape) {
   return shape.stride_h == 1 && shape.stride_w == 1 && shape.dilation_h == 1 && shape.dilation_w == 1;
 }
 
-// How many times fewer products Winograd's algorithm makes for a result of this size: 5 for each 3 outputs and 3 taps,
-// 4 for the 3 outputs and the taps that are left (winograd.h).
-double winograd_saving(int64_t height, int64_t width, const Conv2dShape& shape) {
-  const auto products = [](int64_t outputs, int64_t taps) {
-    return static_cast<double>(ceil_div(outputs, 3) * (taps / 3 * 5 + (taps % 3 != 0) * 4));
-  };
-  return height * shape.r / products(height, shape.r) * (width * shape.s / products(width, shape.s));
-}
-
-// Whether the matrix product is made of bfloat16 factors, at several times the rate of float32's. On AMX even six of
-// them for one product of full precision are 2.4 times faster than it (docs/precision.md: calculated, not measured),
-// which is more than Winograd's algorithm saves, and more accurate.
-bool has_fast_products(const Conv2dProblem& problem) {
-  if (matrix_unit() == MatrixUnit::amx) return problem.dtype != DType::float64;
+// How many times the rate of float32's multiply-adds the matrix product of this problem has. On AMX even six bfloat16
+// products for one of full precision are 2.4 times as fast (docs/precision.md: calculated, not measured), which is more
+// than Winograd's algorithm saves, and more accurate: the others are not worth distinguishing.
+double product_rate(const Conv2dProblem& problem) {
+  constexpr double kAmx = 100, kBFloat16Dots = 1.6;
+  if (matrix_unit() == MatrixUnit::amx && problem.dtype != DType::float64) return kAmx;
   const bool bfloat16 =
       problem.dtype == DType::bfloat16 || (problem.dtype == DType::float32 && problem.precision == Precision::medium);
-  return matrix_unit() == MatrixUnit::avx512_bf16 && bfloat16;
+  return matrix_unit() == MatrixUnit::avx512_bf16 && bfloat16 ? kBFloat16Dots : 1;
 }
 
 // `useful` is the share of the taps that are not zeros for filling up.
@@ -67,10 +59,9 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem, double useful 
   constexpr int64_t kLeastChannels = 32;
   constexpr double kLeastSaving = 1.9;
   const Conv2dShape& shape = problem.shape;
-  const bool to_input = pass == Conv2dPass::grad_input;
-  return is_dense(shape) && problem.dtype != DType::float64 && !has_fast_products(problem) &&
+  return is_dense(shape) && problem.dtype != DType::float64 &&
          std::min(channels_per_group(shape), filters_per_group(shape)) >= kLeastChannels &&
-         useful * winograd_saving(to_input ? shape.h : shape.p, to_input ? shape.w : shape.q, shape) >= kLeastSaving;
+         useful * winograd::saving(pass, problem) >= kLeastSaving * product_rate(problem);
 }
 
 // Whether an algorithm can compute the problem at all; matrix_product can compute every one.

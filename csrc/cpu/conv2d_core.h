@@ -51,6 +51,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace matrix_product
 namespace winograd {
+double saving(Conv2dPass pass, const Conv2dProblem& problem);  // how many times fewer products than eq. 1 it makes
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
 void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
              const std::optional<Tensor>& bias, Tensor& output);

@@ -21,14 +21,14 @@ namespace tmc::winograd {
 // Where images of a few large tiles leave threads without work the strips are shorter.
 constexpr int64_t kStripTiles = 112, kLeastStripTiles = 28, kFilterPart = 192;
 
-Filters::Filters(const Image& weight, DType dtype)
-    : kernels(kernels_for_this_cpu()),
+Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dtype)
+    : kernels(kernels_),
       channels(weight.c),
       count(weight.n),
-      blocks{weight.h, weight.w},
+      blocks(weight, kernels_),
       panels(ceil_div(weight.n, kernels.width)),
       plane_(panels * weight.c * kernels.width + kPlanePadding),
-      memory_(blocks.count() * kElements * plane_ * static_cast<int64_t>(sizeof(float))) {
+      memory_(blocks.count() * kernels.elements() * plane_ * static_cast<int64_t>(sizeof(float))) {
   constexpr int64_t kChannelsPerTask = 32;
   const int64_t parts = ceil_div(channels, kChannelsPerTask), tasks = blocks.count() * panels * parts;
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
@@ -36,8 +36,8 @@ Filters::Filters(const Image& weight, DType dtype)
     Image part = weight;
     part.data += c * weight.c_stride * weight.element_size;
     part.c = std::min(kChannelsPerTask, channels - c);
-    kernels.transform_filters(part, dtype, panel * kernels.width, blocks.row(block) * kTile,
-                              blocks.column(block) * kTile, at(block, 0, panel) + c * kernels.width, plane_);
+    kernels.transform_filters(part, dtype, panel * kernels.width, blocks.tap_row(block), blocks.tap_column(block),
+                              at(block, 0, panel) + c * kernels.width, plane_);
   });
 }
 
@@ -59,9 +59,10 @@ struct StripMemory {
     const int64_t v_rows = grid.strip_rows + images * (filters.blocks.rows() - 1);
     v_plane = v_rows * input_columns * channels + kPlanePadding;
     m_plane = tiles * part + kPlanePadding;
-    v = kElements * v_plane, m = kElements * m_plane;
-    input_pixels = (input_rows * kTile + 2) * (input_columns * kTile + 2) * channels;
-    output_pixels = std::min(grid.strip_rows, grid.rows) * kTile * grid.strip_columns * kTile * part;
+    v = filters.kernels.elements() * v_plane, m = filters.kernels.elements() * m_plane;
+    const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
+    input_pixels = (input_rows * tile + halo) * (input_columns * tile + halo) * channels;
+    output_pixels = std::min(grid.strip_rows, grid.rows) * tile * grid.strip_columns * tile * part;
   }
   int64_t bytes() const { return (v + m + input_pixels + output_pixels) * static_cast<int64_t>(sizeof(float)); }
 };
@@ -72,8 +73,8 @@ std::vector<int64_t> correlate(const Filters& filters, const Image& image, Paddi
                                DType dtype, const Image& output) {
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
-  const TileGrid grid(output.n, output.h, output.w,
-                      strip_tiles(output.n * ceil_div(output.h, kTile) * ceil_div(output.w, kTile)));
+  const int64_t tile = kernels.tile, halo = kernels.taps - 1;
+  const TileGrid grid(output, tile, strip_tiles(output.n * ceil_div(output.h, tile) * ceil_div(output.w, tile)));
   const int64_t channels = round_up(filters.channels, kernels.width);
   const int64_t part_panels = std::min(kFilterPart / kernels.width, filters.panels);
   // Too few strips for the threads: several tasks share a strip, each with some of the panels.
@@ -99,8 +100,8 @@ std::vector<int64_t> correlate(const Filters& filters, const Image& image, Paddi
     int64_t v_row = 0;
     grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
       const int64_t rows = end - begin + blocks.rows() - 1;
-      const Region region = {begin * kTile - padding.top, strip.first_column * kTile - padding.left, rows * kTile + 2,
-                             input_columns * kTile + 2};
+      const Region region = {begin * tile - padding.top, strip.first_column * tile - padding.left, rows * tile + halo,
+                             input_columns * tile + halo};
       kernels.stage(image, dtype, n, region, channels, input_pixels);
       kernels.transform_input(input_pixels, region.columns, channels, rows, input_columns,
                               {v + v_row * channels, sizes.v_plane, kernels.lanes, channels});
@@ -114,7 +115,7 @@ std::vector<int64_t> correlate(const Filters& filters, const Image& image, Paddi
     for (int64_t first = share * filters.panels / shares; first < last_of_share; first += part_panels) {
       const int64_t last = std::min(last_of_share, first + part_panels);
       const int64_t part = (last - first) * kernels.width;
-      for (int64_t element = 0; element < kElements; ++element)
+      for (int64_t element = 0; element < kernels.elements(); ++element)
         for (int64_t panel = first; panel < last; ++panel) {
           WinogradProduct product = {.rows = tiles,
                                      .depth = 0,
@@ -142,7 +143,7 @@ std::vector<int64_t> correlate(const Filters& filters, const Image& image, Paddi
       filters_of_part.c = std::min(part, filters.count - first * kernels.width);
       Planes tiles_of_image = {m, sizes.m_plane, kernels.lanes, part};
       grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-        const Region region = {begin * kTile, strip.first_column * kTile, (end - begin) * kTile, strip.columns * kTile};
+        const Region region = {begin * tile, strip.first_column * tile, (end - begin) * tile, strip.columns * tile};
         Pixels pixels = {output_pixels, region.columns * part, part, region.rows, region.columns, part};
         if (in_place) {
           pixels = {reinterpret_cast<float*>(filters_of_part.data) + n * output.n_stride + region.h0 * output.h_stride +

@@ -1,16 +1,21 @@
-// Winograd's convolution F(3x3, 3x3) (eq. 27-29): stride 1, kernels of any size cut into blocks of 3 x 3 taps.
+// Winograd's convolution F(m x m, r x r) (eq. 27-29): stride 1, m x m outputs from r x r taps by (m + r - 1)^2
+// products.
 //
-//   tile of the input      d: 5 x 5 pixels, the next one 3 pixels on          V = B^T d B
-//   block of the kernel    g: 3 x 3 taps                                      U = G g G^T
-//   tile of the output     y: 3 x 3 pixels                                    y = A^T (sum_c U * V) A
+//   tile of the input      d: (m + r - 1)^2 pixels, the next one m pixels on    V = B^T d B
+//   block of the kernel    g: r x r taps                                        U = G g G^T
+//   tile of the output     y: m x m pixels                                      y = A^T (sum_c U * V) A
 //
-// `*` multiplies element by element: 25 products where the sum of eq. 1 has 81. Each of the 25 elements, the values of
-// polynomials at 5 x 5 points, is a matrix product of its own, [tiles x channels] * [channels x filters].
+// `*` multiplies element by element. Each element, a value of polynomials at one pair of points, is a matrix product of
+// its own, [tiles x channels] * [channels x filters].
 //
-// A kernel of more than 3 x 3 taps is a sum of blocks, block (i, j) holding the taps from (3i, 3j) on. Since tiles are
-// 3 pixels apart, block (i, j) of output tile (p, q) reads input tile (p + i, q + j): one transform serves all blocks.
-// A block with only two rows of taps has U = 0 at the last point (eq. 28), which is skipped: 5 x 5 taps cost 81
-// products for nine pixels, as many as with F(2x2, 5x5), at half of its rounding error.
+//   F(3x3, 3x3)   5 x 5 points: 25 products where the sum of eq. 1 has 81, as accurate as float32. Kernels of any size
+//   F(7x7, 3x3)   9 x 9 points: 81 for 441; the error, 5e-6, is below what half types, or float32 in less than the
+//   F(5x5, 5x5)   highest precision, are rounded to: 81 for 625. For kernels of just this size
+//
+// A kernel of more than 3 x 3 taps is, for F(3x3, 3x3), a sum of blocks, block (i, j) holding the taps from (3i, 3j)
+// on. Since tiles are 3 pixels apart, block (i, j) of output tile (p, q) reads input tile (p + i, q + j): one transform
+// serves all blocks. A block with only two rows of taps has U = 0 at the last point (eq. 28), which is skipped: 5 x 5
+// taps cost 81 products for nine pixels, as many as with F(2x2, 5x5), at half of its rounding error.
 //
 // Gradients: grad_input is the same with the kernel turned round; grad_weight sums A dy A^T * B^T d B over all tiles
 // and ends with G^T U G (eq. 29).
@@ -20,15 +25,6 @@
 #include "image.h"
 
 namespace tmc {
-
-inline constexpr int64_t kTile = 3;                      // outputs of a tile, taps of a block, along an axis
-inline constexpr int64_t kPoints = 5;                    // pixels of an input tile along an axis
-inline constexpr int64_t kElements = kPoints * kPoints;  // of a transformed tile
-
-// Whether a block of so few taps has U = 0 at this point, the last one.
-HOST_DEVICE bool skipped(int64_t point, int64_t taps) {
-  return point == kPoints - 1 && taps < kTile;
-}
 
 // Pixels [h0, h0 + rows) x [w0, w0 + columns) of an image; outside the image they read zero and are not written.
 struct Region {
@@ -49,7 +45,7 @@ struct Pixels {
   int64_t rows, columns, channels;
 };
 
-// rows x width results of one of the 25 products: tile[i, v] = (add ? tile[i, v] : 0) + sum_l a[i, l] * b[l, v].
+// rows x width results of one of these products: tile[i, v] = (add ? tile[i, v] : 0) + sum_l a[i, l] * b[l, v].
 // a[i, l] is at a[a_rows[i] + l * a_step]; b's row l is two vectors, at b[b_rows[l]] and b_vector floats on. From
 // `next` on lies what the next product will call b: it is fetched into L2 meanwhile.
 struct WinogradProduct {
@@ -68,8 +64,9 @@ struct WinogradProduct {
 
 // Compiled for each instruction set by winograd_<isa>.cpp. A pixel is `channels` floats, a multiple of `width`.
 struct WinogradKernels {
-  int64_t lanes;  // floats of a vector
-  int64_t width;  // floats that the product computes side by side: two vectors
+  int64_t tile, taps;  // outputs of a tile and taps of a block, along an axis
+  int64_t lanes;       // floats of a vector
+  int64_t width;       // floats that the product computes side by side: two vectors
   // An image's region as float32 pixels, zeros outside the image and beyond its channels.
   void (*stage)(const Image& image, DType dtype, int64_t n, Region region, int64_t channels, float* pixels);
   // The reverse: the first image.c channels of those pixels that lie inside the image, rounded to its dtype.
@@ -77,7 +74,7 @@ struct WinogradKernels {
   // B^T d B of tile_rows x tile_columns tiles whose pixels are staged in rows of `columns` pixels.
   void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
                           int64_t tile_columns, Planes v);
-  // A dy A^T of tiles of 3 x 3 staged pixels.
+  // A dy A^T of tiles of staged pixels.
   void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
                                 int64_t tile_columns, Planes g);
   // G g G^T of the block of taps from (r0, s0) on, for filters [k0, k0 + width) and all channels: u + element * plane
@@ -90,7 +87,13 @@ struct WinogradKernels {
   // G^T u G: the block of taps from (r0, s0) on of all filters and of one panel of channels, at most `width` of them.
   // False if one is not finite.
   bool (*transform_grad_weight)(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight);
+
+  int64_t points() const { return tile + taps - 1; }  // pixels of an input tile along an axis
+  int64_t elements() const { return points() * points(); }
 };
-extern const WinogradKernels winograd_kernels_base, winograd_kernels_avx2, winograd_kernels_avx512;
+
+// F(3x3, 3x3), then F(7x7, 3x3) and F(5x5, 5x5).
+using WinogradKernelTable = WinogradKernels[3];
+extern const WinogradKernelTable winograd_kernels_base, winograd_kernels_avx2, winograd_kernels_avx512;
 
 }  // namespace tmc

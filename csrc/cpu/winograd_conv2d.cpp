@@ -9,7 +9,9 @@
 
 namespace tmc::winograd {
 
-const WinogradKernels& kernels_for_this_cpu() {
+namespace {
+
+const WinogradKernelTable& kernels_for_this_cpu() {
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) return winograd_kernels_avx512;
   if (isa() == Isa::avx2) return winograd_kernels_avx2;
@@ -17,7 +19,24 @@ const WinogradKernels& kernels_for_this_cpu() {
   return winograd_kernels_base;
 }
 
-namespace {
+// Whether a relative error of 5e-6 (eq. 28, nine points) is far below the rounding that the caller has asked for.
+bool is_coarse(const Conv2dProblem& problem) {
+  return problem.dtype == DType::bfloat16 || problem.dtype == DType::float16 || problem.precision != Precision::highest;
+}
+
+// Products along one axis, each of which replaces a whole sum of eq. 1 over `taps` for one output. At infinity, a block
+// of fewer taps has none.
+int64_t products(const WinogradKernels& kernels, int64_t outputs, int64_t taps) {
+  const int64_t whole = taps / kernels.taps, rest = taps % kernels.taps != 0;
+  return ceil_div(outputs, kernels.tile) * (whole * kernels.points() + rest * (kernels.points() - 1));
+}
+
+// Of one channel and filter.
+int64_t products(const WinogradKernels& kernels, Conv2dPass pass, const Conv2dShape& shape) {
+  const bool to_input = pass == Conv2dPass::grad_input;
+  return products(kernels, to_input ? shape.h : shape.p, shape.r) *
+         products(kernels, to_input ? shape.w : shape.q, shape.s);
+}
 
 // `count` values of a dense tensor as float32, then zeros up to whole panels.
 std::vector<float> padded_bias(const Tensor* bias, DType dtype, int64_t begin, int64_t count, int64_t padded) {
@@ -56,13 +75,31 @@ void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
 
 }  // namespace
 
+const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem) {
+  const WinogradKernelTable& table = kernels_for_this_cpu();
+  const WinogradKernels* best = &table[0];
+  if (!is_coarse(problem)) return *best;
+  for (const WinogradKernels& kernels : table)
+    if (kernels.taps == problem.shape.r && kernels.taps == problem.shape.s &&
+        products(kernels, pass, problem.shape) < products(*best, pass, problem.shape))
+      best = &kernels;
+  return *best;
+}
+
+double saving(Conv2dPass pass, const Conv2dProblem& problem) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t outputs = pass == Conv2dPass::grad_input ? shape.h * shape.w : shape.p * shape.q;
+  return static_cast<double>(outputs * shape.r * shape.s) / products(kernels_for(pass, problem), pass, shape);
+}
+
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Image kernel = read(weight);
   const int64_t k = filters_per_group(problem.shape);
   auto filters = std::make_shared<std::deque<Filters>>();
   for (int64_t g = 0; g < problem.shape.groups; ++g) {
     const Image group = kernel.filters(g, k);
-    filters->emplace_back(pass == Conv2dPass::forward ? group : turned_round(group.swapped()), problem.dtype);
+    filters->emplace_back(kernels_for(pass, problem),
+                          pass == Conv2dPass::forward ? group : turned_round(group.swapped()), problem.dtype);
   }
   return {weight, filters, nullptr};
 }
@@ -116,8 +153,9 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
   bool finite = true;
   for (int64_t g = 0; g < shape.groups; ++g)
-    finite &= correlate_for_weight(grad.channels(g, k), image.channels(g, c), {shape.pad_top, shape.pad_left},
-                                   problem.dtype, result.filters(g, k));
+    finite &=
+        correlate_for_weight(kernels_for(Conv2dPass::grad_weight, problem), grad.channels(g, k), image.channels(g, c),
+                             {shape.pad_top, shape.pad_left}, problem.dtype, result.filters(g, k));
   if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
 

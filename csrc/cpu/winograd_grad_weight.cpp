@@ -13,12 +13,12 @@ namespace tmc::winograd {
 
 constexpr int64_t kRoundTiles = 192;
 
-bool correlate_for_weight(const Image& grad_output, const Image& image, Padding padding, DType dtype,
-                          const Image& grad_weight) {
-  const WinogradKernels& kernels = kernels_for_this_cpu();
-  const Blocks blocks = {grad_weight.h, grad_weight.w};
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Image& image, Padding padding,
+                          DType dtype, const Image& grad_weight) {
+  const Blocks blocks(grad_weight, kernels);
+  const int64_t tile = kernels.tile, halo = kernels.taps - 1, elements = kernels.elements();
   const int64_t c = round_up(image.c, kernels.width), k = round_up(grad_output.c, kernels.width);
-  const TileGrid grid(grad_output.n, grad_output.h, grad_output.w, kRoundTiles);
+  const TileGrid grid(grad_output, tile, kRoundTiles);
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
   // Both operands of a round, and U, in planes; then pixels for each worker.
@@ -27,15 +27,15 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
   const int64_t lanes = kernels.lanes, width = kernels.width, g_plane = g_tiles * k + kPlanePadding,
                 v_plane = v_tiles * c + kPlanePadding;
   const int64_t u_plane = grad_weight.n * c + kPlanePadding;
-  const int64_t columns = (grid.strip_columns + halo_columns) * kTile + 2;
-  const int64_t pixels = (std::min(grid.strip_rows, grid.rows) + halo_rows + 1) * kTile * columns * std::max(c, k);
+  const int64_t columns = (grid.strip_columns + halo_columns) * tile + halo;
+  const int64_t pixels = ((std::min(grid.strip_rows, grid.rows) + halo_rows) * tile + halo) * columns * std::max(c, k);
   const int64_t workers = workers_for(INT64_MAX), size = static_cast<int64_t>(sizeof(float));
-  const Workspace sums(kElements * blocks.count() * u_plane * size);
-  const Workspace memory((kElements * (g_plane + v_plane) + workers * pixels) * size);
+  const Workspace sums(elements * blocks.count() * u_plane * size);
+  const Workspace memory((elements * (g_plane + v_plane) + workers * pixels) * size);
   float* const u = reinterpret_cast<float*>(sums.at(0));
   float* const g = reinterpret_cast<float*>(memory.at(0));
-  float* const v = g + kElements * g_plane;
-  float* const staged = v + kElements * v_plane;
+  float* const v = g + elements * g_plane;
+  float* const staged = v + elements * v_plane;
   std::vector<int64_t> filter_rows(grad_output.c);
   for (int64_t i = 0; i < grad_output.c; ++i) filter_rows[i] = i / lanes * g_tiles * lanes + i % lanes;
 
@@ -63,22 +63,22 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
       float* const to = staged + worker * pixels;
       const int64_t rows = piece.end - piece.begin;
       if (task % 2 == 0) {
-        const Region region = {piece.begin * kTile, strip.first_column * kTile, rows * kTile, strip.columns * kTile};
+        const Region region = {piece.begin * tile, strip.first_column * tile, rows * tile, strip.columns * tile};
         kernels.stage(grad_output, dtype, piece.n, region, k, to);
         kernels.transform_grad_output(to, region.columns, k, rows, strip.columns,
                                       {g + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
       } else {
         const int64_t input_rows = rows + piece.halo;
-        const Region region = {piece.begin * kTile - padding.top, strip.first_column * kTile - padding.left,
-                               input_rows * kTile + 2, input_columns * kTile + 2};
+        const Region region = {piece.begin * tile - padding.top, strip.first_column * tile - padding.left,
+                               input_rows * tile + halo, input_columns * tile + halo};
         kernels.stage(image, dtype, piece.n, region, c, to);
         kernels.transform_input(to, region.columns, c, input_rows, input_columns,
                                 {v + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
       }
     });
-    const int64_t panels = c / kernels.width, products = blocks.count() * kElements * panels;
+    const int64_t panels = c / kernels.width, products = blocks.count() * elements * panels;
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
-      const int64_t panel = task % panels, element = task / panels % kElements, block = task / panels / kElements;
+      const int64_t panel = task % panels, element = task / panels % elements, block = task / panels / elements;
       if (blocks.skipped(block, element)) return;
       const float* const b = v + element * v_plane + panel * v_tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
@@ -91,7 +91,7 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
                         .b_rows = tile_rows.data(),
                         .b_vector = v_tiles * lanes,
                         .next = b + v_tiles * width,
-                        .tile = u + (block * kElements + element) * u_plane + panel * grad_weight.n * width,
+                        .tile = u + (block * elements + element) * u_plane + panel * grad_weight.n * width,
                         .tile_row = width,
                         .add = add});
     });
@@ -103,12 +103,11 @@ bool correlate_for_weight(const Image& grad_output, const Image& image, Padding 
   const int64_t panels = c / width, tasks = blocks.count() * panels;
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
     const int64_t block = task / panels, panel = task % panels;
-    const Planes planes = {u + block * kElements * u_plane + panel * grad_weight.n * width, u_plane, 0, width};
+    const Planes planes = {u + block * elements * u_plane + panel * grad_weight.n * width, u_plane, 0, width};
     Image channels = grad_weight;
     channels.data += panel * width * grad_weight.c_stride * grad_weight.element_size;
     channels.c = std::min(width, grad_weight.c - panel * width);
-    if (!kernels.transform_grad_weight(planes, blocks.row(block) * kTile, blocks.column(block) * kTile, dtype,
-                                       channels))
+    if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), dtype, channels))
       finite = false;
   });
   return finite;

@@ -9,24 +9,31 @@
 
 namespace tmc::winograd {
 
-// Planes, of which 25 are written at once, begin at different lines of a page: else all of them would compete for the
-// same set of the L1 cache.
+// Planes, of which 25 or 81 are written at once, begin at different lines of a page: else all of them would compete for
+// the same set of the L1 cache.
 inline constexpr int64_t kPlanePadding = 16;
 
-const WinogradKernels& kernels_for_this_cpu();
+// The form of the algorithm that makes the fewest products of those that are accurate enough.
+const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem);
 
-// A kernel cut into blocks of 3 x 3 taps, numbered row by row; the last ones may have fewer.
+// A kernel cut into blocks of taps, numbered row by row; the last ones may have fewer.
 struct Blocks {
-  int64_t taps_h, taps_w;
-  int64_t rows() const { return ceil_div(taps_h, kTile); }
-  int64_t columns() const { return ceil_div(taps_w, kTile); }
+  int64_t taps_h, taps_w, taps, points;  // of the kernel; of a block along an axis, and the points of its transform
+
+  Blocks(const Image& kernel, const WinogradKernels& kernels)
+      : taps_h(kernel.h), taps_w(kernel.w), taps(kernels.taps), points(kernels.points()) {}
+  int64_t rows() const { return ceil_div(taps_h, taps); }
+  int64_t columns() const { return ceil_div(taps_w, taps); }
   int64_t count() const { return rows() * columns(); }
   int64_t row(int64_t block) const { return block / columns(); }
   int64_t column(int64_t block) const { return block % columns(); }
-  // Whether this element of the block's transform is zero.
+  // The first tap.
+  int64_t tap_row(int64_t block) const { return row(block) * taps; }
+  int64_t tap_column(int64_t block) const { return column(block) * taps; }
+  // Whether this element of the block's transform is zero: at infinity, where the last tap is missing.
   bool skipped(int64_t block, int64_t element) const {
-    return tmc::skipped(element / kPoints, taps_h - row(block) * kTile) ||
-           tmc::skipped(element % kPoints, taps_w - column(block) * kTile);
+    return (element / points == points - 1 && taps_h - tap_row(block) < taps) ||
+           (element % points == points - 1 && taps_w - tap_column(block) < taps);
   }
 };
 
@@ -40,8 +47,8 @@ struct TileGrid {
   int64_t images, rows, columns;  // tile rows and columns of an image
   int64_t strip_rows, strip_columns, strips_down, strips_across;
 
-  TileGrid(int64_t n, int64_t height, int64_t width, int64_t tiles)
-      : images(n), rows(ceil_div(height, kTile)), columns(ceil_div(width, kTile)) {
+  TileGrid(const Image& output, int64_t tile, int64_t tiles)
+      : images(output.n), rows(ceil_div(output.h, tile)), columns(ceil_div(output.w, tile)) {
     strips_across = ceil_div(columns, tiles);
     strip_columns = ceil_div(columns, strips_across);
     strips_down = ceil_div(images * rows * strip_columns, tiles);
@@ -73,9 +80,9 @@ struct Padding {
 // The transformed filters U: for each block and element, panels of `kernels.width` filters x all channels.
 class Filters {
  public:
-  Filters(const Image& weight, DType dtype);
+  Filters(const WinogradKernels& kernels, const Image& weight, DType dtype);
   float* at(int64_t block, int64_t element, int64_t panel) const {
-    return reinterpret_cast<float*>(memory_.at(0)) + (block * kElements + element) * plane_ +
+    return reinterpret_cast<float*>(memory_.at(0)) + (block * kernels.elements() + element) * plane_ +
            panel * channels * kernels.width;
   }
   const WinogradKernels& kernels;
@@ -94,7 +101,7 @@ std::vector<int64_t> correlate(const Filters& filters, const Image& image, Paddi
                                DType dtype, const Image& output);
 
 // grad_weight of one group; whether it is finite.
-bool correlate_for_weight(const Image& grad_output, const Image& image, Padding padding, DType dtype,
-                          const Image& grad_weight);
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Image& image, Padding padding,
+                          DType dtype, const Image& grad_weight);
 
 }  // namespace tmc::winograd
