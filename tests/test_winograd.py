@@ -12,7 +12,8 @@ from checks import check_values
 import torch_manual_conv as tmc
 import torch_manual_conv.functional as F
 
-# name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats.
+# name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats. Half
+# types have tiles of 7 x 7 outputs for 3 x 3 taps, and of 5 x 5 outputs for 5 x 5, where these make fewer products.
 CASES = {
     "one-tile": ((1, 5, 5, 5), (4, 5, 3, 3), dict()),
     "odd": ((3, 33, 13, 10), (35, 33, 3, 3), dict(padding=1)),
@@ -28,6 +29,8 @@ CASES = {
     "groups": ((2, 12, 8, 7), (10, 6, 3, 3), dict(padding=1, groups=2)),
     "wide": ((1, 2, 4, 400), (3, 2, 3, 3), dict(padding=1)),
     "more-filters-than-a-part": ((1, 5, 6, 6), (150, 5, 3, 3), dict(padding=1)),
+    "tiles-of-seven": ((3, 19, 20, 15), (35, 19, 3, 3), dict(padding=1)),
+    "tiles-of-five": ((2, 17, 23, 16), (33, 17, 5, 5), dict(padding=2)),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -109,11 +112,31 @@ def test_as_accurate_as_torch(input, weight, padding, images, winograd):
         assert (mine - exact).norm() <= 1.5 * (theirs - exact).norm()
 
 
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("input, weight, padding", LAYERS.values(), ids=LAYERS)
+def test_nine_points_lose_less_than_a_half_type_rounds(input, weight, padding, images, winograd):
+    """What float32 is in "high" precision, and what half types are before they are rounded."""
+    x, w = images(*input), torch.randn(weight)
+    leaves, exact_leaves = ([t.to(d).requires_grad_() for t in (x, w)] for d in (torch.float32, torch.float64))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        output = F.conv2d(*leaves, padding=padding)
+        mine = [output, *torch.autograd.grad(output, leaves, output.detach())]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = torch_F.conv2d(*exact_leaves, padding=padding)
+    wanted = [exact, *torch.autograd.grad(exact, exact_leaves, output.detach().double())]
+    for a, b in zip(mine, wanted, strict=True):
+        assert (a - b).norm() <= 2**-16 * b.norm()
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_same_bits(kernel, layout, winograd, threads):
+def test_same_bits(kernel, stored, layout, winograd, threads):
     """From run to run, for any number of threads, for a sample whatever its batch."""
-    x, w, b = operands((9, 40, 17, 14), (70, 40, kernel, kernel))
+    x, w, b = operands((9, 40, 17, 14), (70, 40, kernel, kernel), stored)
     x = x.contiguous(memory_format=layout)
     geometry = [1, 1], [1, 1], [1, 1], 1
 
@@ -135,10 +158,12 @@ def test_same_bits(kernel, layout, winograd, threads):
         assert torch.equal(alone[0][0], first[0][i]) and torch.equal(alone[1][0], first[1][i])
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 3e38])
-def test_what_is_not_finite_stays_where_it_is(value, winograd):
+def test_what_is_not_finite_stays_where_it_is(value, stored, winograd):
     """The image that holds it comes out as of a direct sum, and no other is touched, though a tile mixes its pixels."""
     x, w, grad_output = torch.randn(3, 5, 9, 9), torch.randn(4, 5, 3, 3) / 16, torch.randn(3, 4, 9, 9) / 16
+    x, w, grad_output = (t.to(stored) for t in (x, w, grad_output))
     geometry = [1, 1], [1, 1], [1, 1], 1
 
     def maps():
@@ -158,7 +183,8 @@ def test_what_is_not_finite_stays_where_it_is(value, winograd):
         torch.testing.assert_close(after[i][1], direct[i][1], rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(after[2], direct[2], rtol=0, atol=0, equal_nan=True)
     theirs = torch_F.conv2d(x, w, padding=1)
-    torch.testing.assert_close(after[0], theirs, equal_nan=True, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-5 if stored == torch.float32 else 1e-2
+    torch.testing.assert_close(after[0], theirs, equal_nan=True, rtol=tolerance, atol=tolerance)
 
 
 EACH_ISA = """
