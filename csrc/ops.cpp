@@ -65,6 +65,9 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   // Prefers one algorithm wherever it can be used ("" lets the library choose again): for tests and comparisons.
   m.def("prefer_conv2d_algorithm(str name) -> ()");
 
+  // Gives back the scratch memory that CPU kernels keep from one op to the next: at most 128 MB.
+  m.def("release_scratch() -> ()");
+
   // Which instruction set the CPU kernels use: base, avx2, avx512, avx512_bf16 or amx (forced by TMC_CPU_ISA).
   m.def("cpu_isa() -> str");
   // Multiplies and adds in registers on every thread, and returns how many operations that was: timed, the ceiling of

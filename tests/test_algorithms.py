@@ -36,7 +36,7 @@ def test_a_preferred_algorithm_is_used_and_named(prefer):
 
 
 def test_an_unknown_algorithm_is_refused(prefer):
-    with pytest.raises(RuntimeError, match="name must be one of matrix_product.*got magic"):
+    with pytest.raises(RuntimeError, match=r"name must be one of matrix_product.*got magic"):
         prefer("magic")
 
 

@@ -12,8 +12,8 @@ PROCESS = Path("/proc/self")
 def peak_bytes(call, device="cpu"):
     """Bytes of memory beyond what is in use now that call() needs at its peak; None where the system does not tell.
 
-    On a CPU: the resident memory's high-water mark, which Linux lets a process reset. Pages that the allocator kept
-    from earlier calls are given back first, or they would hide what this call needs.
+    On a CPU: the resident memory's high-water mark, which Linux lets a process reset. Pages that the allocator and our
+    kernels kept from earlier calls are given back first, or they would hide what this call needs.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -23,6 +23,7 @@ def peak_bytes(call, device="cpu"):
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     gc.collect()
+    torch.ops.tmc.release_scratch()
     if not _trim():
         return None
     try:
