@@ -26,6 +26,8 @@
 
 namespace tmc {
 
+inline constexpr int64_t kChannelGroup = 64;  // after so many terms the sums of a product are added to memory
+
 // Pixels [h0, h0 + rows) x [w0, w0 + columns) of an image; outside the image they read zero and are not written.
 struct Region {
   int64_t h0, w0, rows, columns;

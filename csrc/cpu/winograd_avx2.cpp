@@ -1,3 +1,3 @@
-#include "winograd_transforms.h"
+#include "winograd_filters.h"
 
 TMC_DEFINE_WINOGRAD_KERNELS(avx2)

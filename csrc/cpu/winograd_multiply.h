@@ -23,7 +23,7 @@ constexpr int kStripRows = 7;
 #else
 constexpr int kStripRows = 3;
 #endif
-constexpr int64_t kRun = 8, kGroup = 64;
+constexpr int64_t kRun = 8;
 constexpr int kLinesPerRun = 2;
 constexpr int64_t kWidth = 2 * kLanes<float>;
 
@@ -66,7 +66,7 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, Fetch fetch) {
   bool add = p.add;
   int64_t l = 0;
   do {  // once even for depth 0, whose result is zero
-    const int64_t end = l + kGroup < p.depth ? l + kGroup : p.depth;
+    const int64_t end = l + kChannelGroup < p.depth ? l + kChannelGroup : p.depth;
     FloatLanes group[kRows][2] = {};
     while (l < end) {
       FloatLanes run[kRows][2] = {};

@@ -2,31 +2,11 @@
 // as vectors. A staged region is small (L2), so that turning planes into pixels costs one pass over the cache, and the
 // padding is written once here instead of being asked for at each load.
 #pragma once
-#include "lanes.h"
+#include "transpose.h"
 #include "winograd.h"
 
 namespace tmc {
 namespace {
-
-// rows[j][i] <-> rows[i][j], in registers: in the stage of distance d, the blocks of d x d beside the diagonal change
-// places.
-inline void transpose(FloatLanes (&rows)[kLanes<float>]) {
-  using Index = IntegerLanes<float>;
-#pragma GCC unroll 4
-  for (int64_t d = 1; d < kLanes<float>; d *= 2) {
-    Index low, high;
-    for (int64_t e = 0; e < kLanes<float>; ++e) {
-      low[e] = e & d ? kLanes<float> + e - d : e;
-      high[e] = e & d ? kLanes<float> + e : e + d;
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kLanes<float>; ++i)
-      if ((i & d) == 0) {
-        const FloatLanes a = rows[i], b = rows[i + d];
-        rows[i] = __builtin_shuffle(a, b, low), rows[i + d] = __builtin_shuffle(a, b, high);
-      }
-  }
-}
 
 inline int64_t at_most(int64_t a, int64_t limit) {
   return a < limit ? a : limit;
@@ -63,7 +43,7 @@ void stage_row(const T* from, const Image& image, int64_t count, int64_t channel
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           rows[i] = c + i < image.c ? load(from + (c + i) * c_stride + w, pixels) : FloatLanes{};
-        transpose(rows);
+        transpose_lanes<float>(rows);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           if (i < pixels) store(rows[i], to + (w + i) * channels + c);
@@ -110,7 +90,7 @@ void unstage_row(const float* from, int64_t channels, const Image& image, int64_
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           rows[i] = i < pixels ? load(from + (w + i) * channels + c) : FloatLanes{};
-        transpose(rows);
+        transpose_lanes<float>(rows);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           if (c + i < image.c) store(rows[i], to + (c + i) * c_stride + w, pixels);

@@ -1,0 +1,77 @@
+// Winograd's correlation of few tiles, those of one small image for example: the filters are most of the data then.
+//
+// First all threads share the transforms of the input, V, by channels. Then a task takes a panel of filters: it
+// transforms them, kChannelGroup channels at a time, multiplies all tiles with them while they are in L2, and
+// transforms the results back. What passes through the cache, in floats:
+//
+//   V   25 x tiles x C                     0.5 MB for an image of 13 x 13 pixels, C = 192: read once for each panel
+//   U   25 x kChannelGroup x panel         205 KB: written and read once, where 7.4 MB for K = 384 would go to L3
+//   M   25 x tiles x panel                 80 KB
+//
+// The sums are those of correlate_by_strips, bit for bit: the micro-kernel adds to memory after each kChannelGroup.
+#include "winograd_plan.h"
+
+namespace tmc::winograd {
+
+void correlate_by_panels(const Correlation& correlation) {
+  const auto& [filters, image, padding, bias, dtype, output, finite] = correlation;
+  const WinogradKernels& kernels = filters.kernels;
+  const Blocks& blocks = filters.blocks;
+  const int64_t width = kernels.width, channels = correlation.channels(), threads = workers_for(INT64_MAX);
+  // More threads than panels: several tasks share a panel, each with a strip of the tiles.
+  const int64_t strips = ceil_div(threads, std::max<int64_t>(1, filters.panels));
+  const TileGrid grid(output, kernels.tile,
+                      std::clamp(ceil_div(correlation.tiles(), strips), kLeastStripTiles, kStripTiles));
+  const int64_t slices = channels / width, reads = grid.strips() * slices, tasks = grid.strips() * filters.panels;
+  const int64_t workers = std::max(workers_for(reads), workers_for(tasks));
+  const StripMemory sizes(grid, filters, channels, width, width);
+  const int64_t u_plane = kChannelGroup * width + kPlanePadding, size = static_cast<int64_t>(sizeof(float));
+  const int64_t worker_floats = sizes.m + sizes.input_pixels + sizes.output_pixels + kernels.elements() * u_plane;
+  const Workspace memory((grid.strips() * sizes.v + workers * worker_floats) * size);
+  float* const v = reinterpret_cast<float*>(memory.at(0));
+  float* const scratch = v + grid.strips() * sizes.v;
+  int64_t panel_rows[kChannelGroup];
+  for (int64_t c = 0; c < kChannelGroup; ++c) panel_rows[c] = c * width;
+
+  for_each_task(reads, workers_for(reads), [&](int64_t task, int64_t worker) {
+    const int64_t strip = task / slices, c = task % slices * width;
+    correlation.transform_input(grid, grid.strip(strip), c, width, scratch + worker * worker_floats,
+                                {v + strip * sizes.v + c, sizes.v_plane, kernels.lanes, channels});
+  });
+  for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t worker) {
+    const int64_t panel = task / grid.strips();
+    const Strip strip = grid.strip(task % grid.strips());
+    const int64_t input_columns = strip.columns + blocks.columns() - 1;
+    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip);
+    float* const m = scratch + worker * worker_floats;
+    float* const u = m + sizes.m;
+    for (int64_t block = 0; block < blocks.count(); ++block)
+      for (int64_t c = 0; c < filters.channels; c += kChannelGroup) {
+        const int64_t depth = std::min(kChannelGroup, filters.channels - c);
+        if (!filters.ahead()) filters.transform(block, panel, c, depth, u, u_plane);
+        for (int64_t element = 0; element < kernels.elements(); ++element) {
+          const bool first = block == 0 && c == 0, skipped = blocks.skipped(block, element);
+          if (skipped && !first) continue;
+          const float* const b =
+              filters.ahead() ? filters.at(block, element, panel) + c * width : u + element * u_plane;
+          kernels.multiply({.rows = static_cast<int64_t>(tile_rows.size()),
+                            .depth = skipped ? 0 : depth,  // in a kernel of two rows: zeros
+                            .a = v + task % grid.strips() * sizes.v + element * sizes.v_plane +
+                                 (blocks.row(block) * input_columns + blocks.column(block)) * channels + c,
+                            .a_rows = tile_rows.data(),
+                            .a_step = 1,
+                            .b = b,
+                            .b_rows = panel_rows,
+                            .b_vector = kernels.lanes,
+                            .next = b,
+                            .tile = m + element * sizes.m_plane,
+                            .tile_row = width,
+                            .add = !first});
+        }
+      }
+    correlation.transform_output(grid, strip, panel * width, width, {m, sizes.m_plane, kernels.lanes, width},
+                                 u + kernels.elements() * u_plane);
+  });
+}
+
+}  // namespace tmc::winograd

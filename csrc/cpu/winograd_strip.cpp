@@ -1,0 +1,123 @@
+// What both orders of a correlation share (winograd.cpp, winograd_panels.cpp): transformed filters, and the transforms
+// of a strip.
+#include "winograd_plan.h"
+
+namespace tmc::winograd {
+
+Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dtype, bool ahead)
+    : kernels(kernels_),
+      channels(weight.c),
+      count(weight.n),
+      blocks(weight, kernels_),
+      panels(ceil_div(weight.n, kernels.width)),
+      weight_(weight),
+      dtype_(dtype),
+      plane_(panels * weight.c * kernels.width + kPlanePadding) {
+  if (!ahead) return;
+  memory_.emplace(blocks.count() * kernels.elements() * plane_ * static_cast<int64_t>(sizeof(float)));
+  constexpr int64_t kChannelsPerTask = 32;
+  const int64_t parts = ceil_div(channels, kChannelsPerTask), tasks = blocks.count() * panels * parts;
+  for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
+    const int64_t c = task % parts * kChannelsPerTask, panel = task / parts % panels, block = task / parts / panels;
+    transform(block, panel, c, std::min(kChannelsPerTask, channels - c), start(block, panel) + c * kernels.width,
+              plane_);
+  });
+}
+
+void Filters::transform(int64_t block, int64_t panel, int64_t c, int64_t depth, float* to, int64_t plane) const {
+  Image part = weight_;
+  part.data += c * weight_.c_stride * weight_.element_size;
+  part.c = depth;
+  kernels.transform_filters(part, dtype_, panel * kernels.width, blocks.tap_row(block), blocks.tap_column(block), to,
+                            plane);
+}
+
+StripMemory::StripMemory(const TileGrid& grid, const Filters& filters, int64_t channels, int64_t input_channels,
+                         int64_t part) {
+  const int64_t rows = std::min(grid.strip_rows, grid.rows);  // of one image
+  const int64_t input_rows = rows + filters.blocks.rows() - 1;
+  const int64_t input_columns = grid.strip_columns + filters.blocks.columns() - 1;
+  const int64_t v_rows = grid.strip_rows + grid.strip_images() * (filters.blocks.rows() - 1);
+  v_plane = v_rows * input_columns * channels + kPlanePadding;
+  m_plane = grid.strip_rows * grid.strip_columns * part + kPlanePadding;
+  v = filters.kernels.elements() * v_plane, m = filters.kernels.elements() * m_plane;
+  const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
+  input_pixels = (input_rows * tile + halo) * (input_columns * tile + halo) * input_channels;
+  output_pixels = rows * tile * grid.strip_columns * tile * part;
+}
+
+void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
+                                  Planes v) const {
+  const Blocks& blocks = filters.blocks;
+  const int64_t columns = strip.columns + blocks.columns() - 1;
+  const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
+  Image part = image;
+  part.data += c * image.c_stride * image.element_size;
+  part.c = std::min(count, image.c - c);
+  grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
+    const int64_t rows = end - begin + blocks.rows() - 1;
+    const Region region = {begin * tile - padding.top, strip.first_column * tile - padding.left, rows * tile + halo,
+                           columns * tile + halo};
+    filters.kernels.stage(part, dtype, n, region, count, pixels);
+    filters.kernels.transform_input(pixels, region.columns, count, rows, columns, v);
+    v.data += rows * columns * v.tile;
+  });
+}
+
+std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip) const {
+  const int64_t columns = strip.columns + filters.blocks.columns() - 1;
+  std::vector<int64_t> result;
+  int64_t row = 0;
+  grid.for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < end - begin; ++i)
+      for (int64_t j = 0; j < strip.columns; ++j) result.push_back(((row + i) * columns + j) * channels());
+    row += end - begin + filters.blocks.rows() - 1;
+  });
+  return result;
+}
+
+void Correlation::transform_output(const TileGrid& grid, const Strip& strip, int64_t k, int64_t count, Planes m,
+                                   float* pixels) const {
+  Image part = output;
+  part.data += k * output.c_stride * output.element_size;
+  part.c = std::min(count, output.c - k);
+  const int64_t tile = filters.kernels.tile;
+  const bool in_place = output.c_stride == 1 && dtype == DType::float32;
+  grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
+    const Region region = {begin * tile, strip.first_column * tile, (end - begin) * tile, strip.columns * tile};
+    Pixels to = {pixels, region.columns * count, count, region.rows, region.columns, count};
+    if (in_place)
+      to = {reinterpret_cast<float*>(part.data) + n * output.n_stride + region.h0 * output.h_stride +
+                region.w0 * output.w_stride,
+            output.h_stride,
+            output.w_stride,
+            std::min(region.rows, output.h - region.h0),
+            std::min(region.columns, output.w - region.w0),
+            part.c};
+    if (!filters.kernels.transform_output(m, bias + k, to)) finite[n] = false;
+    if (!in_place) filters.kernels.unstage(pixels, count, region, n, dtype, part);
+    m.data += (end - begin) * strip.columns * m.tile;
+  });
+}
+
+std::vector<int64_t> correlate(const Filters& filters, const Image& image, Padding padding, const float* bias,
+                               DType dtype, const Image& output) {
+  const Correlation correlation = {filters,
+                                   image,
+                                   padding,
+                                   bias,
+                                   dtype,
+                                   output,
+                                   std::unique_ptr<std::atomic<bool>[]>(new std::atomic<bool>[output.n])};
+  for (int64_t n = 0; n < output.n; ++n) correlation.finite[n] = true;
+  if (filters.ahead() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
+    correlate_by_strips(correlation);
+  else
+    correlate_by_panels(correlation);
+  std::vector<int64_t> not_finite;
+  for (int64_t n = 0; n < output.n; ++n)
+    if (!correlation.finite[n]) not_finite.push_back(n);
+  return not_finite;
+}
+
+}  // namespace tmc::winograd
