@@ -4,6 +4,11 @@
 
 #include "large_pages.h"
 
+// torch 2.11 has only the macro that loses the error's own message.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace tmc {
 namespace {
 

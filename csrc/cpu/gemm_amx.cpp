@@ -78,7 +78,8 @@ void multiply_strip(int64_t steps, const char* a, const char* b, float* sums) {
   zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
   if constexpr (kProducts == 6) {
     // The small products of all l first, then the large ones: a tile's sum is rounded once every 32 l at its full size
-    // instead of six times. Sums of few terms have 0.75 times torch's error so, and had 1.6 times (test_amx.py, sparse).
+    // instead of six times. Sums of few terms have 0.75 times torch's error so, and had 1.6 times (test_amx.py,
+    // sparse).
     multiply_steps<A, B, 5>(steps, a, b);
     multiply_steps<A, B, 1>(steps, a, b);
   } else {
