@@ -192,6 +192,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const int64_t chunks = std::max<int64_t>(1, ceil_div(bands, chunk));
   const int64_t blocks = plan.in_place ? 1 : plan.blocks, tasks = chunks * blocks, workers = workers_for(tasks);
   const Workspace sums(chunks * sum_bytes), scratch(workers * call.scratch_bytes);
+  const auto finish_weight = kernels_for(dtype_of(grad_weight)).finish_weight;
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
     char* const sum = sums.at(task * (sum_bytes / blocks));
     std::fill_n(sum, sum_bytes / blocks, 0);
@@ -204,8 +205,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     }
   });
   for_each_task(plan.blocks, workers_for(plan.blocks), [&](int64_t block, int64_t) {
-    call.kernels.finish_weight(plan, block, sums.at(block * call.sum_bytes), chunks,
-                               sum_bytes / call.kernels.compute_size);
+    finish_weight(plan, block, sums.at(block * call.sum_bytes), chunks, sum_bytes / call.kernels.compute_size);
   });
 }
 

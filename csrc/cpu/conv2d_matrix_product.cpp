@@ -209,7 +209,9 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
     gemms.push_back(gemm);
   }
-  gemm_long_sum(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
+  GemmKernels kernels = gemm_kernels(problem.dtype, problem.precision);
+  kernels.finish = gemm_kernels(dtype_of(grad_weight), problem.precision).finish;
+  gemm_long_sum(gemms.data(), shape.groups, kernels);
 }
 
 }  // namespace tmc::matrix_product

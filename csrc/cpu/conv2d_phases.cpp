@@ -242,7 +242,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   } else {
     winograd::grad_weight(dense.problem, grad, image, grad_weight);
   }
-  if (!all_finite(problem.dtype, write(grad_weight).data, grad_weight.numel()))
+  if (!all_finite(dtype_of(grad_weight), write(grad_weight).data, grad_weight.numel()))
     matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
 

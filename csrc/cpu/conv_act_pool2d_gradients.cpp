@@ -108,14 +108,18 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
                                    : no_elements(grad_output);
   if (conv.n == 0 && want_weight) torch::stable::zero_(grad_weight);
 
-  // Partial sums of half types would each be rounded: there, one chunk is the whole batch.
-  const bool one_sum = want_weight && grad_output.element_size() == 2;
-  const int64_t images = one_sum ? conv.n : std::min(conv.n, images_in_chunk(shape, grad_output.element_size()));
+  const int64_t images = std::min(conv.n, images_in_chunk(shape, grad_output.element_size()));
   std::vector<double> bias_sums(conv.k);
   MapGradient map_gradient(shape, precision, given, images);
   const PreparedWeight prepared =
       want_input ? prepare(Conv2dPass::grad_input, {conv, dtype, precision}, *weight) : PreparedWeight();
-  Tensor partial = want_weight && images < conv.n ? torch::stable::empty_like(grad_weight) : grad_weight;
+  // Of several chunks, grad_weight is summed in at least float32 and rounded once.
+  const bool one_sum = !want_weight || images == conv.n;
+  const bool rounds = !one_sum && (dtype == DType::bfloat16 || dtype == DType::float16);
+  Tensor sum = rounds
+                   ? empty_nchw(grad_weight, conv.k, channels_per_group(conv), conv.r, conv.s, false, ScalarType::Float)
+                   : grad_weight;
+  Tensor partial = one_sum ? grad_weight : torch::stable::empty_like(sum);
   for_each_chunk(conv.n, images, [&](const Chunk& chunk) {
     const Conv2dProblem problem{chunk.of(shape).conv, dtype, precision};
     const Tensor grad_map = map_gradient.compute(chunk, bias_sums.data());
@@ -124,10 +128,10 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
       conv2d_grad_input(problem, grad_map, prepared, part);
     }
     if (!want_weight) return;
-    Tensor& sum = chunk.begin == 0 ? grad_weight : partial;
-    conv2d_grad_weight(problem, grad_map, chunk.of(*input), sum);
-    if (chunk.begin > 0) add(partial, grad_weight);
+    conv2d_grad_weight(problem, grad_map, chunk.of(*input), chunk.begin == 0 ? sum : partial);
+    if (chunk.begin > 0) add(partial, sum);
   });
+  if (rounds) torch::stable::copy_(grad_weight, sum);
   return {grad_input, grad_weight, want_bias ? conv2d_grad_bias(grad_output, bias_sums) : no_elements(grad_output)};
 }
 

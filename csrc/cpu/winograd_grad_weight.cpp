@@ -16,6 +16,7 @@ constexpr int64_t kRoundTiles = 192;
 bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Image& image, Padding padding,
                           DType dtype, const Image& grad_weight) {
   const Blocks blocks(grad_weight, kernels);
+  const DType rounded_to = grad_weight.element_size == sizeof(float) ? DType::float32 : dtype;
   const int64_t tile = kernels.tile, halo = kernels.taps - 1, elements = kernels.elements();
   const int64_t c = round_up(image.c, kernels.width), k = round_up(grad_output.c, kernels.width);
   const TileGrid grid(grad_output, tile, kRoundTiles);
@@ -107,7 +108,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     Image channels = grad_weight;
     channels.data += panel * width * grad_weight.c_stride * grad_weight.element_size;
     channels.c = std::min(width, grad_weight.c - panel * width);
-    if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), dtype, channels))
+    if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), rounded_to, channels))
       finite = false;
   });
   return finite;
