@@ -76,6 +76,12 @@ inline To resize(From from) {
 
 // ---- Memory <-> lanes. Memory holds float64, float32, bfloat16 or float16, or winners (uint8, int32); `count` is
 // less than kLanes where a whole vector would reach past the data.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All bits set in the first `count` of 8.
+inline __m256i first_lanes(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
 template <class T, int64_t kCount>
 inline Vector<T, kCount> load_raw(const void* from, int64_t count) {
   Vector<T, kCount> values = {};
@@ -95,6 +101,10 @@ inline Vector<T, kCount> load_raw(const void* from, int64_t count) {
     values = bits_as<Vector<T, kCount>>(_mm_cvtsi128_si64(_mm_maskz_loadu_epi8(static_cast<__mmask16>(bytes), from)));
   }
 #else
+#if defined(__AVX2__)
+  if constexpr (kCount == 8 && sizeof(T) == 4)
+    return bits_as<Vector<T, kCount>>(_mm256_maskload_epi32(static_cast<const int*>(from), first_lanes(count)));
+#endif
   __builtin_memcpy(&values, from, count * sizeof(T));
 #endif
   return values;
@@ -117,6 +127,10 @@ inline void store_raw(const Vector<T, kCount>& values, void* to, int64_t count) 
     _mm_mask_storeu_epi8(to, static_cast<__mmask16>(bytes), _mm_cvtsi64_si128(bits_as<int64_t>(values)));
   }
 #else
+#if defined(__AVX2__)
+  if constexpr (kCount == 8 && sizeof(T) == 4)
+    return _mm256_maskstore_epi32(static_cast<int*>(to), first_lanes(count), bits_as<__m256i>(values));
+#endif
   __builtin_memcpy(to, &values, count * sizeof(T));
 #endif
 }
