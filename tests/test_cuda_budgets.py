@@ -27,10 +27,11 @@ REQUIRED = {
     r"(max|avg)_pool2d\w*_kernel<.*, Channels<[248]>": ("LDG.E.128", "STG.E.128"),
     r"implicit_gemm_kernel<.*<(float|__half|__nv_bfloat16)>": ("LDS.128", "FFMA"),
     r"implicit_gemm_kernel<.*<double>": ("LDS.128", "DFMA"),
-    r"mma_gemm_kernel<WindowProduct": ("HMMA", "LDSM.16.M88.4", "LDGSTS.E.BYPASS.128", "STG.E.128"),
-    r"mma_gemm_kernel<GradWeightProduct<__": ("HMMA", "LDSM.16.MT88.4", "LDGSTS.E.BYPASS.128", "STG.E.128"),
-    r"mma_gemm_kernel<GradWeightProduct<float": ("HMMA", "LDGSTS.E.BYPASS.128", "STG.E.128"),
+    r"mma_gemm_kernel<": ("HMMA", "LDGSTS.E.128", "LDGSTS.E.BYPASS.128", "STG.E.128"),
+    r"mma_gemm_kernel<WindowProduct": ("LDSM.16.M88.4",),
+    r"mma_gemm_kernel<GradWeightProduct<__": ("LDSM.16.MT88.4",),
     r"pack_image_kernel": ("STG.E.128",),
+    r"sum_pixels_kernel<.*, [248]>": ("LDG.E.128",),
 }
 # Local memory: spilled registers, and arrays with an index that is not known at compile time.
 FORBIDDEN = ("LDL", "STL")

@@ -123,6 +123,14 @@ def test_which_algorithm_runs(on_cuda, precision, monkeypatch):
     assert algorithms(on_cuda, CONVS["groups"], dtype, allowed) == nowhere
 
 
+def test_copies_into_another_layout_are_named(on_cuda):
+    conv = CONVS["groups"]
+    for channels_last in (False, True):
+        input, weight = (dense(torch.empty(shape), channels_last) for shape in conv.sizes[:2])
+        lines = on_cuda.conv2d_algorithms(input, weight, *geometry(conv, "highest")).splitlines()
+        assert len(lines) == 3 and all(("copied to channels_last" in line) != channels_last for line in lines)
+
+
 @pytest.mark.parametrize("name", ["wide", "long", "sums_in_parts", "alexnet_first"])
 def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, precision):
     dtype, allowed, _ = precision

@@ -105,6 +105,17 @@ def test_conv2d_bits_do_not_depend_on_the_batch(kernels, channels_last):
     assert torch.equal(grad_input[2:], kernels.conv2d_grad_input(sample, channels_last, grad_output[2:], weight))
 
 
+@pytest.mark.parametrize("channels", [1, 24, 80])
+def test_conv2d_grad_bias_of_many_pixels(kernels, channels, dtype, channels_last):
+    grad_output = torch.randn(3, channels, 30, 47, dtype=torch.float64).to(dtype)
+    expected = grad_output.double().sum((0, 2, 3))
+    results = []
+    for kernels.seed in SEEDS:
+        results.append(kernels.conv2d_grad_bias(channels_last, grad_output))
+    check(results[0], expected, grad_output[:, 0].numel())
+    assert all(torch.equal(results[0], other) for other in results)
+
+
 EMPTY_BATCH = Conv(0, 3, 6, 6, 4, 3, 3)
 
 

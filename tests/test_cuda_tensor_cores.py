@@ -5,6 +5,8 @@ The tables are written down here a second time, as the PTX ISA words them, so th
 slowness alone: bank conflicts.
 """
 
+import random
+
 import pytest
 import torch
 from cuda_harness.kernels import HarnessError, Kernels
@@ -157,6 +159,26 @@ def test_split(kernels):
     assert torch.equal(hi[len(finite) :][:2], torch.tensor([1.0, -1.0]))
     assert torch.equal(lo[len(finite) :][:2], values[len(finite) :][:2])
     assert lo[len(finite) + 2 :].isnan().all()
+
+
+# ---- Sums in parts.
+
+
+def test_parts_cover_the_depth_once(kernels):
+    random.seed(0)
+    sizes = [(1, 1, 8, 0), (1, 432, 64, 2**31 - 2**20), (64, 8, 8, 1), (3, 9, 8, 2047), (2, 72, 24, 2048)]
+    sizes += [[random.randint(1, 2**bits) for bits in (random.choice((0, 1)), 9, 8, 24)] for _ in range(300)]
+    many = 0
+    for groups, rows, columns, depth in sizes:
+        for strict in (False, True):
+            cut = torch.zeros(2, dtype=torch.int64)
+            kernels.call("selftest_cut", groups, rows, columns, depth, strict, cut)
+            parts, part_depth = cut.tolist()
+            assert part_depth % 32 == 0  # whole tiles, of float32 as of half types
+            assert parts * part_depth >= depth and (parts - 1) * part_depth < max(depth, 1)
+            assert parts == 1 or depth // parts >= 1024 - 32
+            many += parts > 1
+    assert many > 100
 
 
 # ---- Bank conflicts: 128 bytes of shared memory are 32 banks, or 8 groups of 16 bytes.

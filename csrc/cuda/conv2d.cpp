@@ -114,8 +114,8 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
       torch::stable::empty(IntList(&k, 1), grad_output.scalar_type(), std::nullopt, grad_output.device());
   if (k == 0) return grad_bias;
   const bool channels_last = is_channels_last(grad_output);
-  const Tensor dense_grad = dense(grad_output, channels_last);
-  Tensor workspace = empty_workspace(grad_output, conv2d_grad_bias_parts(n, k, plane), k);
+  const Tensor dense_grad = aligned(dense(grad_output, channels_last));
+  Tensor workspace = empty_workspace(grad_output, conv2d_grad_bias_parts(n, k, plane, channels_last), k);
   launch_conv2d_grad_bias(dtype_of(grad_output), n, k, plane, channels_last, dense_grad.const_data_ptr(),
                           workspace.mutable_data_ptr(), grad_bias.mutable_data_ptr(), current_stream(grad_output));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -127,9 +127,12 @@ std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, In
   const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
   const Precision checked = check_precision("conv2d_algorithms", precision);
   const DeviceGuard guard(input.get_device_index());
+  const bool copies = !is_channels_last(input) && !is_channels_last(weight);
   const auto line = [&](const char* pass, auto plan_of) {
     const Conv2dPlan plan = plan_of(dtype_of(input), shape, checked, has_tensor_cores(input));
-    return std::string(pass) + ": " + algorithm_name(plan) + ": " + plan.reason + "\n";
+    const char* const layout =
+        plan.tensor_cores && copies ? ", contiguous tensors copied to channels_last and back" : "";
+    return std::string(pass) + ": " + algorithm_name(plan) + ": " + plan.reason + layout + "\n";
   };
   return line("forward", plan_conv2d) + line("grad_input", plan_conv2d_grad_input) +
          line("grad_weight", plan_conv2d_grad_weight);

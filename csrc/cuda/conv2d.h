@@ -21,8 +21,8 @@ int64_t conv2d_grad_weight_parts(const Conv2dShape& shape);
 void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
                                const void* input, void* workspace, void* grad_weight, void* stream);
 
-// grad_output: [n, k, p, q]; plane = p * q.
-int64_t conv2d_grad_bias_parts(int64_t n, int64_t k, int64_t plane);
+// grad_output: [n, k, p, q], beginning at a multiple of 16 bytes; plane = p * q. There is a channel.
+int64_t conv2d_grad_bias_parts(int64_t n, int64_t k, int64_t plane, bool channels_last);
 void launch_conv2d_grad_bias(Dtype dtype, int64_t n, int64_t k, int64_t plane, bool channels_last,
                              const void* grad_output, void* workspace, void* grad_bias, void* stream);
 

@@ -1,5 +1,5 @@
-// The gradients of a convolution by its parameters (eq. 3 and 4). Both sum over every sample and pixel, far more than
-// there are results, so the sum is cut into parts that fill the GPU; sum_parts_kernel adds them in a fixed order.
+// The gradient of a convolution by its weight (eq. 3). It sums over every sample and pixel, far more than there are
+// results, so the sum is cut into parts that fill the GPU; sum_parts_kernel adds them in a fixed order.
 #include "conv2d.h"
 #include "implicit_gemm.cuh"
 
@@ -51,45 +51,6 @@ __global__ void __launch_bounds__(kElementThreads)
   result[i] = static_cast<T>(sum);
 }
 
-// eq. 4. A block owns `lanes` neighbouring channels and one part of the n * plane pixels; its threads walk the pixels
-// side by side, so that they read neighbours in memory: lanes = 1 if pixels are innermost, kLanes if channels are.
-// workspace: [parts, k]. Bound by memory.
-constexpr int kBiasThreads = 256, kLanes = 32;
-
-struct BiasProblem {
-  int64_t n, k, plane;
-  Strides strides;  // of grad_output as [n, k, plane, 1]
-  int lanes;
-  int64_t parts, part_pixels;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kBiasThreads)
-    sum_pixels_kernel(const BiasProblem problem, const T* grad_output, accumulate_t<T>* workspace) {
-  struct Sums {
-    accumulate_t<T> of[kBiasThreads];
-  };
-  auto& sums = shared_memory<Sums>();
-  const int thread = threadIdx.x, lane = thread % problem.lanes;
-  const int64_t channel_blocks = ceil_div(problem.k, problem.lanes), block = block_index();
-  const int64_t k = block % channel_blocks * problem.lanes + lane, part = block / channel_blocks;
-  if (part >= problem.parts) return;
-
-  const int64_t pixels = problem.n * problem.plane, begin = part * problem.part_pixels;
-  const int64_t end = begin + problem.part_pixels < pixels ? begin + problem.part_pixels : pixels;
-  accumulate_t<T> sum = 0;
-  if (k < problem.k)
-    for (int64_t pixel = begin + thread / problem.lanes; pixel < end; pixel += kBiasThreads / problem.lanes)
-      sum += static_cast<accumulate_t<T>>(
-          grad_output[offset_of(problem.strides, {pixel / problem.plane, k, pixel % problem.plane, 0})]);
-  sums.of[thread] = sum;
-  for (int half = kBiasThreads / 2; half >= problem.lanes; half /= 2) {
-    __syncthreads();
-    if (thread < half) sums.of[thread] += sums.of[thread + half];
-  }
-  if (thread < problem.lanes && k < problem.k) workspace[part * problem.k + k] = sums.of[thread];
-}
-
 // How many parts of at least kMinPartDepth make kBlocksWanted blocks, when one part is `blocks` of them.
 int64_t parts_for(int64_t blocks, int64_t depth) {
   const int64_t wanted = ceil_div(kBlocksWanted, blocks), most = std::max<int64_t>(depth / kMinPartDepth, 1);
@@ -107,13 +68,6 @@ Map map_of(const Conv2dShape& shape) {
   map.parts = parts_for(row_tiles(map) * column_tiles(map) * map.groups, map.depth_extent);
   map.part_depth = ceil_div(map.depth_extent, map.parts);
   return map;
-}
-
-BiasProblem bias_problem(int64_t n, int64_t k, int64_t plane, bool channels_last) {
-  BiasProblem problem{n, k, plane, dense_strides(k, plane, 1, channels_last), channels_last ? kLanes : 1};
-  problem.parts = parts_for(k, n * plane);
-  problem.part_pixels = ceil_div(n * plane, problem.parts);
-  return problem;
 }
 
 template <class T>
@@ -142,22 +96,6 @@ void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool chann
     map.image_depth_is_inner = map.matrix_depth_is_inner = !channels_last;  // the depth is pixels
     launch_implicit_gemm(map, stream);
     launch_sum_parts(map.result, map.parts, shape.k * map.weight.n, static_cast<T*>(grad_weight), stream);
-  });
-}
-
-int64_t conv2d_grad_bias_parts(int64_t n, int64_t k, int64_t plane) {
-  return bias_problem(n, k, plane, false).parts;
-}
-
-void launch_conv2d_grad_bias(Dtype dtype, int64_t n, int64_t k, int64_t plane, bool channels_last,
-                             const void* grad_output, void* workspace, void* grad_bias, void* stream) {
-  dispatch(dtype, [&](auto type) {
-    using T = decltype(type);
-    const BiasProblem problem = bias_problem(n, k, plane, channels_last);
-    auto* sums = static_cast<accumulate_t<T>*>(workspace);
-    launch(sum_pixels_kernel<T>, grid_of(ceil_div(k, problem.lanes) * problem.parts), kBiasThreads, stream, problem,
-           static_cast<const T*>(grad_output), sums);
-    launch_sum_parts(sums, problem.parts, k, static_cast<T*>(grad_bias), stream);
   });
 }
 

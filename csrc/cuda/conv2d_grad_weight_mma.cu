@@ -112,42 +112,6 @@ __global__ void __launch_bounds__(kElementThreads)
   grad_weight[offset_of(strides, {at.n * filters + k, to.c, to.r, to.s})] = static_cast<T>(sum);
 }
 
-// A part of fewer pixels would cost more to add than to compute [estimate]. An H100 copies so many bytes a clock.
-constexpr int64_t kMinPartPixels = 1024, kCopiedBytes = 1700, kMostWaves = 4;
-
-// Cuts the depth into so many parts that their tiles fill all multiprocessors for some waves.
-template <class Block>
-MmaExtents cut_for(MmaExtents extents, int waves) {
-  const int64_t most = std::max<int64_t>(extents.depth / kMinPartPixels, 1);
-  const int64_t parts = std::clamp<int64_t>(waves * kMultiprocessors / tiles_of<Block>(extents), 1, most);
-  constexpr int64_t kMultiple = kTileDepthElements<bfloat16>;  // of a float tile's depth, too
-  const int64_t part_depth = std::max<int64_t>(ceil_div(ceil_div(extents.depth, parts), kMultiple), 1) * kMultiple;
-  extents.part_depth = static_cast<int>(part_depth);
-  extents.parts = static_cast<int>(std::max<int64_t>(ceil_div(extents.depth, part_depth), 1));
-  return extents;
-}
-
-// What a product that is cut takes: the product, and its partial sums written and read.
-template <class Block>
-int64_t clocks_in_parts(const MmaExtents& extents) {
-  const int64_t results = int64_t{extents.groups} * extents.rows * extents.columns;
-  const int64_t sums = 2 * int64_t{sizeof(float)} * results * extents.parts / kCopiedBytes;
-  return clocks_of<Block>(extents) * ceil_div(extents.part_depth, kTileDepthElements<bfloat16> / kSteps) + sums;
-}
-
-// The bits depend on the parts: the best of these cuts, which the shape alone decides, not the GPU at hand.
-template <class... Blocks>
-MmaExtents best_cut(const MmaExtents& extents) {
-  MmaExtents best = extents;
-  int64_t least = INT64_MAX;
-  const auto consider = [&](const MmaExtents& cut, int64_t clocks) {
-    if (clocks < least) best = cut, least = clocks;
-  };
-  for (int waves = 1; waves <= kMostWaves; ++waves)
-    (..., consider(cut_for<Blocks>(extents, waves), clocks_in_parts<Blocks>(cut_for<Blocks>(extents, waves))));
-  return best;
-}
-
 MmaExtents extents_of(const Conv2dPlan& plan) {
   const Conv2dShape& shape = plan.shape;
   MmaExtents extents;

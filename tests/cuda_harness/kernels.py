@@ -185,7 +185,9 @@ class Kernels:
         n, k, p, q = grad_output.shape
         extents = [ctypes.c_int64(extent) for extent in (n, k, p * q)]
         grad_bias = poisoned((k,), grad_output.dtype)
-        workspace = poisoned((self.library.conv2d_grad_bias_parts(*extents), k), accumulation_dtype(grad_output.dtype))
+        workspace = poisoned(
+            (self.library.conv2d_grad_bias_parts(*extents, channels_last), k), accumulation_dtype(grad_output.dtype)
+        )
         operands = dense(grad_output, channels_last), workspace, grad_bias
         self.call("launch_conv2d_grad_bias", grad_output.dtype, *extents, channels_last, *operands, None)
         return grad_bias

@@ -125,5 +125,13 @@ void selftest_block_of(int rows, int columns, int64_t* extents) {
       });
 }
 
+// How a product's depth is cut: the number of parts, and the depth of each.
+void selftest_cut(int groups, int rows, int columns, int depth, bool strict, int64_t* cut) {
+  const MmaExtents extents = {groups, rows, columns, depth, 1, depth};
+  const MmaExtents best =
+      strict ? best_cut<StrictBlock>(extents) : best_cut<WideBlock, LongBlock, NarrowBlock>(extents);
+  cut[0] = best.parts, cut[1] = best.part_depth;
+}
+
 }  // extern "C"
 }  // namespace tmc
