@@ -102,7 +102,8 @@ def gencode():
     flags = []
     for arch in archs.replace(" ", ";").strip(";").split(";"):
         number = arch.replace("+PTX", "").replace(".", "")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        exact = "90a" if number == "90" else number  # every GPU of 9.0 is a Hopper, whose wgmma has no other name
+        flags.append(f"-gencode=arch=compute_{exact},code=sm_{exact}")
         if arch.endswith("+PTX"):
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags

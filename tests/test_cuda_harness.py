@@ -129,5 +129,7 @@ def test_no_access_outside_an_array():
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
     }
     command = [sys.executable, "-m", "pytest", "-x", "-s", *files, "-p", "no:cacheprovider"]
-    result = subprocess.run([*command, "-k", "float32 or outside"], env=environment, capture_output=True, text=True)
+    # Tests of bits go the same ways again; indices beyond 32 bits would take a build of their own.
+    chosen = "(float32 or outside) and not bits"
+    result = subprocess.run([*command, "-k", chosen], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -147,7 +147,11 @@ with open(sys.argv[sys.argv.index("--records") + 1], "a") as file:
 
 
 def test_a_gpu_that_is_lost_at_once_ends_the_part(check):
-    always = "import sys; open(sys.argv[-3], 'a').write('{\"lost\": 0}\\n'); sys.exit(3)"
+    always = """
+import sys
+open(sys.argv[sys.argv.index("--records") + 1], "a").write('{"lost": 0}\\n')
+sys.exit(3)
+"""
     found = check({"bits": lambda device: [([sys.executable, "-c", always, "--part", "bits"], {})]}, seconds=20)
     assert "exit code 3" in found["parts"][0]["note"] and found["parts"][0]["seconds"] < 15
 
