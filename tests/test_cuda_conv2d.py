@@ -27,6 +27,7 @@ CONVS = {
     "strides": Conv(2, 16, 14, 15, 24, 5, 3, stride=(2, 3), pads=(2, 1, 1, 1)),
     "stride_above_kernel": Conv(1, 16, 9, 10, 16, 2, 1, stride=(3, 4)),
     "padding_above_kernel": Conv(1, 8, 4, 5, 8, 2, 2, pads=(3, 2, 4, 0)),
+    "one_tap": Conv(1, 64, 5, 6, 24, 1, 1),
     "one_pixel": Conv(3, 8, 1, 1, 8, 1, 1),
     "sums_in_parts": Conv(3, 8, 29, 31, 16, 3, 3, stride=(1, 1), pads=(1, 1, 1, 1)),
     "many_launches": Conv(5, 8, 40, 41, 16, 1, 1),

@@ -223,12 +223,21 @@ def test_tiles_with_the_depth_outside_have_no_bank_conflicts(kernels, element_by
 
 
 @pytest.mark.parametrize("columns", [48, 64])
-def test_results_are_staged_without_bank_conflicts(columns):
-    """The epilogue (mma_gemm.cuh) writes pairs of elements, 8 elements of padding after each line of a warp."""
-    for element_bytes, lanes_at_once in ((2, 32), (4, 16)):
-        for column in range(0, columns, 8):
-            words = set()
-            for lane in range(lanes_at_once):
-                byte = ((lane // 4) * (columns + 8) + column + lane % 4 * 2) * element_bytes
-                words |= {byte // 4 + i for i in range(element_bytes // 2)}
-            assert len({word % 32 for word in words}) == len(words)
+@pytest.mark.parametrize("element_bytes", [2, 4])
+def test_results_are_staged_without_bank_conflicts(kernels, element_bytes, columns):
+    """The epilogue (mma_gemm.cuh): lanes write pairs of elements, a half-warp at a time if these are 8 bytes, and read
+    chunks of 16 bytes, eight lanes at a time."""
+    place = kernels.library.selftest_staged_element
+    lanes_at_once = 64 // element_bytes
+    for column in range(0, columns, 8):
+        words = set()
+        for lane in range(lanes_at_once):
+            byte = place(columns, lane // 4, column + lane % 4 * 2) * element_bytes
+            words |= {byte // 4 + i for i in range(element_bytes // 2)}
+        assert len({word % 32 for word in words}) == len(words) == 32
+    line_chunks = columns * element_bytes // 16
+    chunks = [
+        place(columns, e // line_chunks, e % line_chunks * 16 // element_bytes) * element_bytes // 16
+        for e in range(16 * line_chunks)
+    ]
+    assert max(rounds(chunks[lane : lane + 8]) for lane in range(0, len(chunks), 8)) <= (1 if columns == 64 else 2)

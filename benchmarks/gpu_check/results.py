@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+MOST_FAILURES = 30  # in the summary; the .json has them all
 UNKNOWN = "unknown GPU"  # until the part that asks for the name has run
 
 
@@ -51,7 +52,9 @@ def summary(found):
         verdict = "passed" if part["passed"] else "FAILED"
         lines.append(f"{part['name']:10}{verdict}  {part['seconds']:6.1f} s  {part['note']}".rstrip())
     lines += bits(found["checks"]) + sanitized(found["sanitized"]) + speeds(found["records"])
-    lines += [f"failed: {name}" for name in found["failed"]]
+    lines += [f"failed: {name}" for name in found["failed"][:MOST_FAILURES]]
+    if len(found["failed"]) > MOST_FAILURES:
+        lines.append(f"failed: {len(found['failed']) - MOST_FAILURES} more")
     if found["skipped"]:
         lines.append(f"no time left for {len(found['skipped'])} cases, the first: {found['skipped'][0]}")
     return "\n".join(lines)

@@ -89,14 +89,15 @@ struct MatrixLines {
 };
 
 // Adds the bias and writes a warp's results, 16 rows at a time, through shared memory of its own, so that neighbouring
-// lanes write neighbouring chunks. The 8 elements of padding spread the rows over the banks.
+// lanes write neighbouring chunks.
 template <class Product, int kRowTiles, int kColumnTiles>
 __device__ void store_sums(const Product& product, const MmaTile& tile, int row, int column,
                            float (&sums)[kRowTiles][kColumnTiles][4], char* shared) {
   using Result = typename Product::result_t;
-  constexpr int kColumns = kColumnTiles * 8, kLine = kColumns + 8, kRowChunks = kColumns / kChunkElements<Result>;
+  constexpr int kColumns = kColumnTiles * 8, kRowChunks = kColumns / kChunkElements<Result>;
   const int lane = threadIdx.x % kWarpThreads, g = lane / 4, t = lane % 4;
-  Result* const staged = reinterpret_cast<Result*>(shared) + threadIdx.x / kWarpThreads * 16 * kLine;
+  Result* const staged =
+      reinterpret_cast<Result*>(shared) + staged_element(kColumns, threadIdx.x / kWarpThreads * 16, 0);
   if (const auto* bias = product.bias_at(tile)) {
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j)
@@ -114,14 +115,14 @@ __device__ void store_sums(const Product& product, const MmaTile& tile, int row,
     for (int j = 0; j < kColumnTiles; ++j)
 #pragma unroll
       for (int v = 0; v < 4; ++v)
-        staged[(g + v / 2 * 8) * kLine + j * 8 + t * 2 + v % 2] = static_cast<Result>(sums[i][j][v]);
+        staged[staged_element(kColumns, g + v / 2 * 8, j * 8 + t * 2 + v % 2)] = static_cast<Result>(sums[i][j][v]);
     __syncwarp();
 #pragma unroll
     for (int e = lane; e < 16 * kRowChunks; e += kWarpThreads) {
       const int r = e / kRowChunks, place = e % kRowChunks * kChunkElements<Result>;
       if (tile.row + row + i * 16 + r < product.rows && tile.column + column + place < product.columns)
         *reinterpret_cast<Chunk*>(product.result_at(tile, row + i * 16 + r) + column + place) =
-            *reinterpret_cast<const Chunk*>(staged + r * kLine + place);
+            *reinterpret_cast<const Chunk*>(staged + staged_element(kColumns, r, place));
     }
     __syncwarp();
   }

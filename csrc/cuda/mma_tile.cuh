@@ -50,6 +50,11 @@ HOST_DEVICE int depth_outer_chunk(int element_bytes, int line_chunks, int line, 
   return line * line_chunks + (chunk ^ (element_bytes == 2 ? line & 7 : (line & 3) << 1));
 }
 
+// Where results wait to be written: a warp's lines, with 8 elements of padding, which spread them over the banks.
+HOST_DEVICE constexpr int staged_element(int columns, int line, int column) {
+  return line * (columns + 8) + column;
+}
+
 // Each tile type gives a warp its operands of one mma, in the registers that multiply_add (primitives.h) wants:
 //   load_rows       a, of 16 rows from `row` on
 //   load_columns    b, of the 8 columns from `column` on in b[0], b[1], and of the next 8 in b[2], b[3]

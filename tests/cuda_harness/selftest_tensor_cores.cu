@@ -116,6 +116,10 @@ int selftest_depth_outer_chunk(int element_bytes, int line_chunks, int line, int
   return depth_outer_chunk(element_bytes, line_chunks, line, chunk);
 }
 
+int selftest_staged_element(int columns, int line, int column) {
+  return staged_element(columns, line, column);
+}
+
 // Rows of the block that is chosen for a product, and its columns.
 void selftest_block_of(int rows, int columns, int64_t* extents) {
   dispatch_block<WideBlock, LongBlock, TallBlock>(
