@@ -66,9 +66,8 @@ def below_autograd(op):
     return call
 
 
-def in_functorch():
-    """Inside vmap, grad and the like, which see only what goes through a Function."""
-    return torch._C._are_functorch_transforms_active()
+# Inside vmap, grad and the like, which see only what goes through a Function.
+in_functorch = torch._C._are_functorch_transforms_active
 
 
 def in_forward_ad():

@@ -274,11 +274,11 @@ torch.library.register_vmap("tmc::max_pool2d_indices", samplewise_vmap(torch.ops
 # ---- The public functions.
 
 
-def _windows(op, kernel_size, stride, padding, dilation=1):
+def _windows(op, kernel_size, stride, padding):
     kernel_size = integers(op, "kernel_size", kernel_size, 2)
     omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
     stride = kernel_size if omitted else integers(op, "stride", stride, 2)
-    return kernel_size, stride, integers(op, "padding", padding, 2), integers(op, "dilation", dilation, 2)
+    return kernel_size, stride, integers(op, "padding", padding, 2)
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -302,7 +302,9 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
         return_indices).
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
-    window = *_windows("max_pool2d", kernel_size, stride, padding, dilation), bool(ceil_mode)
+    op = "max_pool2d"
+    dilation = integers(op, "dilation", dilation, 2)
+    window = *_windows(op, kernel_size, stride, padding), dilation, bool(ceil_mode)
     if in_compiled_forward_ad():
         return torch.nn.functional.max_pool2d(input, *window, return_indices)
 
@@ -312,7 +314,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
             return output
         return output, torch.ops.tmc.max_pool2d_indices(winners, input.shape[2:], *window)
 
-    return batched("max_pool2d", input, pool)
+    return batched(op, input, pool)
 
 
 def avg_pool2d(
@@ -337,9 +339,8 @@ def avg_pool2d(
     Saves for backward: sizes only, no tensor.
     """
     op = "avg_pool2d"
-    kernel_size, stride, padding, _ = _windows(op, kernel_size, stride, padding)
     divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
-    window = kernel_size, stride, padding, bool(ceil_mode), bool(count_include_pad), divisor
+    window = *_windows(op, kernel_size, stride, padding), bool(ceil_mode), bool(count_include_pad), divisor
     if in_compiled_forward_ad():
         return torch.nn.functional.avg_pool2d(input, *window)
     return batched(op, input, lambda input: avg_pool2d_op(input, *window))
