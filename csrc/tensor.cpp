@@ -108,8 +108,12 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+bool is_dense(const Tensor& tensor, bool channels_last) {
+  return is_dense(tensor, channels_last ? kChannelsLast : nullptr);
+}
+
 Tensor dense(const Tensor& tensor, bool channels_last) {
-  if (is_dense(tensor, channels_last ? kChannelsLast : nullptr)) return tensor;
+  if (is_dense(tensor, channels_last)) return tensor;
   return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 

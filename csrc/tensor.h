@@ -39,6 +39,9 @@ void check_device(const char* op, const char* name, const Tensor& tensor, const 
 // torch's suggest_memory_format for 4 dimensions: do the strides order the data as N, H, W, C?
 bool is_channels_last(const Tensor& tensor);
 
+// Do the elements of a tensor with 4 dimensions lie side by side in this order? Not if there are none.
+bool is_dense(const Tensor& tensor, bool channels_last);
+
 // `tensor` itself if it is dense in the wanted layout, else a dense copy.
 Tensor dense(const Tensor& tensor, bool channels_last);
 

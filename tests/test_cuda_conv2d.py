@@ -208,7 +208,7 @@ def test_every_missing_barrier_or_wait_is_caught(on_cuda, kernels):
     for launch, expected in launches:
         check(launch(), expected, 0, 300)
         places |= kernels.barriers
-    assert len(places) == 6
+    assert len(places) == 7  # one of them where contiguous tensors are transposed
     missed = []
     for kernels.skipped_barrier in sorted(places):
         caught = False

@@ -3,6 +3,8 @@
 Every launcher is called as the CUDA entry points call it, and held against torch in float64.
 """
 
+import ctypes
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,6 +116,23 @@ def test_conv2d_grad_bias_of_many_pixels(kernels, channels, dtype, channels_last
         results.append(kernels.conv2d_grad_bias(channels_last, grad_output))
     check(results[0], expected, grad_output[:, 0].numel())
     assert all(torch.equal(results[0], other) for other in results)
+
+
+@pytest.mark.parametrize("element", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_transpose(kernels, element):
+    for n, rows, columns in ((2, 70, 129), (3, 64, 9), (1, 1, 65), (1, 1, 1)):
+        source, target = (
+            torch.randn(n, rows, columns).to(element),
+            torch.full((n, columns, rows), torch.nan).to(element),
+        )
+        extents = [ctypes.c_int64(extent) for extent in (element.itemsize, n, rows, columns)]
+        for kernels.seed in SEEDS:
+            kernels.call("launch_transpose", *extents, source, target.fill_(torch.nan), None)
+            assert torch.equal(target, source.transpose(1, 2))
+        (kernels.skipped_barrier,) = kernels.barriers
+        kernels.call("launch_transpose", *extents, source, target.fill_(torch.nan), None)
+        assert torch.equal(target, source.transpose(1, 2)) == (rows * columns == 1)
+        kernels.skipped_barrier = ""
 
 
 EMPTY_BATCH = Conv(0, 3, 6, 6, 4, 3, 3)

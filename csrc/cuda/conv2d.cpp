@@ -33,12 +33,13 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
   const void* const bias_data = bias ? bias->const_data_ptr() : nullptr;
   if (plan.tensor_cores) {
     const bool operands_last = channels_last || !plan.packing.needed;
-    const Tensor image = aligned(dense(input, operands_last)), matrix = aligned(dense(weight, operands_last));
+    const Tensor image = aligned(to_layout(input, operands_last));
+    const Tensor matrix = aligned(to_layout(weight, operands_last));
     Tensor workspace = empty_bytes(input, conv2d_mma_workspace(dtype, plan));
     launch_conv2d_mma(dtype, shape, plan, operands_last, image.const_data_ptr(), matrix.const_data_ptr(), bias_data,
                       workspace.mutable_data_ptr(), output.mutable_data_ptr(), current_stream(input));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
-    return dense(output, channels_last);
+    return to_layout(output, channels_last);
   }
   const Tensor dense_input = dense(input, channels_last), dense_weight = dense(weight, channels_last);
   launch_conv2d(dtype, shape, channels_last, dense_input.const_data_ptr(), dense_weight.const_data_ptr(), bias_data,
@@ -60,13 +61,13 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w, channels_last || plan.tensor_cores);
   if (grad_input.numel() == 0) return dense(grad_input, channels_last);
   if (plan.tensor_cores) {
-    const Tensor image = aligned(dense(grad_output, true)), matrix = aligned(dense(weight, true));
+    const Tensor image = aligned(to_layout(grad_output, true)), matrix = aligned(to_layout(weight, true));
     Tensor workspace = empty_bytes(grad_output, conv2d_grad_input_mma_workspace(dtype, plan));
     launch_conv2d_grad_input_mma(dtype, plan, image.const_data_ptr(), matrix.const_data_ptr(),
                                  workspace.mutable_data_ptr(), grad_input.mutable_data_ptr(),
                                  current_stream(grad_output));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
-    return dense(grad_input, channels_last);
+    return to_layout(grad_input, channels_last);
   }
   const Tensor dense_grad = dense(grad_output, channels_last), dense_weight = dense(weight, channels_last);
   launch_conv2d_grad_input(dtype, shape, channels_last, dense_grad.const_data_ptr(), dense_weight.const_data_ptr(),
@@ -88,7 +89,7 @@ Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, I
   Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
   if (plan.tensor_cores) {
     const bool image_last = channels_last || !plan.packing.needed;
-    const Tensor image = aligned(dense(input, image_last)), matrix = aligned(dense(grad_output, true));
+    const Tensor image = aligned(to_layout(input, image_last)), matrix = aligned(to_layout(grad_output, true));
     Tensor workspace = empty_bytes(grad_output, conv2d_grad_weight_mma_workspace(dtype, plan));
     launch_conv2d_grad_weight_mma(dtype, shape, plan, image_last, matrix.const_data_ptr(), image.const_data_ptr(),
                                   workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(),

@@ -6,6 +6,7 @@
 
 #include "../tensor.h"
 #include "dtype.h"
+#include "transpose.h"
 
 namespace tmc {
 
@@ -34,6 +35,20 @@ inline bool has_tensor_cores(const Tensor& tensor) {
   int major = 0;
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
   return major >= 8;
+}
+
+// dense() for tensors of 4 dimensions, with a kernel of ours from contiguous to channels_last and back: torch copies in
+// the order of one of the two, and its accesses to the other are scattered.
+inline Tensor to_layout(const Tensor& tensor, bool channels_last) {
+  const bool is_other = is_dense(tensor, !channels_last) && !is_dense(tensor, channels_last);
+  if (!is_other || tensor.scalar_type() == ScalarType::Double) return dense(tensor, channels_last);
+  const int64_t n = tensor.size(0), c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
+  Tensor result = empty_nchw(tensor, n, c, h, w, channels_last);
+  const int64_t element_bytes = tensor.scalar_type() == ScalarType::Float ? 4 : 2;
+  launch_transpose(element_bytes, n, channels_last ? c : h * w, channels_last ? h * w : c, tensor.const_data_ptr(),
+                   result.mutable_data_ptr(), current_stream(tensor));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return result;
 }
 
 // The tensor itself, or a copy that begins at a multiple of 16 bytes: a view may begin anywhere.
