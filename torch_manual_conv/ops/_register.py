@@ -20,13 +20,14 @@ def two_doors(name, function, fake, batching):
     """
     op = getattr(torch.ops.tmc, name).default
     record, compute = in_one_step(function).apply, below_autograd(op)
+    tensors = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)  # they come first
 
     def call(*args):
         if torch.compiler.is_compiling():
             return op(*args)
         if in_functorch():
             return function.apply(*args)
-        if in_forward_ad() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+        if in_forward_ad() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args[:tensors])):
             return record(*args)
         return compute(*args)
 
@@ -86,6 +87,11 @@ def save(ctx, *tensors):
     ctx.save_for_backward(*tensors)
     if in_forward_ad():
         ctx.save_for_forward(*tensors)
+
+
+def plane_size(tensor):
+    """[H, W] of [N, C, H, W]. A list: a torch.Size takes an op longer to read."""
+    return list(tensor.shape[2:])
 
 
 def check_tensor(op, name, value):

@@ -17,6 +17,7 @@ from ._register import (
     in_compiled_forward_ad,
     integer,
     is_channels_last,
+    plane_size,
     samplewise_vmap,
     save,
     two_doors,
@@ -40,7 +41,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.input_size = inputs[0].shape[2:]
+        ctx.input_size = plane_size(inputs[0])
         save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
 
@@ -88,7 +89,7 @@ class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, winners = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
         save(ctx, winners)
 
     @staticmethod
@@ -112,7 +113,7 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, ctx.output_size = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -133,7 +134,7 @@ class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, ctx.input_size = inputs
-        ctx.output_size = grad_output.shape[2:]
+        ctx.output_size = plane_size(grad_output)
 
     @staticmethod
     def backward(ctx, grad):

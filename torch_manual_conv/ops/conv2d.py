@@ -20,6 +20,7 @@ from ._register import (
     fold_into_channels,
     in_forward_ad,
     is_channels_last,
+    plane_size,
     save,
     two_doors,
     unfold_batch,
@@ -43,16 +44,15 @@ class Conv2dFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, weight = inputs[:2]
         ctx.geometry = inputs[3:]
-        ctx.shapes = input.shape, weight.shape
+        ctx.input_size, ctx.kernel_size = plane_size(input), plane_size(weight)
         save_operands(ctx, input, weight)
 
     @staticmethod
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        input_size, kernel_size = (shape[2:] for shape in ctx.shapes)
-        grad_input = conv2d_grad_input(grad_output, weight, input_size, *ctx.geometry) if needs_input else None
-        grad_weight = conv2d_grad_weight(grad_output, input, kernel_size, *ctx.geometry) if needs_weight else None
+        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
+        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
         grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
         return grad_input, grad_weight, grad_bias, None, None, None, None, None
 
@@ -65,7 +65,7 @@ class Conv2dFunction(torch.autograd.Function):
         if weight_tangent is not None:
             tangents.append(conv2d_op(input, weight_tangent, None, *ctx.geometry))
         if bias_tangent is not None:
-            shape = conv2d_output_size(input.shape[2:], weight.shape[2:], *ctx.geometry[:3])
+            shape = conv2d_output_size(ctx.input_size, ctx.kernel_size, *ctx.geometry[:3])
             tangents.append(bias_tangent.view(-1, 1, 1).expand(input.size(0), -1, *shape))
         return sum(tangents[1:], tangents[0])
 
@@ -81,7 +81,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, weight, ctx.input_size, *ctx.geometry = inputs
-        ctx.kernel_size = weight.shape[2:]
+        ctx.kernel_size = plane_size(weight)
         save_operands(ctx, grad_output, weight)
 
     @staticmethod
@@ -114,7 +114,7 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
         save_operands(ctx, grad_output, input)
 
     @staticmethod

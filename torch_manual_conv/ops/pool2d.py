@@ -20,6 +20,7 @@ from ._register import (
     integer,
     integers,
     is_channels_last,
+    plane_size,
     samplewise_vmap,
     save,
     two_doors,
@@ -43,7 +44,7 @@ class MaxPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
         save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
 
@@ -91,7 +92,7 @@ class MaxPool2dSelectFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, winners, *ctx.window = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
         save(ctx, winners)
 
     @staticmethod
@@ -115,7 +116,7 @@ class AvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size = plane_size(input)
 
     @staticmethod
     def backward(ctx, grad_output):
