@@ -130,10 +130,10 @@ def run_sanitizer(device, tell, deadline, begin):
 
 def small_cases(part, device, kinds):
     """{what it is called: (name, settings, layout)}."""
-    product = itertools.product(kinds[:1] if device == "cpu" else kinds, cases.LAYOUTS, cases.CASES)
+    product = itertools.product(cases.LAYOUTS, cases.CASES, kinds[:1] if device == "cpu" else kinds)
     return {
         f"{part}: {name}, {' '.join(kind)}, {layout}": (name, Settings(kind[0], device, 1, kind[1]), layout)
-        for kind, layout, name in product
+        for layout, name, kind in product
     }
 
 
