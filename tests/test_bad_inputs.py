@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from torch_manual_conv import functional
 
 # What the lines may use.
 SETUP = """
@@ -280,3 +283,12 @@ def test_is_rejected_while_tracing(line):
     exec("def bytes_(*shape): return torch.zeros(shape, dtype=torch.uint8, device='meta')", names)
     with pytest.raises(Exception, match=r"\w"):
         exec(line, names)
+
+
+def test_rejected_call_leaves_autograd_as_it_was():
+    input, weight = torch.ones(1, 2, 4, 4, requires_grad=True), torch.ones(1, 2, 3, 3)
+    for operand in (input, input.detach()):
+        with pytest.raises(RuntimeError, match="channels") as kept:  # whose traceback keeps the frames of the call
+            functional.conv2d(operand, torch.ones(1, 3, 3, 3))
+        assert torch.ops.tmc.conv2d(input, weight, None, [1, 1], [0, 0], [1, 1], 1).requires_grad
+        assert kept.value is not None
