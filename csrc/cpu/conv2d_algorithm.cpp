@@ -77,7 +77,7 @@ bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& pro
 Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
   if (winograd_pays(pass, problem))
     return {Conv2dAlgorithm::winograd,
-            "stride 1 and 32 channels or more: F(3x3, 3x3) makes about half of the products or fewer"};
+            "stride 1 and 32 channels or more: tiles of 3 x 3 to 7 x 7 outputs need half of the products or fewer"};
   if (phases::can_compute(problem)) {
     const Conv2dProblem dense = phases::dense_problem(problem);
     const auto taps = [](const Conv2dShape& shape) { return static_cast<double>(shape.c * shape.r * shape.s); };

@@ -30,7 +30,8 @@ struct PreparedWeight {
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
 
 // Each fills its last argument. Tensors may have any strides; the result is dense, in either layout. problem.shape.n
-// may differ from that of the preparation. grad_weight may be float32 beside operands of a half type: its sum, unrounded.
+// may differ from that of the preparation. grad_weight may be float32 beside operands of a half type: its sum,
+// unrounded.
 void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
                     const std::optional<Tensor>& bias, Tensor& output);
 void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,

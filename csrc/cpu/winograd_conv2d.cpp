@@ -93,14 +93,12 @@ double saving(Conv2dPass pass, const Conv2dProblem& problem) {
 }
 
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
-  // For few tiles the transform of the filters takes about as long as their products: it is made on the way.
-  constexpr int64_t kTilesForAhead = 112;
   const Conv2dShape& shape = problem.shape;
   const WinogradKernels& kernels = kernels_for(pass, problem);
   const bool to_input = pass == Conv2dPass::grad_input;
   const int64_t rows = ceil_div(to_input ? shape.h : shape.p, kernels.tile);
   const int64_t columns = ceil_div(to_input ? shape.w : shape.q, kernels.tile);
-  const bool ahead = shape.n * rows * columns > kTilesForAhead;
+  const bool ahead = shape.n * rows * columns > few_tiles(kernels);
   const Image kernel = read(weight);
   const int64_t k = filters_per_group(shape);
   auto filters = std::make_shared<std::deque<Filters>>();

@@ -1,5 +1,5 @@
-// The transforms of Winograd's kernels, G g G^T and G^T u G (eq. 28), made in double: they run once a call, or once a
-// panel of filters, not once a tile.
+// The transforms of Winograd's kernels, G g G^T and G^T u G (eq. 28), made in double for five points: they run once a
+// call, or once a panel of filters, not once a tile.
 //
 // Bound: for 16 filters and one channel, 64 shuffles to turn 9 taps each into vectors, where neither filters nor
 // channels adjoin in memory, 110 double operations on each half, and 50 stores of half a vector: 140 cycles, in which
@@ -11,15 +11,26 @@
 namespace tmc {
 namespace {
 
-using DoubleLanes = Lanes<double>;
-using HalfLanes = Vector<float, kLanes<double>>;
+// What they are made in: the error of nine points leaves nothing to gain by double.
+template <int kPoints>
+struct FilterRealType {
+  using type = double;
+};
+template <>
+struct FilterRealType<9> {
+  using type = float;
+};
+template <int kPoints>
+using FilterReal = typename FilterRealType<kPoints>::type;
 
-inline DoubleLanes widen(const float* from) {
-  return __builtin_convertvector(load_raw<float, kLanes<double>>(from, kLanes<double>), DoubleLanes);
+template <class Real>
+inline Lanes<Real> widen(const float* from) {
+  return __builtin_convertvector(load_raw<float, kLanes<Real>>(from, kLanes<Real>), Lanes<Real>);
 }
-inline HalfLanes narrow(DoubleLanes values, float* to) {
-  const HalfLanes rounded = __builtin_convertvector(values, HalfLanes);
-  __builtin_memcpy(to, &rounded, sizeof rounded);
+template <class Real>
+inline Vector<float, kLanes<Real>> narrow(Lanes<Real> values, float* to) {
+  const auto rounded = __builtin_convertvector(values, Vector<float, kLanes<Real>>);
+  store_raw<float, kLanes<Real>>(rounded, to, kLanes<Real>);
   return rounded;
 }
 
@@ -70,6 +81,7 @@ inline void stage_taps(const T* from, const Image& weight, int64_t filters, int6
 
 template <int kTaps, int kPoints, class T>
 void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s0, float* u, int64_t plane) {
+  using Real = FilterReal<kPoints>;
   const T* from =
       reinterpret_cast<const T*>(weight.data) + k0 * weight.n_stride + r0 * weight.h_stride + s0 * weight.w_stride;
   const int64_t filters = at_most(weight.n - k0, kWidth);
@@ -79,11 +91,11 @@ void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s
     const int64_t channels = at_most(weight.c - c0, kLanes<float>);
     stage_taps<kTaps>(from + c0 * weight.c_stride, weight, filters, channels, rows, columns, taps);
     for (int64_t c = 0; c < channels; ++c, u += kWidth)
-      for (int64_t k = 0; k < kWidth; k += kLanes<double>)
-        transform<kTaps, kPoints, DoubleLanes>(
-            [&](int y, int x) { return widen(taps[c][y * kTaps + x] + k); },
+      for (int64_t k = 0; k < kWidth; k += kLanes<Real>)
+        transform<kTaps, kPoints, Lanes<Real>>(
+            [&](int y, int x) { return widen<Real>(taps[c][y * kTaps + x] + k); },
             [](const auto& g, auto& at) { Points<kPoints>::of_filter(g, at); },
-            [&](int y, int x, DoubleLanes value) { narrow(value, u + (y * kPoints + x) * plane + k); });
+            [&](int y, int x, Lanes<Real> value) { narrow<Real>(value, u + (y * kPoints + x) * plane + k); });
   }
 }
 
@@ -98,19 +110,20 @@ void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0,
 
 template <int kTaps, int kPoints, class T>
 bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& grad_weight) {
+  using Real = FilterReal<kPoints>;
   T* to = reinterpret_cast<T*>(grad_weight.data) + r0 * grad_weight.h_stride + s0 * grad_weight.w_stride;
   const int64_t rows = at_most(grad_weight.h - r0, kTaps), columns = at_most(grad_weight.w - s0, kTaps);
-  HalfLanes zeros = {};
+  Vector<float, kLanes<Real>> zeros = {};
   for (int64_t k = 0; k < grad_weight.n; ++k) {
     alignas(kVectorBytes) float taps[kTaps * kTaps][kWidth];
-    for (int64_t c = 0; c < kWidth; c += kLanes<double>)
-      transform<kPoints, kTaps, DoubleLanes>(
+    for (int64_t c = 0; c < kWidth; c += kLanes<Real>)
+      transform<kPoints, kTaps, Lanes<Real>>(
           [&](int y, int x) {
             const bool skipped = (y == kPoints - 1 && rows < kTaps) || (x == kPoints - 1 && columns < kTaps);
-            return skipped ? DoubleLanes{} : widen(u.data + (y * kPoints + x) * u.plane + k * u.tile + c);
+            return skipped ? Lanes<Real>{} : widen<Real>(u.data + (y * kPoints + x) * u.plane + k * u.tile + c);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },
-          [&](int y, int x, DoubleLanes value) { zeros += 0.f * narrow(value, taps[y * kTaps + x] + c); });
+          [&](int y, int x, Lanes<Real> value) { zeros += 0.f * narrow<Real>(value, taps[y * kTaps + x] + c); });
     for (int64_t c = 0; c < grad_weight.c; ++c)
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t s = 0; s < columns; ++s)

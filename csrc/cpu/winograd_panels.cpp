@@ -21,7 +21,7 @@ void correlate_by_panels(const Correlation& correlation) {
   // More threads than panels: several tasks share a panel, each with a strip of the tiles.
   const int64_t strips = ceil_div(threads, std::max<int64_t>(1, filters.panels));
   const TileGrid grid(output, kernels.tile,
-                      std::clamp(ceil_div(correlation.tiles(), strips), kLeastStripTiles, kStripTiles));
+                      std::clamp(ceil_div(correlation.tiles(), strips), kLeastStripTiles, few_tiles(kernels)));
   const int64_t slices = channels / width, reads = grid.strips() * slices, tasks = grid.strips() * filters.panels;
   const int64_t workers = std::max(workers_for(reads), workers_for(tasks));
   const StripMemory sizes(grid, filters, channels, width, width);

@@ -8,7 +8,7 @@
 //   G, G^T    as A and A^T, divided by N_p(p)
 //
 // Points: of all pairs of eighths these amplify rounding errors least (eq. 28), and every constant of A^T and B^T is
-// exact in float32. The reciprocals are all in G, which is applied in double.
+// exact in float32. The reciprocals are all in G.
 #pragma once
 #include "lanes.h"
 
@@ -112,19 +112,29 @@ struct Points {
   template <int kCount, class V>
   static void of_filter(const V (&g)[kCount], V (&u)[kPoints]) {
     of_polynomial(g, u);
-#pragma GCC unroll 4
-    for (int i = 0; i < kPairs; ++i) u[2 * i] *= k.scale[i], u[2 * i + 1] *= -k.scale[i];
+    divide(u);
   }
 
   // G^T u.
   template <int kCount, class V>
   static void to_filter(const V (&u)[kPoints], V (&g)[kCount]) {
-    V scaled[kPoints];
+    V divided[kPoints];
+#pragma GCC unroll 9
+    for (int i = 0; i < kPoints; ++i) divided[i] = u[i];
+    divide(divided);
+    to_coefficients(divided, g);
+  }
+
+ private:
+  // By N_p(p); at infinity by 1.
+  template <class V>
+  static void divide(V (&u)[kPoints]) {
+    using Real = decltype(u[0][0] + 0);
 #pragma GCC unroll 4
-    for (int i = 0; i < kPairs; ++i)
-      scaled[2 * i] = k.scale[i] * u[2 * i], scaled[2 * i + 1] = -k.scale[i] * u[2 * i + 1];
-    scaled[kPoints - 1] = u[kPoints - 1];
-    to_coefficients(scaled, g);
+    for (int i = 0; i < kPairs; ++i) {
+      const Real scale = static_cast<Real>(k.scale[i]);
+      u[2 * i] *= scale, u[2 * i + 1] *= -scale;
+    }
   }
 };
 
