@@ -198,6 +198,24 @@ inline void store_winners(IntegerLanes<Real> winners, Winner* to, int64_t count)
   store_raw<Winner, kLanes<Real>>(resize<Vector<Winner, kLanes<Real>>>(winners), to, count);
 }
 
+template <class Real, class Winner>
+inline Vector<Winner, kLanes<Real>> load_winners(const Winner* from, int64_t count) {
+  return load_raw<Winner, kLanes<Real>>(from, count);
+}
+// sum += value in the lanes whose winner is `tap`.
+template <class Real, class Winner>
+inline void add_where(Vector<Winner, kLanes<Real>> winners, Winner tap, Lanes<Real> value, Lanes<Real>& sum) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4 && sizeof(Winner) == 1) {
+    const __mmask16 won = _mm_cmpeq_epi8_mask(bits_as<__m128i>(winners), _mm_set1_epi8(static_cast<char>(tap)));
+    sum = _mm512_mask_add_ps(sum, won, sum, value);
+    return;
+  }
+#endif
+  const IntegerLanes<Real> won = resize<IntegerLanes<Real>>(winners) == static_cast<Integer<Real>>(tap);
+  sum += won ? value : Lanes<Real>{};
+}
+
 // beats() of pool2d.h, lane by lane: a larger value or a NaN replaces the best one, and its index goes with it. Only
 // the comparison with `best` waits for the value before.
 template <class Real>

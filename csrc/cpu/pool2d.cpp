@@ -108,7 +108,19 @@ struct Call {
   }
 
   // The gradient of max pooling.
-  void scatter(const PoolForms& forms, bool byte_winners) {
+  void run_max_gradient(const MaxGradients& forms, bool byte_winners) {
+    plan.gradient = true;
+    const int64_t covering_windows = window_taps(shape) * shape.h.out * shape.w.out / (shape.h.in * shape.w.in);
+    if (covering_windows <= kMostGathered) {
+      if (plan.channels_last && shape.c >= kPlanes)
+        return run(byte_winners ? forms.gather : forms.gather_wide, plan_direct(plan, element_bytes));
+      const int64_t scratch_bytes = byte_winners ? plan_phases(plan, real_bytes()) : -1;
+      if (scratch_bytes >= 0) return run(forms.gather_in_phases, scratch_bytes);
+    }
+    scatter(byte_winners ? forms.scatter : forms.scatter_wide);
+  }
+
+  void scatter(PoolTask task) {
     std::vector<int64_t> offsets(std::min(window_taps(shape), kMaxByteTaps));
     for (int64_t tap = 0; tap < static_cast<int64_t>(offsets.size()); ++tap)
       offsets[tap] = tap / shape.w.kernel * shape.h.dilation * shape.w.in + tap % shape.w.kernel * shape.w.dilation;
@@ -129,8 +141,7 @@ struct Call {
       plan.starts = starts.data();
     }
     const bool has_sums = plan.overlapping && element_bytes < real_bytes();
-    run(byte_winners ? forms.max_gradient : forms.max_gradient_wide,
-        has_sums ? (plane_size + kPhaseSlack) * real_bytes() : 0);
+    run(task, has_sums ? (plane_size + kPhaseSlack) * real_bytes() : 0);
   }
 
   // In the form that suits the call.
@@ -155,7 +166,7 @@ void max_pool(const PoolShape& shape, bool channels_last, const Tensor& input, T
 void max_pool_gradient(const PoolShape& shape, bool channels_last, const Tensor& grad_output, const Tensor& winners,
                        Tensor& grad_input) {
   Call(shape, kNoAverage, channels_last, grad_output, grad_input, const_cast<void*>(winners.const_data_ptr()))
-      .scatter(forms_of(grad_output.scalar_type()), winners.scalar_type() == ScalarType::Byte);
+      .run_max_gradient(forms_of(grad_output.scalar_type()).max_gradient, winners.scalar_type() == ScalarType::Byte);
 }
 
 void average_pool(const PoolShape& shape, bool channels_last, const AverageRule& rule, const Tensor& input,

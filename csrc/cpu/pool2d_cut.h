@@ -13,6 +13,8 @@ namespace tmc {
 constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 // What rows cost to split pays off from these lengths of a phase on, measured on Zen 5 with AVX-512.
 constexpr int64_t kLeastPhase = 24, kLeastPhaseGradient = 12;
+// A gather asks every window that covers a position for its winner: from so many on, scattering is faster.
+constexpr int64_t kMostGathered = 64;
 constexpr int64_t kMaxSpan = 256;  // of a window: beyond, a part would consist of the rows around it
 
 // Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
@@ -26,7 +28,8 @@ inline int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes)
   const int64_t in_rows = plan.gradient ? plan.block_rows : source_rows;
   const int64_t out_rows = plan.gradient ? source_rows : plan.block_rows;
   const int64_t channels = plan.channels_last ? shape.c : kPlanes;
-  const int64_t quotient_bytes = plan.gradient ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
+  const bool has_quotients = plan.gradient && plan.winners == nullptr;
+  const int64_t quotient_bytes = has_quotients ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
   if (plan.channels_last) return quotient_bytes;
   const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
   const int64_t alignment = 4 * 64;

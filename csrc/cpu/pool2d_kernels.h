@@ -147,5 +147,41 @@ KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<cons
     }
 }
 
+// The tap that stands `distance` after a window's start, or -1 where the window steps over that position.
+inline int64_t tap_after(const PoolAxis& axis, int64_t distance) {
+  if (axis.dilation == 1) return distance;  // spares the usual windows a division
+  return distance % axis.dilation == 0 ? distance / axis.dilation : -1;
+}
+
+// eq. 8 for input rows `h_range`: each position collects from the windows that cover it and that it won, in order.
+template <class T, class Winner>
+KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output,
+                              Rows<const Winner> winners, Rows<T> grad_input) {
+  using Real = accumulate_t<T>;
+  constexpr int64_t kCount = kLanes<Real>;
+  const PoolShape shape = plan.shape;
+  for (int64_t h = h_range.begin; h < h_range.end; ++h)
+    for (int64_t w = 0; w < shape.w.in; ++w) {
+      const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
+      for_channels<Real>(grad_input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
+        Lanes<Real> sum[kVectors] = {};
+        for (int64_t p = rows.first; p <= rows.last; ++p) {
+          const int64_t tap_h = tap_after(shape.h, h - plan.rows[p].start);
+          for (int64_t q = columns.first; q <= columns.last; ++q) {
+            const int64_t tap_w = tap_after(shape.w, w - plan.columns[q].start);
+            if (tap_h < 0 || tap_w < 0) continue;
+            const Winner tap = static_cast<Winner>(winner_of(shape, tap_h, tap_w));
+            const T* gradient = grad_output.at(p, q) + c;
+            const Winner* winner = winners.at(p, q) + c;
+            for (int v = 0; v < kVectors; ++v)
+              add_where<Real>(load_winners<Real>(winner + v * kCount, count), tap, load(gradient + v * kCount, count),
+                              sum[v]);
+          }
+        }
+        for (int v = 0; v < kVectors; ++v) store(sum[v], grad_input.at(h, w) + c + v * kCount, count);
+      });
+    }
+}
+
 }  // namespace
 }  // namespace tmc

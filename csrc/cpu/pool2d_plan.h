@@ -94,15 +94,14 @@ HOST_DEVICE PhaseImages phase_images(const PoolPlan& plan) {
   return images;
 }
 // Scratch memory: the list of taps, then the images. A forward op has one for each phase and one for the winners or
-// divisors of the outputs; a gradient has one for grad_output, one for winners, and one for each phase of a row.
+// divisors of the outputs; a gradient has one for grad_output, one for winners or divisors, and one for each phase.
 constexpr int64_t kPhaseTapBytes = 24;
 HOST_DEVICE int64_t phase_tap_bytes(const PoolShape& shape) {
   return ceil_div(window_taps(shape) * kPhaseTapBytes, 64) * 64;
 }
 HOST_DEVICE int64_t phase_scratch_bytes(const PoolPlan& plan, int64_t real_bytes) {
   const PhaseImages images = phase_images(plan);
-  const int64_t columns = plan.phase_columns.phases;
-  const int64_t count = plan.gradient ? 2 + columns : plan.phase_rows.phases * columns + 1;
+  const int64_t count = plan.phase_rows.phases * plan.phase_columns.phases + (plan.gradient ? 2 : 1);
   return phase_tap_bytes(plan.shape) + (images.lead + count * images.distance) * real_bytes;
 }
 
@@ -113,9 +112,12 @@ struct PoolTasks {
   PoolTask max, max_wide;  // winners uint8, int32
   PoolTask average, average_gradient;
 };
+struct MaxGradients {
+  PoolTask gather, gather_wide, gather_in_phases, scatter, scatter_wide;
+};
 struct PoolForms {
   PoolTasks direct, phases, whole;
-  PoolTask max_gradient, max_gradient_wide;
+  MaxGradients max_gradient;
 };
 // By dtype; one table for each instruction set.
 struct PoolKernels {

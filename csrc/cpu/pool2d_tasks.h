@@ -108,13 +108,23 @@ void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
   write(plan, part, result_rows, grad_input);
 }
 
+// Of channels_last tensors.
+template <class T, class Winner>
+void max_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
+  const PoolPart part = part_of(plan, task);
+  const Range above = rows_above(plan, part.rows);
+  max_gradient_rows(plan, part.rows, read(plan, part, of_output<T>(plan, plan.source, above), scratch),
+                    read(plan, part, of_output<Winner>(plan, plan.winners, above), scratch),
+                    place(plan, part, of_input<T>(plan, plan.result, part.rows), scratch));
+}
+
 template <class T>
 constexpr PoolForms kForms = {
     {max_task<T, uint8_t>, max_task<T, int32_t>, average_task<T>, average_gradient_task<T>},
     {max_in_phases<T, uint8_t>, max_in_phases<T, int32_t>, average_in_phases<T>, average_gradient_in_phases<T>},
     {max_of_planes<T, uint8_t>, max_of_planes<T, int32_t>, average_of_planes<T>, average_gradient_of_planes<T>},
-    scatter_task<T, uint8_t>,
-    scatter_task<T, int32_t>};
+    {max_gradient_task<T, uint8_t>, max_gradient_task<T, int32_t>, max_gradient_in_phases<T>, scatter_task<T, uint8_t>,
+     scatter_task<T, int32_t>}};
 constexpr PoolKernels kKernels = {kForms<double>, kForms<float>, kForms<BFloat16>, kForms<Float16>};
 
 }  // namespace
