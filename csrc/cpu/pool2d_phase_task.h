@@ -124,8 +124,12 @@ class PhaseTask {
   template <class F>
   void load_outputs(F body) const {
     fill(image(0) - images.lead, images.lead, Real(0));
+    const Range h_range = input_rows();
+    const int64_t share = ceil_div(h_range.size() * row_phases.width, height);
     for (int64_t plane = 0; plane < part.planes; ++plane)
       for (int64_t i = 0; i < height; ++i) {
+        const T* to = static_cast<const T*>(plan.result) + input_row(plane, h_range.begin) + i * share;
+        for (int64_t x = 0; x < share; x += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(to + x, 1);
         const int64_t p = part.rows.begin - rows.reach + i, lane = lane_of(plane, i);
         const bool exists = p >= 0 && p < shape.h.out;
         if (exists) {
@@ -150,8 +154,8 @@ class PhaseTask {
   KERNEL void merge_rows() const {
     const PhaseRows<Real> merge = row_phases;
     const int64_t phases = rows.phases, next_phase = columns.phases * images.distance;
-    const int64_t first = part.rows.begin * phases - shape.h.pad, past = first + part.rows.size() * phases;
-    const Range h_range{first > 0 ? first : 0, past < shape.h.in ? past : shape.h.in};
+    const int64_t first = part.rows.begin * phases - shape.h.pad;
+    const Range h_range = input_rows();
     for (int64_t plane = 0; plane < part.planes; ++plane) {
       const Real* from = image(2) + lane_of(plane, rows.reach);
       T* to = static_cast<T*>(plan.result) + input_row(plane, h_range.begin);
@@ -171,6 +175,11 @@ class PhaseTask {
     } else {
       body.template operator()<RowMoves::general>();
     }
+  }
+  // The rows of the input that a gradient's part has.
+  Range input_rows() const {
+    const int64_t first = part.rows.begin * rows.phases - shape.h.pad, past = first + part.rows.size() * rows.phases;
+    return {first > 0 ? first : 0, past < shape.h.in ? past : shape.h.in};
   }
   // From an output to the position (h, w) of its window, in whatever phase that is.
   int64_t lanes_between(int64_t h, int64_t w) const {
