@@ -43,7 +43,10 @@ PoolAxis sliding_axis(const char* op, const char* name, int64_t in, int64_t kern
 
 PoolAxis adaptive_axis(const char* op, int64_t in, int64_t out) {
   checked_mul(op, "input size * output_size", in + 1, checked_add(op, "output_size", out, 1));
-  const int64_t widest = out == 0 ? 1 : ceil_div(in, out) + (in % out != 0);  // a window may straddle one more
+  // A window begins at a multiple of gcd(in % out, out) / out beyond a position: unless this is in % out / out, some
+  // window straddles one position more.
+  const int64_t rest = out == 0 ? 0 : in % out;
+  const int64_t widest = out == 0 ? 1 : ceil_div(in, out) + (rest != 0 && out % rest != 0);
   return {in, out, widest < in ? widest : in, 0, 0, 1};
 }
 

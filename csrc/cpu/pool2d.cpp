@@ -57,10 +57,16 @@ struct alignas(64) CacheLine {
 
 constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
 
-// Adaptive windows of one size are windows that slide.
+// Adaptive windows of one size, at one distance, are windows that slide.
 PoolAxis simplified(const PoolAxis& axis) {
-  if (!is_adaptive(axis) || axis.out == 0 || axis.in % axis.out != 0) return axis;
-  return {axis.in, axis.out, axis.kernel, axis.kernel, 0, 1};
+  if (!is_adaptive(axis) || axis.out == 0) return axis;
+  const int64_t stride = axis.out > 1 ? window(axis, int64_t{1}).start : axis.kernel;
+  if (stride == 0) return axis;
+  for (int64_t i = 0; i < axis.out; ++i) {
+    const Window taps = window(axis, i);
+    if (taps.start != i * stride || taps.end != axis.kernel) return axis;
+  }
+  return {axis.in, axis.out, axis.kernel, stride, 0, 1};
 }
 
 bool may_overlap(const PoolAxis& axis) {
@@ -110,8 +116,8 @@ struct Call {
   // The gradient of max pooling.
   void run_max_gradient(const MaxGradients& forms, bool byte_winners) {
     plan.gradient = true;
-    const int64_t covering_windows = window_taps(shape) * shape.h.out * shape.w.out / (shape.h.in * shape.w.in);
-    if (covering_windows <= kMostGathered) {
+    const int64_t positions = shape.h.in * shape.w.in, outputs = shape.h.out * shape.w.out;
+    if (window_taps(shape) * outputs <= kMostGathered * positions && positions <= kMostPositions * outputs) {
       if (plan.channels_last && shape.c >= kPlanes)
         return run(byte_winners ? forms.gather : forms.gather_wide, plan_direct(plan, element_bytes));
       const int64_t scratch_bytes = byte_winners ? plan_phases(plan, real_bytes()) : -1;
@@ -127,21 +133,29 @@ struct Call {
     plan.offsets = offsets.data();
     plan.overlapping = may_overlap(shape.h) || may_overlap(shape.w);
     plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
-    plan.result_rows = plan.block_rows = 1;
-    plan.block_planes = plan.channels_last ? 1 : kPlanes;
-    const int64_t plane_size = shape.h.in * shape.w.in * (plan.channels_last ? shape.c : 1);
+    plan.result_rows = plan.block_rows = plan.block_planes = 1;
+    const int64_t inputs = shape.h.in * shape.w.in * (plan.channels_last ? shape.c : 1);
+    const std::vector<int32_t> starts = starts_of_small_planes(inputs);
+    if (!starts.empty()) plan.starts = starts.data();
+    const bool has_sums = plan.overlapping && element_bytes < real_bytes();
+    run(task, has_sums ? (plan.block_planes * inputs + kPhaseSlack) * real_bytes() : 0);
+  }
+
+  // Where the windows of a block of planes start, if a plane is small and contiguous and every window holds some input.
+  std::vector<int32_t> starts_of_small_planes(int64_t inputs) {
     const auto is_empty = [](const Window& window) { return window.begin == window.end; };
     std::vector<int32_t> starts;
-    if (!plan.channels_last && plane_size * real_bytes() <= kSmallPlane &&
-        std::none_of(rows.windows.begin(), rows.windows.end(), is_empty) &&
-        std::none_of(columns.windows.begin(), columns.windows.end(), is_empty)) {
+    const int64_t larger = std::max(inputs, shape.h.out * shape.w.out);
+    if (plan.channels_last || larger * real_bytes() > kSmallPlane || shape.h.out * shape.w.out == 0 ||
+        std::any_of(rows.windows.begin(), rows.windows.end(), is_empty) ||
+        std::any_of(columns.windows.begin(), columns.windows.end(), is_empty))
+      return starts;
+    plan.block_planes = std::clamp<int64_t>(kSmallPlane / (larger * real_bytes()), 1, plan.planes);
+    for (int64_t plane = 0; plane < plan.block_planes; ++plane)
       for (const Window& row : rows.windows)
         for (const Window& column : columns.windows)
-          starts.push_back(static_cast<int32_t>(row.start * shape.w.in + column.start));
-      plan.starts = starts.data();
-    }
-    const bool has_sums = plan.overlapping && element_bytes < real_bytes();
-    run(task, has_sums ? (plane_size + kPhaseSlack) * real_bytes() : 0);
+          starts.push_back(static_cast<int32_t>(plane * inputs + row.start * shape.w.in + column.start));
+    return starts;
   }
 
   // In the form that suits the call.

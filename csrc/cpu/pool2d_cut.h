@@ -13,8 +13,12 @@ namespace tmc {
 constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 // What rows cost to split pays off from these lengths of a phase on, measured on Zen 5 with AVX-512.
 constexpr int64_t kLeastPhase = 24, kLeastPhaseGradient = 12;
-// A gather asks every window that covers a position for its winner: from so many on, scattering is faster.
-constexpr int64_t kMostGathered = 64;
+// A result that is larger leaves no room for itself in caches of 32 MB: lines are then not worth reading before they
+// are written. From 18 MB on, streaming takes 0.7 to 0.8 of the time (Zen 5).
+constexpr int64_t kStreamedBytes = 16 << 20;
+// A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
+// where that many windows cover one, or where there is but one output for so many positions.
+constexpr int64_t kMostGathered = 64, kMostPositions = 16;
 constexpr int64_t kMaxSpan = 256;  // of a window: beyond, a part would consist of the rows around it
 
 // Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
@@ -54,6 +58,10 @@ inline int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
   while (plan.block_rows > 1 &&
          (direct_scratch_bytes(plan, element_bytes) > kDirectBytes || tasks() < torch::stable::get_num_threads()))
     plan.block_rows = halved(plan.block_rows);
+  const int64_t bytes_of_pixel = plan.shape.c * element_bytes;
+  plan.streams = plan.gradient && plan.channels_last && bytes_of_pixel % 64 == 0 &&
+                 reinterpret_cast<uintptr_t>(plan.result) % 64 == 0 &&
+                 plan.planes * plan.shape.h.in * plan.shape.w.in * bytes_of_pixel >= kStreamedBytes;
   return direct_scratch_bytes(plan, element_bytes);
 }
 
@@ -64,7 +72,8 @@ inline int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
     if (is_adaptive(axis) || axis.stride > kMaxPhases || axis.kernel * axis.dilation > kMaxSpan) return -1;
   plan.phase_rows = phase_axis(shape.h);
   plan.phase_columns = phase_axis(shape.w);
-  if (plan.phase_columns.length < (plan.gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;
+  const bool is_average_gradient = plan.gradient && plan.winners == nullptr;
+  if (plan.phase_columns.length < (is_average_gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;
   plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
   plan.result_rows = plan.gradient ? plan.phase_rows.held : shape.h.out;
   plan.block_planes = std::min<int64_t>(plan.planes, 64);

@@ -128,12 +128,25 @@ KERNEL void divide_rows(const PoolPlan& plan, Range p_range, Rows<const T> grad_
     }
 }
 
+template <class T, size_t kVectors>
+inline void write_gradient(const Lanes<accumulate_t<T>> (&sum)[kVectors], bool streams, T* to, int64_t count) {
+  constexpr int64_t kCount = kLanes<accumulate_t<T>>;
+  for (size_t v = 0; v < kVectors; ++v) {
+    if (streams) {
+      stream(sum[v], to + v * kCount);
+    } else {
+      store(sum[v], to + v * kCount, count);
+    }
+  }
+}
+
 // eq. 9 for input rows `h_range`: each position collects from the windows that cover it, in order.
 template <class T>
 KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const accumulate_t<T>> quotients,
                                   Rows<T> grad_input) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
+  const bool streams = plan.streams;
   for (int64_t h = h_range.begin; h < h_range.end; ++h)
     for (int64_t w = 0; w < plan.shape.w.in; ++w) {
       const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
@@ -142,7 +155,7 @@ KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<cons
         for (int64_t p = rows.first; p <= rows.last; ++p)
           for (int64_t q = columns.first; q <= columns.last; ++q)
             for (int v = 0; v < kVectors; ++v) sum[v] += load(quotients.at(p, q) + c + v * kCount, count);
-        for (int v = 0; v < kVectors; ++v) store(sum[v], grad_input.at(h, w) + c + v * kCount, count);
+        write_gradient(sum, streams, grad_input.at(h, w) + c, count);
       });
     }
 }
@@ -160,6 +173,7 @@ KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T>
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape shape = plan.shape;
+  const bool streams = plan.streams;
   for (int64_t h = h_range.begin; h < h_range.end; ++h)
     for (int64_t w = 0; w < shape.w.in; ++w) {
       const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
@@ -178,7 +192,7 @@ KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T>
                               sum[v]);
           }
         }
-        for (int v = 0; v < kVectors; ++v) store(sum[v], grad_input.at(h, w) + c + v * kCount, count);
+        write_gradient(sum, streams, grad_input.at(h, w) + c, count);
       });
     }
 }

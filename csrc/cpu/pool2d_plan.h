@@ -14,7 +14,7 @@ namespace tmc {
 // of vectors for every other element and instruction set.
 constexpr int64_t kPlanes = 16;
 
-// max_gradient: planes of so many bytes stay in the first-level cache when they are zeroed at once.
+// max_gradient, scattered: sums of so many bytes stay in the first-level cache when they are zeroed at once.
 constexpr int64_t kSmallPlane = 16 * 1024;
 
 // phases: the largest stride. From 3 on, elements would have to be split one at a time, and direct is faster.
@@ -38,6 +38,7 @@ HOST_DEVICE PhaseAxis phase_axis(const PoolAxis& axis) {
 struct PoolPlan {
   PoolShape shape;
   bool channels_last, gradient;
+  bool streams;  // direct, of channels_last: whether a gradient is written past the caches
   int64_t result_rows, row_blocks, block_rows;
   int64_t planes, block_planes;  // a channels_last sample counts as one plane
   PhaseAxis phase_rows, phase_columns;
@@ -48,7 +49,7 @@ struct PoolPlan {
   const int64_t *row_divisors, *column_divisors;  // average: divisor(p, q) is their product
   const int64_t* offsets;                         // of byte winners from the start of their window, in positions
 
-  const int32_t* starts;  // of small planes' windows, in positions; else null
+  const int32_t* starts;  // of the windows in a block of small planes, in positions; else null
   bool overlapping;       // whether windows may share a position
 
   // Dense, all in one memory order.

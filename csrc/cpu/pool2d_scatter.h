@@ -53,14 +53,6 @@ inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const
     __builtin_memset(sums + zeroed * row, 0, (end - zeroed) * row * sizeof(Sum));
     zeroed = end;
   };
-  if (plan.starts != nullptr) {
-    zero_rows(shape.h.in);
-    const int64_t size = shape.h.out * shape.w.out;
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < size; ++i)
-      add_to<kOverlapping>(grad_output[i], sums[plan.starts[i] + offset_of(plan, winners[i])]);
-    return;
-  }
   for (int64_t p = rows.begin; p < rows.end; ++p) {
     const Window taps = plan.rows[p];
     zero_rows(taps.start + (taps.end - 1) * shape.h.dilation + 1);  // just ahead: still in cache when added to
@@ -80,6 +72,38 @@ inline void scatter_plane(const PoolPlan& plan, Range rows, Range columns, const
   zero_rows(shape.h.in);
 }
 
+// Where the winners of `size` windows stand, given where the windows start: vector code, with a multiplication for the
+// quotient by the window's width, exact for bytes and widths of up to 256.
+template <class Winner>
+inline void list_places(const PoolPlan& plan, const Winner* winners, int64_t size, const int32_t* starts,
+                        int32_t* places) {
+  if constexpr (sizeof(Winner) == 1) {
+    const PoolAxis &h = plan.shape.h, &w = plan.shape.w;
+    const int32_t reciprocal = static_cast<int32_t>(65536 / w.kernel + 1), step = static_cast<int32_t>(w.dilation);
+    const int32_t next_row = static_cast<int32_t>(h.dilation * w.in - w.kernel * w.dilation);
+    for (int64_t i = 0; i < size; ++i)
+      places[i] = starts[i] + winners[i] * step + (winners[i] * reciprocal >> 16) * next_row;
+  } else {
+    for (int64_t i = 0; i < size; ++i) places[i] = starts[i] + static_cast<int32_t>(offset_of(plan, winners[i]));
+  }
+}
+
+// The same for `size` outputs of small planes, which hold `inputs` positions together.
+template <bool kOverlapping, class T, class Sum, class Winner>
+inline void scatter_small_planes(const PoolPlan& plan, int64_t size, int64_t inputs, const T* grad_output,
+                                 const Winner* winners, Sum* sums) {
+  constexpr int64_t kListed = 256;
+  int32_t places[kListed];
+  __builtin_memset(sums, 0, inputs * sizeof(Sum));
+  for (int64_t first = 0; first < size; first += kListed) {
+    const int64_t count = size - first < kListed ? size - first : kListed;
+    list_places(plan, winners + first, count, plan.starts + first, places);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < count; ++i) add_to<kOverlapping>(grad_output[first + i], sums[places[i]]);
+  }
+}
+
+// A task's planes are small ones, or a single one.
 template <class T, class Winner>
 KERNEL void scatter_task(const PoolPlan& given, int64_t task, char* scratch) {
   using Real = accumulate_t<T>;
@@ -88,19 +112,24 @@ KERNEL void scatter_task(const PoolPlan& given, int64_t task, char* scratch) {
   const Range rows = with_input(plan.rows, plan.shape.h.out), columns = with_input(plan.columns, plan.shape.w.out);
   const int64_t inner = plan.channels_last ? plan.shape.c : 1;
   const int64_t in = plan.shape.h.in * plan.shape.w.in * inner, out = plan.shape.h.out * plan.shape.w.out * inner;
-  for (int64_t plane = part.first_plane; plane < part.first_plane + part.planes; ++plane) {
-    const T* grad_output = static_cast<const T*>(plan.source) + plane * out;
-    const Winner* winners = static_cast<const Winner*>(plan.winners) + plane * out;
-    T* grad_input = static_cast<T*>(plan.result) + plane * in;
-    if (!plan.overlapping) {
-      scatter_plane<false>(plan, rows, columns, grad_output, winners, grad_input);
-    } else if constexpr (sizeof(T) == sizeof(Real)) {
-      scatter_plane<true>(plan, rows, columns, grad_output, winners, grad_input);
+  const T* grad_output = static_cast<const T*>(plan.source) + part.first_plane * out;
+  const Winner* winners = static_cast<const Winner*>(plan.winners) + part.first_plane * out;
+  T* grad_input = static_cast<T*>(plan.result) + part.first_plane * in;
+  const auto scatter = [&]<bool kOverlapping>(auto* sums) {
+    if (plan.starts != nullptr) {
+      scatter_small_planes<kOverlapping>(plan, part.planes * out, part.planes * in, grad_output, winners, sums);
     } else {
-      Real* sums = reinterpret_cast<Real*>(scratch);
-      scatter_plane<true>(plan, rows, columns, grad_output, winners, sums);
-      narrow_row(sums, grad_input, in);
+      scatter_plane<kOverlapping>(plan, rows, columns, grad_output, winners, sums);
     }
+  };
+  if (!plan.overlapping) {
+    scatter.template operator()<false>(grad_input);
+  } else if constexpr (sizeof(T) == sizeof(Real)) {
+    scatter.template operator()<true>(grad_input);
+  } else {
+    Real* sums = reinterpret_cast<Real*>(scratch);
+    scatter.template operator()<true>(sums);
+    narrow_row(sums, grad_input, part.planes * in);
   }
 }
 

@@ -105,6 +105,7 @@ void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
   divide_rows(plan, above, gradient_rows, quotients);
   average_gradient_rows(plan, part.rows, {quotients.data, above.begin, quotients.width, quotients.channels},
                         result_rows);
+  if (plan.streams) finish_streaming();
   write(plan, part, result_rows, grad_input);
 }
 
@@ -116,6 +117,7 @@ void max_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
   max_gradient_rows(plan, part.rows, read(plan, part, of_output<T>(plan, plan.source, above), scratch),
                     read(plan, part, of_output<Winner>(plan, plan.winners, above), scratch),
                     place(plan, part, of_input<T>(plan, plan.result, part.rows), scratch));
+  if (plan.streams) finish_streaming();
 }
 
 template <class T>

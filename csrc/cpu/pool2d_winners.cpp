@@ -87,6 +87,8 @@ void check_values(const char* op, const Winner* winners, const PoolShape& shape,
   std::atomic<int64_t> invalid{-1};  // thrown after the loop: an exception must not leave a worker thread
   const int64_t grain = std::max<int64_t>(1, kGrain / group_size);
   torch::stable::parallel_for(0, lines.count / shape.h.out, grain, [&](int64_t begin, int64_t end) {
+    const bool all_name_taps = all_below(winners + begin * group_size, (end - begin) * group_size, taps);
+    if (all_name_taps && clipped.empty()) return;
     for (const Winner* at = winners + begin * group_size; at < winners + end * group_size; at += group_size) {
       const auto check = [&](int64_t first, int64_t past) {
         for (int64_t i = first; i < past; ++i) {
@@ -95,7 +97,7 @@ void check_values(const char* op, const Winner* winners, const PoolShape& shape,
             invalid = at - winners + i;
         }
       };
-      if (!all_below(at, group_size, taps)) {
+      if (!all_name_taps) {
         check(0, group_size);
         continue;
       }

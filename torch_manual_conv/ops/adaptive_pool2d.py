@@ -152,7 +152,7 @@ def _largest_window(size, out):
     """csrc/pool2d.cpp: adaptive_axis."""
     if out == 0:
         return 1
-    return min(size, -(-size // out) + (1 if size % out != 0 else 0))
+    return min(size, -(-size // out) + (1 if size % out != 0 and out % (size % out) != 0 else 0))
 
 
 def _check_adaptive(op, input, output_size):
