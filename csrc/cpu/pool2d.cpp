@@ -117,7 +117,8 @@ struct Call {
   void run_max_gradient(const MaxGradients& forms, bool byte_winners) {
     plan.gradient = true;
     const int64_t positions = shape.h.in * shape.w.in, outputs = shape.h.out * shape.w.out;
-    if (window_taps(shape) * outputs <= kMostGathered * positions && positions <= kMostPositions * outputs) {
+    if (outputs > 0 && window_taps(shape) <= kMostGathered * positions / outputs &&
+        positions <= kMostPositions * outputs) {
       if (plan.channels_last && shape.c >= kPlanes)
         return run(byte_winners ? forms.gather : forms.gather_wide, plan_direct(plan, element_bytes));
       const int64_t scratch_bytes = byte_winners ? plan_phases(plan, real_bytes()) : -1;

@@ -128,10 +128,10 @@ KERNEL void divide_rows(const PoolPlan& plan, Range p_range, Rows<const T> grad_
     }
 }
 
-template <class T, size_t kVectors>
-inline void write_gradient(const Lanes<accumulate_t<T>> (&sum)[kVectors], bool streams, T* to, int64_t count) {
+template <class T, int kVectors>
+inline void write_sums(const Lanes<accumulate_t<T>> (&sum)[kVectors], bool streams, T* to, int64_t count) {
   constexpr int64_t kCount = kLanes<accumulate_t<T>>;
-  for (size_t v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < kVectors; ++v) {
     if (streams) {
       stream(sum[v], to + v * kCount);
     } else {
@@ -155,7 +155,7 @@ KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<cons
         for (int64_t p = rows.first; p <= rows.last; ++p)
           for (int64_t q = columns.first; q <= columns.last; ++q)
             for (int v = 0; v < kVectors; ++v) sum[v] += load(quotients.at(p, q) + c + v * kCount, count);
-        write_gradient(sum, streams, grad_input.at(h, w) + c, count);
+        write_sums<T>(sum, streams, grad_input.at(h, w) + c, count);
       });
     }
 }
@@ -192,7 +192,7 @@ KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T>
                               sum[v]);
           }
         }
-        write_gradient(sum, streams, grad_input.at(h, w) + c, count);
+        write_sums<T>(sum, streams, grad_input.at(h, w) + c, count);
       });
     }
 }
