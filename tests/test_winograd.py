@@ -217,6 +217,9 @@ def test_where_it_is_chosen():
 
     assert chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=1)
     assert chosen((1, 64, 27, 27), (192, 64, 5, 5), padding=2)
+    for half in (torch.bfloat16, torch.float16):  # on nine points
+        assert chosen((1, 192, 13, 13), (384, 192, 3, 3), half, padding=1)
+        assert chosen((1, 64, 27, 27), (192, 64, 5, 5), half, padding=2)
     assert not chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=1, stride=2)
     assert not chosen((1, 192, 13, 13), (384, 192, 3, 3), padding=2, dilation=2)
     assert not chosen((1, 192, 13, 13), (384, 192, 1, 1))
