@@ -46,6 +46,7 @@ void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Pre
   switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
+    case Conv2dAlgorithm::direct: return direct::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::winograd_phases: return phases::forward(problem, input, weight, bias, output);
   }
@@ -57,6 +58,7 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
     case Conv2dAlgorithm::matrix_product:
       return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
+    case Conv2dAlgorithm::direct: return direct::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::winograd_phases: return phases::grad_input(problem, grad_output, weight, grad_input);
   }
@@ -67,6 +69,7 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
   switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
+    case Conv2dAlgorithm::direct: return direct::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::winograd_phases: return phases::grad_weight(problem, grad_output, input, grad_weight);
   }

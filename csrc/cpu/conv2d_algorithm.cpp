@@ -11,8 +11,9 @@
 namespace tmc {
 namespace {
 
-constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::winograd,
-                                           Conv2dAlgorithm::winograd_phases, Conv2dAlgorithm::depthwise};
+constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::direct,
+                                           Conv2dAlgorithm::winograd, Conv2dAlgorithm::winograd_phases,
+                                           Conv2dAlgorithm::depthwise};
 constexpr int kNoPreference = -1;
 
 // The index in kAlgorithms of a name given by `source`; an empty name is no preference.
@@ -65,10 +66,30 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem, double useful 
          useful * winograd::saving(pass, problem) >= kLeastSaving * product_rate(problem);
 }
 
+bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
+  // A line of output pixels shares what is loaded of the weight: shorter ones than a strip of the micro-kernel are slow
+  // once the weight does not fit into L2 (7 x 7 maps of 512 channels: half of the matrix product's speed).
+  constexpr int64_t kStrip = 14, kWeights = 1 << 18;
+  // Fewer channels leave most of a vector empty. The matrix product computes all residues of a stride side by side.
+  constexpr int64_t kLeastColumns = 16;
+  const Conv2dShape& shape = problem.shape;
+  if (problem.dtype == DType::float64 || product_rate(problem) > 1) return false;
+  const bool strided = shape.stride_h > 1 || shape.stride_w > 1, single = shape.r * shape.s == 1 && !strided;
+  const int64_t weights = shape.k * channels_per_group(shape) * shape.r * shape.s;
+  switch (pass) {
+    case Conv2dPass::forward: return single || shape.q >= kStrip || weights <= kWeights;
+    case Conv2dPass::grad_input:
+      return (single || shape.q >= kStrip || weights <= kWeights) &&
+             (!strided || channels_per_group(shape) >= kLeastColumns);
+    default: return true;
+  }
+}
+
 // Whether an algorithm can compute the problem at all; matrix_product can compute every one.
 bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
   switch (algorithm) {
     case Conv2dAlgorithm::winograd: return problem.dtype != DType::float64 && is_dense(problem.shape);
+    case Conv2dAlgorithm::direct: return direct::can_compute(problem);
     case Conv2dAlgorithm::winograd_phases: return phases::can_compute(problem);
     case Conv2dAlgorithm::depthwise: return depthwise::can_compute(problem.shape);
     default: return true;
@@ -87,6 +108,8 @@ Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
   }
   if (depthwise::can_compute(problem.shape))
     return {Conv2dAlgorithm::depthwise, "groups of few channels: channels of several groups fill a vector"};
+  if (direct_pays(pass, problem))
+    return {Conv2dAlgorithm::direct, "multiply-adds on channels_last images where they are: no patches to copy"};
   return {Conv2dAlgorithm::matrix_product, "the general algorithm, for every shape and dtype"};
 }
 
@@ -102,6 +125,7 @@ const char* pass_name(Conv2dPass pass) {
 
 const char* algorithm_name(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
+    case Conv2dAlgorithm::direct: return "direct";
     case Conv2dAlgorithm::winograd: return "winograd";
     case Conv2dAlgorithm::winograd_phases: return "winograd_phases";
     case Conv2dAlgorithm::depthwise: return "depthwise";

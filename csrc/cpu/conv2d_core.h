@@ -61,6 +61,14 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
 }  // namespace winograd
 
+namespace direct {
+bool can_compute(const Conv2dProblem& problem);
+void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+             Tensor& output);
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
+}  // namespace direct
+
 namespace depthwise {
 bool can_compute(const Conv2dShape& shape);
 void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -13,27 +13,14 @@
 // Each product is computed as it stands when the image is channels_last (a patch row is then contiguous: taps in the
 // order u, v, c) and transposed when it is contiguous (a patch column is: c, u, v), so that packing always copies
 // runs, and results are written along the axis that is contiguous in them.
-#include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "conv2d_core.h"
+#include "conv2d_windows.h"
 #include "gemm.h"
 
 namespace tmc::matrix_product {
 namespace {
-
-// Along one spatial axis: `count` positions of a window with `taps` taps; tap t of position i is at
-// origin + i * step + t * tap_step.
-struct Window {
-  int64_t count, origin, step, taps, tap_step;
-};
-Window pixels(int64_t extent) {
-  return {extent, 0, 1, 1, 1};
-}
-Window all_taps(int64_t extent) {
-  return {1, 0, 1, extent, 1};
-}
 
 // Which of a patch's axes runs fastest: the channel (u, v, c) or the tap column (c, u, v).
 enum class TapOrder { channels_last, channels_first };
@@ -66,11 +53,6 @@ MatrixView transposed(MatrixView view) {
 // often.
 constexpr int64_t kPixelTile = 168, kFilterTile = 512;
 constexpr int64_t kGradTapTile = 768, kGradFilterTile = 384;
-
-// One spatial axis of O = P W^T: how image, weight and output are stepped through.
-struct Windows {
-  Window image, weight, output;
-};
 
 // The product O = P W^T of one group.
 Gemm correlation(const Image& image, const Image& weight, const Image& output, const Windows& h, const Windows& w,
@@ -113,10 +95,8 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image image = read(ordered), kernel = read(weight), result = write(output);
   const Tensor dense_bias = bias && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias.value_or(output);
-  const Windows h = {
-      {shape.p, -shape.pad_top, shape.stride_h, shape.r, shape.dilation_h}, all_taps(shape.r), pixels(shape.p)};
-  const Windows w = {
-      {shape.q, -shape.pad_left, shape.stride_w, shape.s, shape.dilation_w}, all_taps(shape.s), pixels(shape.q)};
+  const Windows h = forward_windows(shape.p, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h);
+  const Windows w = forward_windows(shape.q, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w);
   const TapOrder order = tap_order(image);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   std::vector<Gemm> gemms;
@@ -129,28 +109,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
 }
 
-// ---- grad_input. Row h of the input is read by the taps r and output rows p with p * stride = h + pad - r * dilation.
-// With h + pad = stride * y + f, the residue f fixes which taps those are: r = first + u * tap_step, and then
-// p = y + (f - first * dilation) / stride - u * p_step: for each f a dense correlation of grad_output, of stride 1.
-
 namespace {
-
-// The windows of residues f .. f + joint - 1 along one axis. Joint residues are further columns of one product; their
-// kernels are filled up with zeros to equal length (dilation 1 only, where first = f).
-Windows residue_windows(int64_t f, int64_t joint, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
-                        int64_t dilation) {
-  const int64_t common = std::gcd(stride, dilation), tap_step = stride / common, p_step = dilation / common;
-  int64_t first = 0;
-  while (first < kernel && first < tap_step && (f - first * dilation) % stride != 0) ++first;
-  const bool any = first < kernel && (f - first * dilation) % stride == 0;
-  const int64_t taps = any ? ceil_div(kernel - first, tap_step) : 0;
-  const int64_t shift = any ? (f - first * dilation) / stride : 0;
-  const int64_t y_begin = ceil_div(pad - f - joint + 1, stride), y_end = floor_div(extent - 1 + pad - f, stride) + 1;
-  const int64_t count = std::max<int64_t>(0, y_end - y_begin);
-  return {{count, y_begin + shift - (taps - 1) * p_step, 1, taps, p_step},
-          {joint, first + (taps - 1) * tap_step, 1, taps, -tap_step},
-          {count, stride * y_begin + f - pad, stride, joint, 1}};
-}
 
 // All residues of one axis that occur. A group of few channels would leave most of a vector empty: there, all
 // residues are computed as one product. (There the zeros that fill up a kernel are multiplied too: an infinite
@@ -161,8 +120,7 @@ std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int
   if (channels <= kFewChannels && dilation == 1 && stride <= kernel)
     return {residue_windows(0, stride, extent, pad, stride, kernel, dilation)};
   std::vector<Windows> all;
-  for (int64_t h = 0; h < std::min(stride, extent); ++h)
-    all.push_back(residue_windows((h + pad) % stride, 1, extent, pad, stride, kernel, dilation));
+  for_each_residue(extent, pad, stride, kernel, dilation, [&](const Windows& windows) { all.push_back(windows); });
   return all;
 }
 

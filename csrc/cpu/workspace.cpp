@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 
+#include "large_pages.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -26,6 +27,7 @@ char* allocate(int64_t bytes) {
   const int64_t capacity = ceil_div(bytes + 1, 64) * 64;
   char* head = static_cast<char*>(std::aligned_alloc(64, kHead + capacity));
   if (head == nullptr) fail("conv2d: out of memory: %" PRId64 " bytes of scratch", bytes);
+  prefer_large_pages(head, kHead + capacity);
   capacity_of(head + kHead) = capacity;
   return head + kHead;
 }

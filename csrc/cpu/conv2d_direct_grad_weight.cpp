@@ -1,0 +1,176 @@
+// grad_weight by direct convolution (direct.h, eq. 3): rows are taps and channels, columns filters, and the sum runs
+// over output pixels. Both factors are read from the images where they are.
+//
+// The sum is made in blocks of output rows of one sample, each added to memory once. A fixed number of partial sums,
+// which depends on the shapes only, take every so many blocks and are added in order at the end.
+#include <vector>
+
+#include "direct_operands.h"
+#include "tasks.h"
+
+namespace tmc::direct {
+namespace {
+
+// Pixels of a block: the filters' part of it, a panel wide, is 32 KiB and stays in L1 for all taps.
+constexpr int64_t kBlockPixels = 256;
+
+struct Sum {
+  Conv2dShape shape;
+  Image image, grad;  // of one group
+  int64_t c, k;       // channels and filters of a group
+  int64_t width, panels, panel_size;
+  int64_t block_rows, blocks;  // output rows of a block, blocks of a sample
+  bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
+
+  Sum(const Conv2dShape& shape_, const Image& image_, const Image& grad_, const DirectKernels& kernels)
+      : shape(shape_), image(image_), grad(grad_), c(image_.c), k(grad_.c), width(kernels.width) {
+    // Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
+    constexpr int64_t kFewChannels = 12;
+    panels = ceil_div(k, width), panel_size = shape.r * shape.s * c * width;
+    block_rows = std::clamp<int64_t>(kBlockPixels / std::max<int64_t>(1, shape.q), 1, std::max<int64_t>(1, shape.p));
+    blocks = ceil_div(shape.p, block_rows);
+    pad_image = c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0);
+    pad_grad = k % (width / 2) != 0;  // kernels read whole vectors
+  }
+  // The copied part of the image for one block.
+  int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
+  int64_t image_columns() const { return shape.w + shape.pad_left + shape.pad_right; }
+  int64_t image_floats() const { return pad_image ? image_rows() * image_columns() * c : 0; }
+  int64_t grad_floats() const { return pad_grad ? block_rows * shape.q * panels * width : 0; }
+};
+
+// Rows [h0, h0 + rows) of the image with its padding; zeros outside.
+void copy_padded(const Sum& sum, int64_t n, int64_t h0, float* to) {
+  const int64_t row = sum.image_columns() * sum.c, left = sum.shape.pad_left * sum.c;
+  std::fill_n(to, sum.image_floats(), 0.f);
+  for (int64_t i = 0; i < sum.image_rows(); ++i) {
+    const int64_t h = h0 + i;
+    if (h < 0 || h >= sum.image.h) continue;
+    const float* from =
+        reinterpret_cast<const float*>(sum.image.data) + n * sum.image.n_stride + h * sum.image.h_stride;
+    for (int64_t w = 0; w < sum.image.w; ++w)
+      std::copy_n(from + w * sum.image.w_stride, sum.c, to + i * row + left + w * sum.c);
+  }
+}
+
+// Output positions [begin, end) within [low, high) for which position * step + offset is in [0, extent).
+struct Positions {
+  int64_t begin, end;
+  Positions(int64_t low, int64_t high, int64_t step, int64_t offset, int64_t extent)
+      : begin(offset < 0 ? std::max(low, ceil_div(-offset, step)) : low),
+        end(offset < extent ? std::min(high, ceil_div(extent - offset, step)) : low) {}
+};
+
+// sums[panel][u][v][c][width] += the block's part, for panels [first, last).
+void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
+               float* sums, float* scratch) {
+  const Conv2dShape& shape = sum.shape;
+  const int64_t p0 = block * sum.block_rows, p1 = std::min(p0 + sum.block_rows, shape.p);
+  Conv2dShape from = shape;  // as the copy is: no padding
+  const float* image = reinterpret_cast<const float*>(sum.image.data) + n * sum.image.n_stride;
+  int64_t h_stride = sum.image.h_stride, w_stride = sum.image.w_stride, h_first = 0;
+  if (sum.pad_image) {
+    h_first = input_row(shape, p0, 0);
+    copy_padded(sum, n, h_first, scratch);
+    image = scratch, w_stride = sum.c, h_stride = sum.image_columns() * sum.c;
+    from.pad_left = 0, from.w = sum.image_columns();
+  }
+  const float* grad = reinterpret_cast<const float*>(sum.grad.data) + n * sum.grad.n_stride + p0 * sum.grad.h_stride;
+  int64_t grad_line = sum.grad.h_stride, grad_pixel = sum.grad.w_stride;
+  if (sum.pad_grad) {
+    float* const to = scratch + sum.image_floats();
+    grad_pixel = sum.panels * sum.width, grad_line = shape.q * grad_pixel, grad = to;
+    kernels.stage(sum.grad, DType::float32, n, {p0, 0, p1 - p0, shape.q}, grad_pixel, to);
+  }
+  // Taps that adjoin, all of them inside the image wherever the window is, are one run.
+  const bool joined = from.pad_left == 0 && input_column(from, shape.q - 1, shape.s - 1) < from.w &&
+                      shape.dilation_w * w_stride == sum.c;
+  const int64_t runs = joined ? 1 : shape.s, run = joined ? shape.s * sum.c : sum.c;
+  for (int64_t panel = first; panel < last; ++panel)
+    for (int64_t u = 0; u < shape.r; ++u) {
+      const Positions p(p0, p1, shape.stride_h, input_row(shape, 0, u), shape.h);
+      if (p.begin >= p.end) continue;
+      for (int64_t v = 0; v < runs; ++v) {
+        const Positions q(0, shape.q, shape.stride_w, input_column(from, 0, v), from.w);
+        if (q.begin >= q.end) continue;
+        kernels.add_products({.rows = run,
+                              .columns = std::min(sum.width, sum.k - panel * sum.width),
+                              .lines = p.end - p.begin,
+                              .pixels = q.end - q.begin,
+                              .a = image + (input_row(shape, p.begin, u) - h_first) * h_stride +
+                                   input_column(from, q.begin, v) * w_stride,
+                              .a_line = shape.stride_h * h_stride,
+                              .a_pixel = shape.stride_w * w_stride,
+                              .b = grad + (p.begin - p0) * grad_line + q.begin * grad_pixel + panel * sum.width,
+                              .b_line = grad_line,
+                              .b_pixel = grad_pixel,
+                              .sums = sums + (panel - first) * sum.panel_size + (u * shape.s + v) * sum.c * sum.width,
+                              .sums_step = sum.width});
+      }
+    }
+}
+
+// One panel's sums to the weight.
+void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, const float* sums, DType dtype,
+                 const Image& weight) {
+  Image tap = {.data = weight.data + panel * sum.width * weight.n_stride * weight.element_size,
+               .element_size = weight.element_size,
+               .n = 1,
+               .c = std::min(sum.width, sum.k - panel * sum.width),
+               .h = 1,
+               .w = sum.c,
+               .n_stride = 0,
+               .c_stride = weight.n_stride,
+               .h_stride = 0,
+               .w_stride = weight.c_stride};
+  char* const first = tap.data;
+  for (int64_t u = 0; u < sum.shape.r; ++u)
+    for (int64_t v = 0; v < sum.shape.s; ++v, sums += sum.c * sum.width) {
+      tap.data = first + (u * weight.h_stride + v * weight.w_stride) * weight.element_size;
+      kernels.unstage(sums, sum.width, {0, 0, 1, sum.c}, 0, dtype, tap);
+    }
+}
+
+void correlate_for_weight(const Sum& sum, DType dtype, const Image& weight) {
+  // Panels whose sums stay in L2 are computed together: what is copied is copied once for them. Partial sums: enough
+  // tasks for 32 cores.
+  constexpr int64_t kSumFloats = 128 << 10, kTasks = 32;
+  const DirectKernels& kernels = kernels_for_this_cpu();
+  const int64_t together = std::clamp<int64_t>(kSumFloats / sum.panel_size, 1, sum.panels);
+  const int64_t groups = ceil_div(sum.panels, together), all_blocks = sum.shape.n * sum.blocks;
+  const int64_t partials = std::clamp<int64_t>(ceil_div(kTasks, groups), 1, std::max<int64_t>(1, all_blocks));
+  const int64_t size = sum.panels * sum.panel_size, tasks = groups * partials, workers = workers_for(tasks);
+  const int64_t scratch_floats = round_up(sum.image_floats(), 16) + sum.grad_floats();
+  const Workspace memory((partials * size + workers * scratch_floats) * static_cast<int64_t>(sizeof(float)));
+  float* const sums = reinterpret_cast<float*>(memory.at(0));
+  for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
+    const int64_t partial = task / groups, first = task % groups * together;
+    const int64_t last = std::min(first + together, sum.panels);
+    float* const to = sums + partial * size + first * sum.panel_size;
+    float* const scratch = sums + partials * size + worker * scratch_floats;
+    std::fill_n(to, (last - first) * sum.panel_size, 0.f);
+    for (int64_t i = partial * all_blocks / partials; i < (partial + 1) * all_blocks / partials; ++i)
+      add_block(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
+  });
+  for_each_task(sum.panels, workers_for(sum.panels), [&](int64_t panel, int64_t) {
+    float* const to = sums + panel * sum.panel_size;
+    for (int64_t partial = 1; partial < partials; ++partial)
+      for (int64_t i = 0; i < sum.panel_size; ++i) to[i] += to[partial * size + i];
+    write_panel(kernels, sum, panel, to, dtype, weight);
+  });
+}
+
+}  // namespace
+
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
+  const Conv2dShape& shape = problem.shape;
+  const Tensor image = float_channels_last(input), grad = float_channels_last(grad_output);
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  for (int64_t g = 0; g < shape.groups; ++g)
+    correlate_for_weight({shape, read(image).channels(g, c), read(grad).channels(g, k), kernels_for_this_cpu()},
+                         dtype_of(grad_weight), write(grad_weight).filters(g, k));
+  // What lies in the padding is left out above, but zero times infinity is NaN.
+  if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+}
+
+}  // namespace tmc::direct

@@ -1,0 +1,64 @@
+// Direct convolution in float32: eq. 1 on channels_last images where they are, without a patch matrix.
+//
+// The channels of neighbouring pixels adjoin in memory, so a window's taps in one kernel row are one run of S * C
+// floats, and the window of the next output pixel is the same runs, stride * C floats further on. The micro-kernel
+// reads each factor from there and multiplies it with a vector of filters. What the matrix product of gemm.h spends on
+// copying patches, once for each tap, is saved; what is left is a packed weight:
+//
+//   packed[panel of filters][u][v][c][width]
+//
+// A window that reaches over the edge of the image has fewer taps. Output pixels are grouped by the taps they have.
+#pragma once
+#include "dtype.h"
+#include "image.h"
+#include "winograd.h"
+
+namespace tmc {
+
+// `rows` output pixels with the same taps, one panel of filters:
+//
+//   out[i, k] = bias[k] + sum_{u, v, l} a[i * a_step + u * a_u_step + v * a_v_step + l] * b[u, v, l, k]
+//
+// for u < u_count, v < v_count, l < run, k < columns. Taps that adjoin are one run: then v_count is 1.
+struct DirectLine {
+  int64_t rows, columns;
+  const float* a;
+  int64_t a_step, a_u_step, a_v_step;
+  int64_t u_count, v_count, run;
+  const float* b;
+  int64_t b_u_step, b_v_step;
+  const float* bias;  // of a whole panel
+  float* out;
+  int64_t out_step;
+};
+
+// The sum over `lines` rows of `pixels` output pixels, for grad_weight:
+//
+//   sums[i, k] += sum_{y, x} a[i + y * a_line + x * a_pixel] * b[k + y * b_line + x * b_pixel]
+//
+// for i < rows, elements of a run of taps, and k < columns, filters. Reads b in whole vectors.
+struct DirectSums {
+  int64_t rows, columns;
+  int64_t lines, pixels;
+  const float* a;
+  int64_t a_line, a_pixel;
+  const float* b;
+  int64_t b_line, b_pixel;
+  float* sums;
+  int64_t sums_step;
+};
+
+// Compiled for each instruction set by direct_<isa>.cpp.
+struct DirectKernels {
+  int64_t width;  // filters of a panel: two vectors
+  // Filters [k0, k0 + width) of one tap, all channels: to[c * width + k]; zeros beyond the last filter.
+  void (*pack_tap)(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to);
+  void (*correlate)(const DirectLine& line);
+  void (*add_products)(const DirectSums& sums);
+  // As in winograd.h: from an image of any layout and dtype to pixels of `channels` floats, and back.
+  void (*stage)(const Image& image, DType dtype, int64_t n, Region region, int64_t channels, float* pixels);
+  void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
+};
+extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;
+
+}  // namespace tmc

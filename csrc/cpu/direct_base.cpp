@@ -1,0 +1,3 @@
+#include "direct_kernels.h"
+
+TMC_DEFINE_DIRECT_KERNELS(base)

@@ -1,0 +1,171 @@
+// The micro-kernels of direct.h, compiled once for each instruction set by direct_<isa>.cpp.
+//
+// Registers: kMaxRows x 2 vectors of sums + 2 of filters + 1 broadcast: 31 of AVX-512's 32, 15 of AVX2's and SSE's 16.
+// Cache: the taps of 14 neighbouring pixels stay in L1 for all panels of filters, a panel comes from L2: 9 bytes a
+// cycle of it. Bound: compute. A step is 28 multiply-adds to 16 loads (AVX-512), 12 to 8 (AVX2).
+#pragma once
+#include "direct.h"
+#include "transpose.h"
+#include "winograd_stage.h"
+
+namespace tmc {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kMaxRows = 14;
+#else
+constexpr int kMaxRows = 6;
+#endif
+constexpr int64_t kWidth = 2 * kLanes<float>;
+
+// So many terms, or a few more where runs of taps are short, are summed in registers before they join the sum of such
+// sums: as in gemm_micro_kernel.h, whose error is this one's.
+constexpr int64_t kSumRun = 32;
+
+// One strip: kRows pixels, kVectors vectors of filters.
+template <int kRows, int kVectors>
+void correlate_strip(const DirectLine& line, const float* a, float* out) {
+  const int64_t a_step = line.a_step;
+  FloatLanes total[kRows][kVectors] = {}, sum[kRows][kVectors] = {};
+  bool has_total = false;
+  int64_t terms = 0;
+  for (int64_t u = 0; u < line.u_count; ++u)
+    for (int64_t v = 0; v < line.v_count; ++v) {
+      const float* a_run = a + u * line.a_u_step + v * line.a_v_step;
+      const float* b_run = line.b + u * line.b_u_step + v * line.b_v_step;
+      for (int64_t l = 0; l < line.run;) {
+        const int64_t end = at_most(l + kSumRun, line.run);
+        terms += end - l;
+        for (; l < end; ++l) {
+          FloatLanes b[kVectors];
+#pragma GCC unroll 2
+          for (int j = 0; j < kVectors; ++j) b[j] = load(b_run + l * kWidth + j * kLanes<float>);
+#pragma GCC unroll 16
+          for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < kVectors; ++j) sum[i][j] += a_run[i * a_step + l] * b[j];
+        }
+        if (terms < kSumRun) continue;
+        terms = 0;
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+          for (int j = 0; j < kVectors; ++j) total[i][j] += sum[i][j], sum[i][j] = FloatLanes{};
+        has_total = true;
+      }
+    }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) {
+      if (has_total) sum[i][j] += total[i][j];
+      const int64_t count = at_most(line.columns - j * kLanes<float>, kLanes<float>);
+      store(FloatLanes(sum[i][j] + load(line.bias + j * kLanes<float>)), out + i * line.out_step + j * kLanes<float>,
+            count);
+    }
+}
+
+template <int kRows>
+void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, float* out) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return correlate_strip_of<kRows - 1>(rows, line, a, out);
+  }
+  if (line.columns > kLanes<float>)
+    correlate_strip<kRows, 2>(line, a, out);
+  else
+    correlate_strip<kRows, 1>(line, a, out);
+}
+
+// Strips of equal height: no thin last one.
+void correlate(const DirectLine& line) {
+  const int64_t strips = (line.rows + kMaxRows - 1) / kMaxRows;
+  for (int64_t s = 0; s < strips; ++s) {
+    const int64_t begin = s * line.rows / strips, end = (s + 1) * line.rows / strips;
+    correlate_strip_of<kMaxRows>(end - begin, line, line.a + begin * line.a_step, line.out + begin * line.out_step);
+  }
+}
+
+// ---- grad_weight: rows are taps, the sum runs over pixels.
+
+template <int kRows, int kVectors>
+void add_products_strip(const DirectSums& p, int64_t first) {
+  FloatLanes total[kRows][kVectors] = {}, sum[kRows][kVectors] = {};
+  const int64_t a_pixel = p.a_pixel, b_pixel = p.b_pixel;
+  int64_t terms = 0;
+  for (int64_t y = 0; y < p.lines; ++y) {
+    const float* a = p.a + first + y * p.a_line;
+    const float* b = p.b + y * p.b_line;
+    for (int64_t x = 0; x < p.pixels;) {
+      const int64_t end = at_most(x + kSumRun, p.pixels);
+      terms += end - x;
+      for (; x < end; ++x, a += a_pixel, b += b_pixel) {
+        FloatLanes b_x[kVectors];
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) b_x[j] = load(b + j * kLanes<float>);
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+          for (int j = 0; j < kVectors; ++j) sum[i][j] += a[i] * b_x[j];
+      }
+      if (terms < kSumRun) continue;
+      terms = 0;
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; ++j) total[i][j] += sum[i][j], sum[i][j] = FloatLanes{};
+    }
+  }
+  float* to = p.sums + first * p.sums_step;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) {
+      float* const at = to + i * p.sums_step + j * kLanes<float>;
+      store(FloatLanes(load(at) + (total[i][j] + sum[i][j])), at);
+    }
+}
+
+template <int kRows>
+void add_products_strip_of(int64_t rows, const DirectSums& p, int64_t first) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return add_products_strip_of<kRows - 1>(rows, p, first);
+  }
+  if (p.columns > kLanes<float>)
+    add_products_strip<kRows, 2>(p, first);
+  else
+    add_products_strip<kRows, 1>(p, first);
+}
+
+void add_products(const DirectSums& p) {
+  const int64_t strips = (p.rows + kMaxRows - 1) / kMaxRows;
+  for (int64_t s = 0; s < strips; ++s) {
+    const int64_t begin = s * p.rows / strips, end = (s + 1) * p.rows / strips;
+    add_products_strip_of<kMaxRows>(end - begin, p, begin);
+  }
+}
+
+// ---- Packing.
+
+void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
+  const float* from =
+      reinterpret_cast<const float*>(weight.data) + k0 * weight.n_stride + r * weight.h_stride + s * weight.w_stride;
+  const int64_t filters = at_most(weight.n - k0, kWidth);
+  for (int64_t c = 0; c < weight.c; c += kLanes<float>)
+    for (int64_t k = 0; k < kWidth; k += kLanes<float>) {
+      const int64_t channels = at_most(weight.c - c, kLanes<float>), count = at_most(filters - k, kLanes<float>);
+      const float* block = from + k * weight.n_stride + c * weight.c_stride;
+      float* panel = to + c * kWidth + k;
+      if (count > 0 && (weight.c_stride == 1 || weight.c == 1))
+        gather_tile(block, weight.n_stride, count, channels, panel, kWidth);
+      else
+        for (int64_t i = 0; i < channels; ++i)
+          store(count > 0 ? load(block + i * weight.c_stride, count) : FloatLanes{}, panel + i * kWidth);
+    }
+}
+
+}  // namespace
+}  // namespace tmc
+
+#define TMC_DEFINE_DIRECT_KERNELS(isa)                                                                    \
+  const tmc::DirectKernels tmc::direct_kernels_##isa = {tmc::kWidth,       tmc::pack_tap, tmc::correlate, \
+                                                        tmc::add_products, tmc::stage,    tmc::unstage};

@@ -1,0 +1,117 @@
+"""Direct convolution: values where windows are cut off by the edge, bits, what is not finite, instruction sets."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as torch_F
+from checks import check_values
+
+import torch_manual_conv.functional as F
+
+# name: input shape, weight shape, arguments. A strip is 6 or 14 pixels, a panel 8 to 32 filters, a run 32 terms.
+CASES = {
+    "edges": ((2, 17, 9, 18), (35, 17, 3, 3), dict(padding=1)),
+    "few-channels": ((2, 3, 19, 17), (34, 3, 5, 5), dict(stride=2, padding=2)),
+    "one-channel": ((2, 1, 12, 9), (6, 1, 3, 3), dict(padding=1)),
+    "one-filter": ((2, 20, 6, 7), (1, 20, 3, 3), dict()),
+    "single-tap": ((3, 33, 7, 5), (16, 33, 1, 1), dict()),
+    "single-tap-stride": ((2, 16, 9, 8), (40, 16, 1, 1), dict(stride=2)),
+    "stride-over-kernel": ((2, 16, 11, 13), (18, 16, 2, 2), dict(stride=3)),
+    "stride-and-dilation": ((2, 18, 17, 15), (20, 18, 3, 3), dict(stride=(2, 3), padding=2, dilation=(3, 2))),
+    "padding-over-kernel": ((1, 3, 4, 5), (16, 3, 3, 3), dict(padding=4)),
+    "wide-padding": ((2, 16, 3, 2), (8, 16, 1, 7), dict(padding=(0, 3))),
+    "groups": ((2, 32, 8, 7), (48, 16, 3, 3), dict(padding=1, groups=2)),
+    "tall": ((1, 4, 300, 2), (5, 4, 3, 2), dict()),
+}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture
+def direct():
+    """Inside the test every convolution but those in float64 is computed directly."""
+    torch.ops.tmc.prefer_conv2d_algorithm("direct")
+    yield
+    torch.ops.tmc.prefer_conv2d_algorithm("")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("input, weight, arguments", CASES.values(), ids=CASES)
+def test_matches_torch(input, weight, arguments, stored, layout, direct):
+    operands = [torch.randn(shape, dtype=torch.float64).to(stored) for shape in (input, weight, weight[:1])]
+    _, _, p, q = torch_F.conv2d(*operands, **arguments).shape
+    check_values(
+        lambda x, w, b: F.conv2d(x, w, b, **arguments),
+        lambda x, w, b: torch_F.conv2d(x, w, b, **arguments),
+        [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in operands],
+        terms=max(weight[0], weight[1]) * weight[2] * weight[3] + input[0] * p * q,
+    )
+
+
+def passes(x, w, grad, arguments):
+    leaves = [t.detach().requires_grad_() for t in (x, w)]
+    output = F.conv2d(*leaves, **arguments)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
+
+
+@pytest.mark.parametrize("name", ["edges", "few-channels", "stride-and-dilation"])
+def test_same_bits_for_any_batch_and_threads(name, direct):
+    input, weight, arguments = CASES[name]
+    x, w = torch.randn(5, *input[1:]), torch.randn(weight)
+    grad = torch.randn(torch_F.conv2d(x, w, **arguments).shape)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(passes(x, w, grad, arguments))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+    alone = passes(x[3:4], w, grad[3:4], arguments)
+    assert torch.equal(alone[0][0], results[0][0][3]) and torch.equal(alone[1][0], results[0][1][3])
+
+
+@pytest.mark.parametrize("where", ["input", "weight", "grad_output"])
+def test_not_finite_as_the_formula_has_it(where, direct):
+    """Padding is zeros: times infinity they are NaN, though no direct sum reads them."""
+    x, w, grad = torch.randn(2, 16, 6, 7), torch.randn(17, 16, 3, 3), torch.randn(2, 17, 6, 7)
+    {"input": x, "weight": w, "grad_output": grad}[where].view(-1)[0] = torch.inf
+    mine = passes(x, w, grad, dict(padding=1))
+    torch.ops.tmc.prefer_conv2d_algorithm("matrix_product")
+    for a, b in zip(mine, passes(x, w, grad, dict(padding=1)), strict=True):
+        assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{tests!r}]
+import torch
+from test_direct import CASES, F, passes, torch_F
+torch.ops.tmc.prefer_conv2d_algorithm("direct")
+for input, weight, arguments in CASES.values():
+    x, w = torch.randn(input), torch.randn(weight)
+    exact = torch_F.conv2d(x.double(), w.double(), **arguments)
+    grad = torch.randn(exact.shape)
+    leaves = [t.double().requires_grad_() for t in (x, w)]
+    wanted = torch.autograd.grad(torch_F.conv2d(*leaves, **arguments), leaves, grad.double())
+    for mine, right in zip(passes(x, w, grad, arguments), (exact, *wanted)):
+        assert (mine - right).abs().max() <= 1e-5 * right.abs().max(), (input, weight, arguments)
+"""
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_instruction_sets(isa):
+    program = PROGRAM.format(tests=os.path.dirname(os.path.abspath(__file__)))
+    result = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMC_CPU_ISA": isa},
+                            capture_output=True, text=True, timeout=300)  # fmt: skip
+    if "this CPU supports at most" in result.stderr:
+        pytest.skip(f"no {isa} here")
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_empty_batch(direct):
+    check_values(lambda x, w: F.conv2d(x, w), lambda x, w: torch_F.conv2d(x, w),
+                 [torch.randn(0, 4, 6, 6), torch.randn(3, 4, 3, 3)], trusted=False)  # fmt: skip
