@@ -1,4 +1,4 @@
-// The kernels of pooling. All four work on images in [row][column][channel] order, a vector of channels at a time:
+// The kernels of pooling. All work on images in [row][column][channel] order, a vector of channels at a time:
 // channels_last tensors as they are, contiguous ones through pool2d_planes.h. Every result is written once, by the task
 // that owns it, and summed in the order of rows, then columns, whatever the task.
 // Bound: memory.

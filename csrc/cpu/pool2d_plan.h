@@ -1,10 +1,10 @@
 // What the drivers of pooling (pool2d.cpp) hand to the kernels, which are compiled once for each instruction set.
-// The gradient of max pooling is a loop of its own, pool2d_scatter.h. The other maps have three forms, which differ in
-// speed alone:
+// The maps have several forms, which differ in speed alone:
 //
 //   phases   windows that slide by a small stride: pool2d_phases.h, vectors along the rows
 //   direct   any windows: pool2d_kernels.h, vectors along the channels
 //   whole    one window that is the whole contiguous plane: pool2d_whole.h
+//   scatter  the gradient of max pooling alone, any windows: pool2d_scatter.h, one output at a time
 #pragma once
 #include "pool2d.h"
 
