@@ -62,7 +62,8 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   // Which algorithm the three maps use for these operands, and why: a line each, "forward: <name>: <reason>".
   m.def("conv2d_algorithms(Tensor input, Tensor weight, int[2] stride, int[] padding, int[2] dilation,"
         " SymInt groups, str precision='highest') -> str");
-  // Prefers one algorithm wherever it can be used ("" lets the library choose again): for tests and comparisons.
+  // Prefers one algorithm wherever it can be used ("" lets the library choose again), for tests and comparisons. On the
+  // CPU: matrix_product, winograd, winograd_phases, depthwise; on CUDA: implicit_gemm, tensor_cores, wgmma.
   m.def("prefer_conv2d_algorithm(str name) -> ()");
 
   // Gives back the scratch memory that CPU kernels keep from one op to the next: at most 128 MB.

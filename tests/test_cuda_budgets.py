@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / "torch_manual_conv" / "_C_cuda.so"
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 
-# Which instructions a kernel must have: what it is fast by.
+# Which instructions a kernel must have: what it is fast by. The patterns are for "<kernel> on <architecture>".
 REQUIRED = {
     r"elementwise_kernel": ("LDG.E.128", "STG.E.128"),
     r"(max|avg)_pool2d\w*_kernel<.*, Channels<[248]>": ("LDG.E.128", "STG.E.128"),
@@ -32,6 +32,10 @@ REQUIRED = {
     r"mma_gemm_kernel<GradWeightProduct<__": ("LDSM.16.MT88.4",),
     r"pack_image_kernel": ("STG.E.128",),
     r"sum_pixels_kernel<.*, [248]>": ("LDG.E.128",),
+    r"wgmma_gemm_kernel<.* on sm_90a": ("HGMMA", "UTMALDG.3D", "UTMALDG.4D.IM2COL", "SYNCS.PHASECHK"),
+    r"wgmma_gemm_kernel<WgmmaWindows<__.* on sm_90a": ("STSM.16.MT88.4", "STG.E.128"),
+    r"wgmma_gemm_kernel<WgmmaWindows<float.* on sm_90a": ("STG.E.128",),
+    r"wgmma_gemm_kernel<.*WgmmaBlock<(3, 1, 2, 128|1, 2, 1, 256), .* on sm_90a": ("USETMAXREG",),
 }
 # Local memory: spilled registers, and arrays with an index that is not known at compile time.
 FORBIDDEN = ("LDL", "STL")
@@ -115,7 +119,7 @@ def test_no_kernel_uses_local_memory(library):
 def test_required_opcodes(library):
     _, opcodes = library
     for pattern, required in REQUIRED.items():
-        matching = {kernel: found for kernel, found in opcodes.items() if re.match(pattern, kernel[0])}
+        matching = {kernel: found for kernel, found in opcodes.items() if re.match(pattern, " on ".join(kernel))}
         assert matching
         for kernel, found in matching.items():
             for opcode in required:

@@ -15,8 +15,10 @@ constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv
                                            Conv2dAlgorithm::winograd, Conv2dAlgorithm::winograd_phases,
                                            Conv2dAlgorithm::depthwise};
 constexpr int kNoPreference = -1;
+// Names of CUDA's algorithms (cuda/conv2d_plan.h), which no convolution on the CPU can be computed by.
+constexpr const char* kElsewhere[] = {"implicit_gemm", "tensor_cores", "wgmma"};
 
-// The index in kAlgorithms of a name given by `source`; an empty name is no preference.
+// The index in kAlgorithms of a name given by `source`; an empty name, or one for another device, is no preference.
 int preference_of(const char* source, const std::string& name) {
   if (name.empty()) return kNoPreference;
   std::string known;
@@ -24,6 +26,10 @@ int preference_of(const char* source, const std::string& name) {
   for (const Conv2dAlgorithm algorithm : kAlgorithms) {
     if (name == algorithm_name(algorithm)) return index;
     known += (index++ == 0 ? "" : ", ") + std::string(algorithm_name(algorithm));
+  }
+  for (const char* elsewhere : kElsewhere) {
+    if (name == elsewhere) return kNoPreference;
+    known += ", " + std::string(elsewhere);
   }
   fail("%s must be one of %s, or empty, got %s", source, known.c_str(), name.c_str());
 }
@@ -144,6 +150,7 @@ namespace {
 
 void prefer_conv2d_algorithm(std::string name) {
   preference() = preference_of("prefer_conv2d_algorithm: name", name);
+  ::setenv("TMC_CONV2D_ALGORITHM", name.c_str(), true);  // for the CUDA library, which asks the environment
 }
 
 }  // namespace

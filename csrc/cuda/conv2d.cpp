@@ -1,6 +1,9 @@
 // Entry points of convolution on CUDA: checks, allocation, launch.
 #include "conv2d.h"
 
+#include <cstdlib>
+#include <cstring>
+
 #include "../conv2d_ops.h"
 #include "conv2d_mma.h"
 #include "glue.h"
@@ -15,6 +18,20 @@ Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
   return torch::stable::empty(IntList(shape, 2), dtype, std::nullopt, like.device());
 }
 
+// What the tensor's device can do: tensor cores that multiply half types and TF32, and asynchronous copies, since
+// sm_80; wgmma on sm_90 alone. The preference is in the environment, where prefer_conv2d_algorithm has put it.
+Conv2dDevice device_of(const Tensor& tensor) {
+  int major = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
+  Conv2dDevice device = {CudaAlgorithm::implicit_gemm, std::nullopt};
+  if (major >= 8) device.last = CudaAlgorithm::tensor_cores;
+  if (major == 9 && compiled_for_wgmma()) device.last = CudaAlgorithm::wgmma;
+  const char* const preferred = std::getenv("TMC_CONV2D_ALGORITHM");
+  for (const auto algorithm : {CudaAlgorithm::implicit_gemm, CudaAlgorithm::tensor_cores, CudaAlgorithm::wgmma})
+    if (preferred != nullptr && std::strcmp(preferred, algorithm_name(algorithm)) == 0) device.preferred = algorithm;
+  return device;
+}
+
 Tensor empty_bytes(const Tensor& like, int64_t bytes) {
   return torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte, std::nullopt, like.device());
 }
@@ -25,7 +42,7 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
   const Dtype dtype = dtype_of(input);
 
   const DeviceGuard guard(input.get_device_index());
-  const Conv2dPlan plan = plan_conv2d(dtype, shape, check_precision("conv2d", precision), has_tensor_cores(input));
+  const Conv2dPlan plan = plan_conv2d(dtype, shape, check_precision("conv2d", precision), device_of(input));
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   Tensor output = empty_nchw(input, shape.n, shape.k, shape.p, shape.q, channels_last || plan.tensor_cores);
   if (output.numel() == 0) return dense(output, channels_last);
@@ -55,8 +72,8 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
   const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
-  const Conv2dPlan plan = plan_conv2d_grad_input(dtype, shape, check_precision("conv2d_grad_input", precision),
-                                                 has_tensor_cores(grad_output));
+  const Conv2dPlan plan =
+      plan_conv2d_grad_input(dtype, shape, check_precision("conv2d_grad_input", precision), device_of(grad_output));
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(weight);
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w, channels_last || plan.tensor_cores);
   if (grad_input.numel() == 0) return dense(grad_input, channels_last);
@@ -83,8 +100,8 @@ Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, I
   const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
-  const Conv2dPlan plan = plan_conv2d_grad_weight(dtype, shape, check_precision("conv2d_grad_weight", precision),
-                                                  has_tensor_cores(grad_output));
+  const Conv2dPlan plan =
+      plan_conv2d_grad_weight(dtype, shape, check_precision("conv2d_grad_weight", precision), device_of(grad_output));
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
   Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
   if (plan.tensor_cores) {
@@ -130,10 +147,12 @@ std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, In
   const DeviceGuard guard(input.get_device_index());
   const bool copies = !is_channels_last(input) && !is_channels_last(weight);
   const auto line = [&](const char* pass, auto plan_of) {
-    const Conv2dPlan plan = plan_of(dtype_of(input), shape, checked, has_tensor_cores(input));
+    const Conv2dPlan plan = plan_of(dtype_of(input), shape, checked, device_of(input));
     const char* const layout =
         plan.tensor_cores && copies ? ", contiguous tensors copied to channels_last and back" : "";
-    return std::string(pass) + ": " + algorithm_name(plan) + ": " + plan.reason + layout + "\n";
+    const std::string not_wgmma = plan.not_wgmma == nullptr ? "" : std::string("; not wgmma: ") + plan.not_wgmma;
+    return std::string(pass) + ": " + algorithm_name(algorithm_of(plan)) + ": " + plan.reason + layout + not_wgmma +
+           "\n";
   };
   return line("forward", plan_conv2d) + line("grad_input", plan_conv2d_grad_input) +
          line("grad_weight", plan_conv2d_grad_weight);

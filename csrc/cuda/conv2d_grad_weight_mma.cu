@@ -7,6 +7,7 @@
 // The depth is cut into parts, which sum_mma_parts_kernel adds in order.
 #include "conv2d_mma.cuh"
 #include "conv2d_pack.h"
+#include "conv2d_wgmma.cuh"
 #include "mma_gemm.cuh"
 
 namespace tmc {
@@ -142,22 +143,28 @@ void launch_product(const MmaExtents& extents, const Conv2dShape& shape, const v
   launch_mma_gemm(product, stream);
 }
 
+int64_t parts_workspace(const Conv2dPlan& plan) {
+  return workspace_bytes(plan.wgmma ? grad_weight_wgmma_workspace(plan.shape) : parts_bytes(extents_of(plan)));
+}
+
 }  // namespace
 
 int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
   const int64_t packed = plan.packing.needed ? workspace_bytes(image_bytes(dtype, plan.shape)) : 0;
-  return packed + workspace_bytes(parts_bytes(extents_of(plan)));
+  return packed + parts_workspace(plan);
 }
 
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    const void* grad_output, const void* input, void* workspace, void* grad_weight,
                                    void* stream) {
-  const MmaExtents extents = extents_of(plan);
   if (plan.packing.needed) {
-    void* const packed = static_cast<char*>(workspace) + workspace_bytes(parts_bytes(extents));
+    void* const packed = static_cast<char*>(workspace) + parts_workspace(plan);
     pack_image(dtype, shape, plan, channels_last, input, packed, stream);
     input = packed;
   }
+  if (plan.wgmma)
+    return launch_grad_weight_wgmma(dtype, shape, plan, grad_output, input, workspace, grad_weight, stream);
+  const MmaExtents extents = extents_of(plan);
   dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
     if (plan.strict) {

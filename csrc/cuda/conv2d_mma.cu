@@ -10,16 +10,11 @@
 // time. Otherwise the depth runs as it lies in memory, the channels fastest.
 #include "conv2d_mma.cuh"
 #include "conv2d_pack.h"
+#include "conv2d_wgmma.cuh"
 #include "mma_gemm.cuh"
 
 namespace tmc {
 namespace {
-
-// Where the rows' pixels p, q stand in the result: at first + step * p, likewise q. conv2d_grad_input with a stride
-// writes every stride-th pixel.
-struct Lattice {
-  int h, w, first_h, first_w, step_h, step_w;
-};
 
 template <class T, bool kSplit_, class Block_>
 struct WindowProduct : MmaExtents {
@@ -112,14 +107,9 @@ struct WindowProduct : MmaExtents {
   }
 };
 
-struct Operands {
-  const void *image, *matrix, *bias;
-  void* result;
-};
-
 template <class Product>
-void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Lattice& lattice, const Operands& operands,
-                    void* stream) {
+void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Lattice& lattice,
+                    const WindowOperands& operands, void* stream) {
   using T = typename Product::scalar_t;
   Product product;
   static_cast<MmaExtents&>(product) = extents;
@@ -132,8 +122,8 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
 }
 
 // conv.k results of `samples` images.
-void launch_windows(Dtype dtype, bool strict, int64_t samples, const MmaConv2d& conv, const Lattice& lattice,
-                    Operands operands, void* stream) {
+void launch_windows(Dtype dtype, const Conv2dPlan& plan, int64_t samples, const MmaConv2d& conv, const Lattice& lattice,
+                    WindowOperands operands, void* stream) {
   MmaExtents extents;
   extents.groups = conv.groups, extents.columns = conv.k / conv.groups, extents.parts = 1;
   extents.depth = extents.part_depth = conv.r * conv.s * conv.group_c * static_cast<int>(chunk_elements(dtype));
@@ -141,14 +131,19 @@ void launch_windows(Dtype dtype, bool strict, int64_t samples, const MmaConv2d& 
   const int64_t image_sample = int64_t{conv.c} * conv.h * conv.w * int64_t{sizeof(Chunk)};
   const int64_t result_sample = int64_t{conv.k} * lattice.h * lattice.w * element_bytes(dtype);
   for (int64_t done = 0; done < samples; done += most) {
-    extents.rows = static_cast<int>(std::min(most, samples - done) * pixels);
-    Operands of = operands;
+    const int64_t now = std::min(most, samples - done);
+    extents.rows = static_cast<int>(now * pixels);
+    WindowOperands of = operands;
     of.image = static_cast<const char*>(operands.image) + done * image_sample;
     of.result = static_cast<char*>(operands.result) + done * result_sample;
+    if (plan.wgmma) {
+      launch_windows_wgmma(dtype, static_cast<int>(now), conv, lattice, of, stream);
+      continue;
+    }
     dispatch_mma(dtype, [&](auto type) {
       using T = decltype(type);
       if constexpr (sizeof(T) == 4) {
-        if (strict) return launch_product<WindowProduct<T, true, StrictBlock>>(extents, conv, lattice, of, stream);
+        if (plan.strict) return launch_product<WindowProduct<T, true, StrictBlock>>(extents, conv, lattice, of, stream);
       }
       dispatch_block<WideBlock, LongBlock, TallBlock>(extents, [&](auto block) {
         launch_product<WindowProduct<T, false, decltype(block)>>(extents, conv, lattice, of, stream);
@@ -167,7 +162,7 @@ int64_t conv2d_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
 void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                        const void* input, const void* weight, const void* bias, void* workspace, void* output,
                        void* stream) {
-  Operands operands = {input, weight, bias, output};
+  WindowOperands operands = {input, weight, bias, output};
   if (plan.packing.needed) {
     void* const packed_weight = static_cast<char*>(workspace) + workspace_bytes(image_bytes(dtype, plan.shape));
     pack_image(dtype, shape, plan, channels_last, input, workspace, stream);
@@ -175,7 +170,7 @@ void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& 
     operands.image = workspace, operands.matrix = packed_weight;
   }
   const MmaConv2d conv = mma_conv2d(plan.shape, chunk_elements(dtype));
-  launch_windows(dtype, plan.strict, shape.n, conv, {conv.p, conv.q, 0, 0, 1, 1}, operands, stream);
+  launch_windows(dtype, plan, shape.n, conv, {conv.p, conv.q, 0, 0, 1, 1}, operands, stream);
 }
 
 int64_t conv2d_grad_input_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
@@ -203,7 +198,7 @@ void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const voi
           static_cast<int>(shape.stride_h), static_cast<int>(shape.stride_w)};
       const int64_t begin = taps_before_residue(shape, f, g) * shape.c * filters_per_group(shape);
       const void* const flipped = static_cast<const char*>(workspace) + begin * element_bytes(dtype);
-      launch_windows(dtype, plan.strict, shape.n, conv, lattice, {grad_output, flipped, nullptr, grad_input}, stream);
+      launch_windows(dtype, plan, shape.n, conv, lattice, {grad_output, flipped, nullptr, grad_input}, stream);
     }
 }
 

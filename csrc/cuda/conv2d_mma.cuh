@@ -13,6 +13,7 @@ struct MmaConv2d {
   int stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
 };
 
+// In chunks of so many elements.
 inline MmaConv2d mma_conv2d(const Conv2dShape& shape, int64_t chunk_elements) {
   MmaConv2d conv;
   conv.groups = static_cast<int>(shape.groups);
@@ -25,6 +26,18 @@ inline MmaConv2d mma_conv2d(const Conv2dShape& shape, int64_t chunk_elements) {
   conv.dilation_h = static_cast<int>(shape.dilation_h), conv.dilation_w = static_cast<int>(shape.dilation_w);
   return conv;
 }
+
+// Where the rows' pixels p, q stand in the result: at first + step * p, likewise q. conv2d_grad_input with a stride
+// writes every stride-th pixel.
+struct Lattice {
+  int h, w, first_h, first_w, step_h, step_w;
+};
+
+// image: channels_last; matrix: [k, r, s, c of a group]; bias may be null.
+struct WindowOperands {
+  const void *image, *matrix, *bias;
+  void* result;
+};
 
 // Parts of a workspace begin at multiples of this, which every access is happy with.
 constexpr int64_t kWorkspaceAlignment = 256;

@@ -19,6 +19,9 @@ int64_t conv2d_grad_input_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
 void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const void* grad_output, const void* weight,
                                   void* workspace, void* grad_input, void* stream);
 
+// Whether the library has machine code of the kernels that use wgmma.
+bool compiled_for_wgmma();
+
 // grad_weight is contiguous.
 int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "conv2d_wgmma_plan.h"
+
 namespace tmc {
 namespace {
 
@@ -44,14 +46,18 @@ int64_t depth_of(const Conv2dShape& shape) {
   return shape.r * shape.s * shape.c;
 }
 
+constexpr const char* kPreferred = "preferred by TMC_CONV2D_ALGORITHM or prefer_conv2d_algorithm";
+
 Conv2dPlan general(const Conv2dShape& shape, const char* reason) {
-  return {false, false, {false, 1, 1}, shape, reason};
+  return {false, false, false, {false, 1, 1}, shape, reason, nullptr};
 }
 
 // What all three maps need; nullptr if nothing is missing.
-const char* obstacle(Dtype dtype, const Conv2dShape& shape, bool has_tensor_cores) {
+const char* obstacle(Dtype dtype, const Conv2dShape& shape, const Conv2dDevice& device) {
+  if (device.preferred == CudaAlgorithm::implicit_gemm) return kPreferred;
   if (dtype == Dtype::float64) return "float64 has no tensor cores here";
-  if (!has_tensor_cores) return "the device has no tensor cores for these dtypes (compute capability below 8.0)";
+  if (device.last == CudaAlgorithm::implicit_gemm)
+    return "the device has no tensor cores for these dtypes (compute capability below 8.0)";
   if (!fits(shape)) return "an image or window is too large for 32-bit indices";
   if (filters_per_group(shape) % chunk_elements(dtype) != 0)
     return "the output channels of a group do not fill chunks of 16 bytes";
@@ -63,12 +69,12 @@ Conv2dPlan on_tensor_cores(Dtype dtype, const Conv2dShape& shape, Packing packin
   const char* reason = strict                    ? "float32 as the sum of two TF32 numbers, float32 sums"
                        : dtype == Dtype::float32 ? "float32 rounded to TF32, float32 sums"
                                                  : "half precision, float32 sums";
-  return {true, strict, packing, shape, reason};
+  return {true, false, strict, packing, shape, reason, nullptr};
 }
 
 // The map reads the image through windows and has its channels in the depth: conv2d and conv2d_grad_weight.
-Conv2dPlan plan_image(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores) {
-  if (const char* reason = obstacle(dtype, shape, has_tensor_cores)) return general(shape, reason);
+Conv2dPlan plan_image(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
+  if (const char* reason = obstacle(dtype, shape, device)) return general(shape, reason);
   const int64_t chunk = chunk_elements(dtype);
   if (channels_per_group(shape) % chunk == 0) return on_tensor_cores(dtype, shape, {false, 1, 1}, precision);
   if (shape.groups != 1) return general(shape, "the input channels of a group do not fill chunks of 16 bytes");
@@ -82,29 +88,52 @@ Conv2dPlan plan_image(Dtype dtype, const Conv2dShape& shape, Precision precision
   return on_tensor_cores(dtype, packed, packing, precision);
 }
 
-}  // namespace
-
-Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores) {
-  return plan_image(dtype, shape, precision, has_tensor_cores);
+// The plan with wgmma, where the device has it and nothing is in the way.
+Conv2dPlan with_wgmma(Dtype dtype, Conv2dPlan plan, const Conv2dDevice& device,
+                      decltype(wgmma::conv2d_obstacle) obstacle) {
+  if (!plan.tensor_cores || device.last != CudaAlgorithm::wgmma) return plan;
+  const bool wanted = device.preferred == CudaAlgorithm::wgmma;
+  plan.not_wgmma = device.preferred == CudaAlgorithm::tensor_cores ? kPreferred : obstacle(dtype, plan, wanted);
+  plan.wgmma = plan.not_wgmma == nullptr;
+  return plan;
 }
 
-Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores) {
-  if (const char* reason = obstacle(dtype, shape, has_tensor_cores)) return general(shape, reason);
+}  // namespace
+
+Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
+  return with_wgmma(dtype, plan_image(dtype, shape, precision, device), device, wgmma::conv2d_obstacle);
+}
+
+Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision,
+                                  const Conv2dDevice& device) {
+  if (const char* reason = obstacle(dtype, shape, device)) return general(shape, reason);
   if (channels_per_group(shape) % chunk_elements(dtype) != 0)
     return general(shape, "the input channels of a group do not fill chunks of 16 bytes");
   if ((shape.stride_h > 1 && shape.dilation_h > 1) || (shape.stride_w > 1 && shape.dilation_w > 1))
     return general(shape, "stride and dilation along one axis");
-  return on_tensor_cores(dtype, shape, {false, 1, 1}, precision);
+  return with_wgmma(dtype, on_tensor_cores(dtype, shape, {false, 1, 1}, precision), device,
+                    wgmma::conv2d_grad_input_obstacle);
 }
 
-Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores) {
+Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision,
+                                   const Conv2dDevice& device) {
   if (shape.n > 0 && shape.p * shape.q >= kMaxSample / shape.n)
     return general(shape, "more pixels than 32-bit indices can count");
-  return plan_image(dtype, shape, precision, has_tensor_cores);
+  return with_wgmma(dtype, plan_image(dtype, shape, precision, device), device, wgmma::conv2d_grad_weight_obstacle);
 }
 
-const char* algorithm_name(const Conv2dPlan& plan) {
-  return plan.tensor_cores ? "tensor_cores" : "implicit_gemm";
+CudaAlgorithm algorithm_of(const Conv2dPlan& plan) {
+  return plan.wgmma          ? CudaAlgorithm::wgmma
+         : plan.tensor_cores ? CudaAlgorithm::tensor_cores
+                             : CudaAlgorithm::implicit_gemm;
+}
+
+const char* algorithm_name(CudaAlgorithm algorithm) {
+  switch (algorithm) {
+    case CudaAlgorithm::implicit_gemm: return "implicit_gemm";
+    case CudaAlgorithm::tensor_cores: return "tensor_cores";
+    default: return "wgmma";
+  }
 }
 
 }  // namespace tmc

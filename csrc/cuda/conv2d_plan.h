@@ -1,7 +1,9 @@
-// Whether a convolution runs on tensor cores (conv2d_mma.h) or by the general algorithm (implicit_gemm.cuh), and as
-// which product. Decided on the host from the shape of a sample and of the weight, the dtype, the precision and whether
-// the device has tensor cores: never from the batch, so that a sample's bits do not depend on it.
+// Which algorithm computes a convolution, and as which product. Decided on the host from the shape of a sample and of
+// the weight, the dtype, the precision and the device: never from the batch, so that a sample's bits do not depend on
+// it.
 #pragma once
+#include <optional>
+
 #include "../conv2d.h"
 #include "dtype.h"
 
@@ -17,19 +19,33 @@ struct Packing {
   int64_t block_h, block_w;
 };
 
+//   implicit_gemm    the general algorithm (implicit_gemm.cuh)
+//   tensor_cores     mma.sync (conv2d_mma.h): sm_80 and later
+//   wgmma            the same product by TMA and wgmma (conv2d_wgmma.cuh): sm_90a
+enum class CudaAlgorithm { implicit_gemm, tensor_cores, wgmma };
+
+// The last algorithm that the device can run, and one that is wanted wherever it can compute the convolution.
+struct Conv2dDevice {
+  CudaAlgorithm last;
+  std::optional<CudaAlgorithm> preferred;
+};
+
 struct Conv2dPlan {
-  bool tensor_cores;
-  bool strict;  // float32 by 3xTF32 (mma_tile.cuh); otherwise as TF32, or a half type
+  bool tensor_cores, wgmma;  // wgmma is on tensor cores, too
+  bool strict;               // float32 by 3xTF32 (mma_tile.cuh); otherwise as TF32, or a half type
   Packing packing;
   Conv2dShape shape;  // of the convolution that remains after packing
   const char* reason;
+  const char* not_wgmma;  // why not, on a device that has it; else null
 };
 
-Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores);
-Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores);
-Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision, bool has_tensor_cores);
+Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device);
+Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision,
+                                  const Conv2dDevice& device);
+Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision,
+                                   const Conv2dDevice& device);
 
-// "tensor_cores: bfloat16, float32 sums" or "implicit_gemm: <why>".
-const char* algorithm_name(const Conv2dPlan& plan);
+CudaAlgorithm algorithm_of(const Conv2dPlan& plan);
+const char* algorithm_name(CudaAlgorithm algorithm);
 
 }  // namespace tmc

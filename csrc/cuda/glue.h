@@ -29,14 +29,6 @@ inline void* current_stream(const Tensor& tensor) {
   return stream;
 }
 
-// Whether the tensor's device multiplies half types and TF32 on tensor cores, and copies asynchronously: sm_80 and
-// later.
-inline bool has_tensor_cores(const Tensor& tensor) {
-  int major = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
-  return major >= 8;
-}
-
 // dense() for tensors of 4 dimensions, with a kernel of ours from contiguous to channels_last and back: torch copies in
 // the order of one of the two, and its accesses to the other are scattered.
 inline Tensor to_layout(const Tensor& tensor, bool channels_last) {

@@ -60,7 +60,7 @@ void launch_with_shared_memory(void (*kernel)(Parameters...), dim3 grid, unsigne
   kernel<<<grid, threads, bytes, static_cast<cudaStream_t>(stream)>>>(std::forward<Arguments>(arguments)...);
 }
 
-// ---- Tensor cores and asynchronous copies: sm_80 and later. The host asks has_tensor_cores() (glue.h) before such a
+// ---- Tensor cores and asynchronous copies: sm_80 and later. The host asks for them (conv2d_plan.h) before such a
 // launch; for an older architecture the bodies only compile.
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800

@@ -31,13 +31,11 @@ void fail(const std::string& what) {
 
 namespace {
 
-// CUDA's limits on a launch and on static shared memory. Of dynamic shared memory a block of sm_120 may have 99 KB,
-// the least among the architectures that are built for.
+// CUDA's limits on a launch and on static shared memory.
 constexpr unsigned kMaxThreads = 1024, kMaxGridX = 2147483647, kMaxGridYZ = 65535;
-constexpr std::size_t kMaxSharedBytes = 48 << 10, kMaxDynamicSharedBytes = 99 << 10;
-constexpr std::size_t kSharedAlignment = 128, kCopyBytes = 16;
+constexpr std::size_t kMaxSharedBytes = 48 << 10, kSharedAlignment = 1024, kCopyBytes = 16;
 
-enum class State { ready, at_warp_instruction, at_barrier, done };
+enum class State { ready, at_warp_instruction, at_barrier, waiting, done };
 
 struct Copy {
   void* shared;
@@ -48,7 +46,8 @@ struct Copy {
 struct Fiber {
   Context context;
   State state = State::done;
-  std::string site;                      // of the barrier it waits at
+  std::string site;                      // of the barrier or condition it waits at
+  std::function<bool()> condition;       // of State::waiting
   std::deque<std::vector<Copy>> copies;  // on their way, by group; the last group is still open
 };
 
@@ -66,6 +65,7 @@ std::vector<Fiber> fibers_;
 std::vector<Warp> warps_;
 Fiber* running = nullptr;
 const std::function<void()>* kernel_ = nullptr;
+std::vector<std::function<void()>> beside;  // work that is still to be done
 
 // The block's shared memory, of either kind.
 std::unique_ptr<char[], SharedDeleter> shared;
@@ -92,9 +92,9 @@ void resume(unsigned thread) {
 unsigned warp_end(unsigned warp) {
   return std::min<unsigned>((warp + 1) * kWarp, fibers_.size());
 }
-bool can_run(unsigned warp) {
-  const auto is_ready = [](const Fiber& fiber) { return fiber.state == State::ready; };
-  return std::any_of(fibers_.begin() + warp * kWarp, fibers_.begin() + warp_end(warp), is_ready);
+bool any_thread(unsigned warp, State state) {
+  const auto is_in = [=](const Fiber& fiber) { return fiber.state == state; };
+  return std::any_of(fibers_.begin() + warp * kWarp, fibers_.begin() + warp_end(warp), is_in);
 }
 
 // Runs a warp until all its threads have left or stand at a barrier of the block; with a seed in random order.
@@ -102,12 +102,33 @@ void run_warp(unsigned warp) {
   std::vector<unsigned> threads;
   for (unsigned thread = warp * kWarp; thread < warp_end(warp); ++thread) threads.push_back(thread);
   if (seed_ != 0) std::shuffle(threads.begin(), threads.end(), random_);
-  while (can_run(warp))
+  while (any_thread(warp, State::ready))
     for (const unsigned thread : threads)
       if (fibers_[thread].state == State::ready) resume(thread);
-  if (warps_[warp].arrived > 0)
+  if (warps_[warp].arrived > 0 && !any_thread(warp, State::waiting))
     fail(std::string(warps_[warp].instruction) + ": " + std::to_string(kWarp - warps_[warp].arrived) +
          " threads of a warp never reach it");
+}
+
+void do_one_beside() {
+  const std::size_t which = seed_ == 0 ? 0 : random_() % beside.size();
+  const std::function<void()> work = std::move(beside[which]);
+  beside.erase(beside.begin() + which);
+  work();
+}
+
+// Lets threads go on whose condition holds; if no thread can, something is done beside them until one can.
+bool wake() {
+  for (;;) {
+    bool woken = false;
+    for (Fiber& fiber : fibers_)
+      if (fiber.state == State::waiting && fiber.condition()) {
+        fiber.state = State::ready;
+        woken = true;
+      }
+    if (woken || beside.empty()) return woken;
+    do_one_beside();
+  }
 }
 
 // Lets a block pass its barrier, if every thread stands there. Returns whether anything can run on.
@@ -135,6 +156,8 @@ bool release() {
 
 void run_block() {
   shared_is_fresh = false;
+  beside.clear();
+  if (block_begins != nullptr) block_begins();
   for (Fiber& fiber : fibers_) {
     fiber.state = State::ready;
     fiber.copies.assign(1, {});
@@ -144,8 +167,14 @@ void run_block() {
   do {
     for (unsigned warp = 0; warp < order.size(); ++warp) order[warp] = warp;
     if (seed_ != 0) std::shuffle(order.begin(), order.end(), random_);
-    for (const unsigned warp : order) run_warp(warp);
-  } while (release());
+    for (const unsigned warp : order) {
+      run_warp(warp);
+      if (!beside.empty() && at_once()) do_one_beside();
+    }
+  } while (wake() || release());
+  for (const Fiber& fiber : fibers_)
+    if (fiber.state == State::waiting) return fail(fiber.site + ": waits for ever");
+  if (block_ends != nullptr) block_ends();
 }
 
 void* fresh_shared_memory(std::size_t bytes) {
@@ -180,9 +209,10 @@ bool is_aligned(const void* address) {
 
 }  // namespace
 
-void run_grid(dim3 grid, unsigned threads, std::size_t dynamic_shared_bytes, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, unsigned threads, std::size_t dynamic_shared_bytes, const std::function<void()>& kernel,
+              std::size_t limit) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || threads == 0 || threads > kMaxThreads || grid.x > kMaxGridX ||
-      grid.y > kMaxGridYZ || grid.z > kMaxGridYZ || dynamic_shared_bytes > kMaxDynamicSharedBytes)
+      grid.y > kMaxGridYZ || grid.z > kMaxGridYZ || dynamic_shared_bytes > limit)
     return fail("launch configuration that CUDA refuses");
   random_.seed(seed_);
   blocks_ += grid.x * grid.y * grid.z;
@@ -203,6 +233,41 @@ void* shared_memory(std::size_t bytes) {
 }
 void* dynamic_shared_memory() {
   return fresh_shared_memory(dynamic_bytes);
+}
+
+void wait_until(std::function<bool()> condition, std::source_location site) {
+  if (condition()) return;
+  running->site = noted(site);
+  running->condition = std::move(condition);
+  running->state = State::waiting;
+  running->context.stop();
+}
+void run_later(std::function<void()> work) {
+  if (at_once())
+    work();
+  else
+    beside.push_back(std::move(work));
+}
+bool at_once() {
+  return seed_ != 0 && random_() % 2 == 0;
+}
+bool is_left_out(std::source_location site) {
+  return noted(site) == skipped_site;
+}
+bool is_done_wrongly(std::source_location site) {
+  const std::string wrong = noted(site) + "^";
+  sites.insert(wrong);
+  return wrong == skipped_site;
+}
+
+unsigned shared_address(const void* address) {
+  return static_cast<unsigned>(static_cast<const char*>(address) - shared.get());
+}
+char* shared_pointer(const char* instruction, unsigned address, std::size_t bytes) {
+  static char nowhere[256 << 10];
+  if (shared_is_fresh && address + bytes <= shared_bytes) return shared.get() + address;
+  fail(std::string(instruction) + ": address outside shared memory");
+  return nowhere;
 }
 
 void barrier(std::source_location site) {
@@ -237,8 +302,7 @@ void copy_async(void* to, const void* global, bool valid) {
   check_shared("cp.async", to);
   if (valid && !is_aligned(global)) fail("cp.async: misaligned global address");
   const Copy copy{to, global, valid};
-  const bool at_once = seed_ != 0 && random_() % 2 == 0;
-  if (at_once)
+  if (at_once())
     land(copy);
   else
     running->copies.back().push_back(copy);

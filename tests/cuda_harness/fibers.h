@@ -10,6 +10,9 @@
 //   - an asynchronous copy lands at once or when it is waited for, at random: data that is read without waiting is
 //     then not there yet, and a buffer that is refilled too early is overwritten under its readers.
 //
+//   - what runs beside the threads (a copy by TMA) is done at a random time, at the latest when no thread can go on
+//     without it; threads that wait for ever are reported.
+//
 // What it cannot see: the order of memory operations inside a warp, bank conflicts other than ldmatrix's, speed.
 #pragma once
 #include <cstddef>
@@ -34,8 +37,16 @@ namespace fibers {
 
 constexpr unsigned kWarp = 32;
 
-// `shared_bytes` of dynamic shared memory for each block.
-void run_grid(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel);
+// Of dynamic shared memory a block of sm_120 may have 99 KB, the least among the architectures that are built for.
+constexpr std::size_t kMaxDynamicSharedBytes = 99 << 10;
+
+// `shared_bytes` of dynamic shared memory for each block, which may not be more than `limit`.
+void run_grid(dim3 grid, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel,
+              std::size_t limit = kMaxDynamicSharedBytes);
+
+// Called when a block begins, and when its threads have ended.
+inline void (*block_begins)() = nullptr;
+inline void (*block_ends)() = nullptr;
 
 // The block's shared object; a kernel has one. dynamic_shared_memory() is the one whose size the launch gave.
 void* shared_memory(std::size_t bytes);
@@ -47,6 +58,20 @@ void barrier(std::source_location site);
 using WarpArguments = void* [kWarp];
 void warp_instruction(const char* name, void* arguments, void (*act)(const WarpArguments& lanes));
 void warp_barrier(std::source_location site);
+
+// The thread goes on when the condition holds.
+void wait_until(std::function<bool()> condition, std::source_location site);
+// Something that runs beside the threads.
+void run_later(std::function<void()> work);
+// Something that is done at once or later, at random; with seed 0 always later.
+bool at_once();
+// Notes the place; whether it is the one to leave out, or ("file:line^") the one to do wrongly.
+bool is_left_out(std::source_location site);
+bool is_done_wrongly(std::source_location site);
+
+// Between pointers and addresses in shared memory. The latter must be `bytes` inside it.
+unsigned shared_address(const void* shared);
+char* shared_pointer(const char* instruction, unsigned address, std::size_t bytes);
 
 // cp.async: 16 bytes, or zeros.
 void copy_async(void* shared, const void* global, bool valid);

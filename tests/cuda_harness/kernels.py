@@ -52,7 +52,8 @@ def compile_and_link(name, sources, flags=(), libraries=()):
 @functools.cache
 def build_kernels():
     """The harness and every kernel file, compiled as C++."""
-    sources = [HARNESS / "fibers.cpp", *sorted(HARNESS.glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cu"))]
+    machine = [HARNESS / "fibers.cpp", HARNESS / "emulated_hopper.cpp"]
+    sources = [*machine, *sorted(HARNESS.glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cu"))]
     return compile_and_link("kernels", sources, INCLUDES)
 
 
