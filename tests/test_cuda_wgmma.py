@@ -165,7 +165,7 @@ def test_every_missing_wait_and_wrong_parity_is_caught(on_cuda, kernels):  # noq
     places = set()
     for launch, expected in launches:
         check(launch(), expected, 0, 900)
-        places |= kernels.barriers
+        places |= {place for place in kernels.barriers if "wgmma" in place}
     assert len(places) == 15
     missed = []
     for kernels.skipped_barrier in sorted(places):

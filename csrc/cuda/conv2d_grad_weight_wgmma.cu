@@ -15,6 +15,8 @@ namespace tmc {
 namespace {
 
 constexpr int kBlockColumns = 64, kStagePixels = 64;
+template <class Block>
+constexpr int kBlocks = Block::kColumns / kBlockColumns;
 
 struct GradWeightExtents {
   int filters, group_c, c_blocks, blocks;          // of one group; c_blocks of one tap
@@ -28,7 +30,6 @@ struct WgmmaGradWeight : GradWeightExtents {
   using scalar_t = T;
   using Block = Block_;
   static constexpr bool kDepthOuter = true;
-  static constexpr int kBlocks = Block::kColumns / kBlockColumns;
 
   TensorMap grad_output, image;
   float* result;  // [parts, k, r, s, c]
@@ -42,7 +43,7 @@ struct WgmmaGradWeight : GradWeightExtents {
       const int columns = index / product.row_tiles;
       row = (index - columns * product.row_tiles) * Block::kRows;
       part = columns / product.column_tiles;
-      block = (columns - part * product.column_tiles) * kBlocks;
+      block = (columns - part * product.column_tiles) * kBlocks<Block>;
     }
     __device__ int steps(const WgmmaGradWeight& product) const {
       const int rest = product.steps - part * product.part_steps;
@@ -52,14 +53,14 @@ struct WgmmaGradWeight : GradWeightExtents {
 
   struct Copier {
     int pixel, blocks;
-    int channel[kBlocks], shift_h[kBlocks], shift_w[kBlocks];
+    int channel[kBlocks<Block>], shift_h[kBlocks<Block>], shift_w[kBlocks<Block>];
 
     __device__ Copier(const WgmmaGradWeight& product, const Tile& tile) {
       const MmaConv2d& conv = product.conv;
       pixel = tile.part * product.part_steps * kStagePixels;
-      blocks = product.blocks - tile.block < kBlocks ? product.blocks - tile.block : kBlocks;
+      blocks = product.blocks - tile.block < kBlocks<Block> ? product.blocks - tile.block : kBlocks<Block>;
 #pragma unroll
-      for (int i = 0; i < kBlocks; ++i) {
+      for (int i = 0; i < kBlocks<Block>; ++i) {
         const int tap = (tile.block + i) / product.c_blocks, r = tap / conv.s;
         channel[i] =
             tile.row / product.filters * conv.group_c + (tile.block + i - tap * product.c_blocks) * kBlockColumns;
@@ -77,7 +78,7 @@ struct WgmmaGradWeight : GradWeightExtents {
       for (int i = 0; i < Block::kRows / kGroupRows; ++i)
         copy_lines(rows + i * kGroupTileBytes, product.grad_output, full, tile.row + i * kGroupRows, 0, pixel);
 #pragma unroll
-      for (int i = 0; i < kBlocks; ++i)
+      for (int i = 0; i < kBlocks<Block>; ++i)
         if (i < blocks)
           copy_pixels(columns + i * kGroupTileBytes, product.image, full, channel[i], w, h, n, shift_w[i], shift_h[i]);
       pixel += kStagePixels;

@@ -169,6 +169,8 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
 template <class Product>
 void launch_wgmma_gemm(const Product& product, void* stream) {
   using Block = typename Product::Block;
+  static_assert(!Product::kDepthOuter || sizeof(typename Product::scalar_t) == 2,
+                "tf32 has only lines along the depth");
   const int blocks = std::min(product.tiles, multiprocessors() * Block::kBlocksPerMultiprocessor);
   launch_on_hopper(wgmma_gemm_kernel<Product>, dim3(static_cast<unsigned>(blocks)), Block::kThreads,
                    int(sizeof(WgmmaShared<Block>)), stream, product);
