@@ -17,6 +17,12 @@ struct Image {
     part.data += group * count * c_stride * element_size, part.c = count;
     return part;
   }
+  // At most `count` channels, from `first` on.
+  Image channels_from(int64_t first, int64_t count) const {
+    Image part = *this;
+    part.data += first * c_stride * element_size, part.c = count < c - first ? count : c - first;
+    return part;
+  }
   Image filters(int64_t group, int64_t count) const {
     Image part = *this;
     part.data += group * count * n_stride * element_size, part.n = count;

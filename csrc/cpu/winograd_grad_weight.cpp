@@ -29,7 +29,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
                 v_plane = v_tiles * c + kPlanePadding;
   const int64_t u_plane = grad_weight.n * c + kPlanePadding;
   const int64_t columns = (grid.strip_columns + halo_columns) * tile + halo;
-  const int64_t pixels = ((std::min(grid.strip_rows, grid.rows) + halo_rows) * tile + halo) * columns * std::max(c, k);
+  const int64_t pixels = ((std::min(grid.strip_rows, grid.rows) + halo_rows) * tile + halo) * columns * width;
   const int64_t workers = workers_for(INT64_MAX), size = static_cast<int64_t>(sizeof(float));
   const Workspace sums(elements * blocks.count() * u_plane * size);
   const Workspace memory((elements * (g_plane + v_plane) + workers * pixels) * size);
@@ -40,6 +40,16 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   std::vector<int64_t> filter_rows(grad_output.c);
   for (int64_t i = 0; i < grad_output.c; ++i) filter_rows[i] = i / lanes * g_tiles * lanes + i % lanes;
 
+  // The products of a round, those with the same element of G one after the other.
+  struct Product {
+    int64_t block, element;
+  };
+  std::vector<Product> needed;
+  for (int64_t element = 0; element < elements; ++element)
+    for (int64_t block = 0; block < blocks.count(); ++block)
+      if (!blocks.skipped(block, element)) needed.push_back({block, element});
+  const int64_t slices = (k + c) / width, panels = c / width;
+
   const auto round = [&](const Strip& strip, bool add) {
     struct Piece {  // tile rows [begin, end) of image n, and the rows of input tiles below them that no other piece has
       int64_t n, begin, end, halo, g_tile, v_tile;
@@ -47,7 +57,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     std::vector<Piece> pieces;
     std::vector<int64_t> tile_rows;  // where in a vector's column of V the tiles of the round are
     const int64_t input_columns = strip.columns + halo_columns;
-    const int64_t piece_rows = std::max<int64_t>(1, ceil_div(strip.end - strip.begin, workers));
+    const int64_t piece_rows = std::max<int64_t>(1, slices * (strip.end - strip.begin) / workers);
     int64_t g_tile = 0, v_tile = 0;
     grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; row += piece_rows) {
@@ -58,29 +68,30 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
         g_tile += (row_end - row) * strip.columns, v_tile += (row_end - row + halo) * input_columns;
       }
     });
-    const int64_t tasks = 2 * static_cast<int64_t>(pieces.size());
+    const int64_t tasks = slices * static_cast<int64_t>(pieces.size());
     for_each_task(tasks, std::min(workers, tasks), [&](int64_t task, int64_t worker) {
-      const Piece& piece = pieces[task / 2];
+      const Piece& piece = pieces[task % pieces.size()];
+      const int64_t slice = task / static_cast<int64_t>(pieces.size()), rows = piece.end - piece.begin;
       float* const to = staged + worker * pixels;
-      const int64_t rows = piece.end - piece.begin;
-      if (task % 2 == 0) {
+      if (slice < k / width) {
+        const int64_t k0 = slice * width;
         const Region region = {piece.begin * tile, strip.first_column * tile, rows * tile, strip.columns * tile};
-        kernels.stage(grad_output, dtype, piece.n, region, k, to);
-        kernels.transform_grad_output(to, region.columns, k, rows, strip.columns,
-                                      {g + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
+        kernels.stage(grad_output.channels_from(k0, width), dtype, piece.n, region, width, to);
+        kernels.transform_grad_output(to, region.columns, width, rows, strip.columns,
+                                      {g + k0 * g_tiles + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
       } else {
-        const int64_t input_rows = rows + piece.halo;
+        const int64_t c0 = slice * width - k, input_rows = rows + piece.halo;
         const Region region = {piece.begin * tile - padding.top, strip.first_column * tile - padding.left,
                                input_rows * tile + halo, input_columns * tile + halo};
-        kernels.stage(image, dtype, piece.n, region, c, to);
-        kernels.transform_input(to, region.columns, c, input_rows, input_columns,
-                                {v + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
+        kernels.stage(image.channels_from(c0, width), dtype, piece.n, region, width, to);
+        kernels.transform_input(to, region.columns, width, input_rows, input_columns,
+                                {v + c0 * v_tiles + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
       }
     });
-    const int64_t panels = c / kernels.width, products = blocks.count() * elements * panels;
+    const int64_t products = static_cast<int64_t>(needed.size()) * panels;
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
-      const int64_t panel = task % panels, element = task / panels % elements, block = task / panels / elements;
-      if (blocks.skipped(block, element)) return;
+      const auto [block, element] = needed[task / panels];
+      const int64_t panel = task % panels;
       const float* const b = v + element * v_plane + panel * v_tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
       kernels.multiply({.rows = grad_output.c,
@@ -101,13 +112,11 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   for (int64_t i = 0; i < grid.strips(); ++i) round(grid.strip(i), i > 0);
 
   std::atomic<bool> finite = true;
-  const int64_t panels = c / width, tasks = blocks.count() * panels;
+  const int64_t tasks = blocks.count() * panels;
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
     const int64_t block = task / panels, panel = task % panels;
     const Planes planes = {u + block * elements * u_plane + panel * grad_weight.n * width, u_plane, 0, width};
-    Image channels = grad_weight;
-    channels.data += panel * width * grad_weight.c_stride * grad_weight.element_size;
-    channels.c = std::min(width, grad_weight.c - panel * width);
+    const Image channels = grad_weight.channels_from(panel * width, width);
     if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), rounded_to, channels))
       finite = false;
   });

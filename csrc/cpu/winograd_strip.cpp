@@ -25,11 +25,8 @@ Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dty
 }
 
 void Filters::transform(int64_t block, int64_t panel, int64_t c, int64_t depth, float* to, int64_t plane) const {
-  Image part = weight_;
-  part.data += c * weight_.c_stride * weight_.element_size;
-  part.c = depth;
-  kernels.transform_filters(part, dtype_, panel * kernels.width, blocks.tap_row(block), blocks.tap_column(block), to,
-                            plane);
+  kernels.transform_filters(weight_.channels_from(c, depth), dtype_, panel * kernels.width, blocks.tap_row(block),
+                            blocks.tap_column(block), to, plane);
 }
 
 StripMemory::StripMemory(const TileGrid& grid, const Filters& filters, int64_t channels, int64_t input_channels,
@@ -51,9 +48,7 @@ void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int6
   const Blocks& blocks = filters.blocks;
   const int64_t columns = strip.columns + blocks.columns() - 1;
   const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
-  Image part = image;
-  part.data += c * image.c_stride * image.element_size;
-  part.c = std::min(count, image.c - c);
+  const Image part = image.channels_from(c, count);
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
     const int64_t rows = end - begin + blocks.rows() - 1;
     const Region region = {begin * tile - padding.top, strip.first_column * tile - padding.left, rows * tile + halo,
@@ -78,9 +73,7 @@ std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& s
 
 void Correlation::transform_output(const TileGrid& grid, const Strip& strip, int64_t k, int64_t count, Planes m,
                                    float* pixels) const {
-  Image part = output;
-  part.data += k * output.c_stride * output.element_size;
-  part.c = std::min(count, output.c - k);
+  const Image part = output.channels_from(k, count);
   const int64_t tile = filters.kernels.tile;
   const bool in_place = output.c_stride == 1 && dtype == DType::float32;
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
