@@ -2,9 +2,10 @@
 //
 //   U[block, element] = sum over tiles of (A dy A^T)[tile, k] * (B^T d B)[tile + block, c],    grad_weight = G^T U G
 //
-// The sum is made in rounds of kRoundTiles tiles, of all images in order: first both transforms of the round, shared by
-// all threads, then the 25 products, each thread owning columns of U. So every element of U is one sum in one order.
-// A round adds to U once: 2 * kRoundTiles operations for a float that is read from L3 and written back.
+// The sum is made in rounds of kRoundTiles tiles, of all images in order: first both transforms of the round, of which
+// every thread makes those of some channels, then the products, each thread owning columns of U. So every element of U
+// is one sum in one order. A round adds to U once: 2 * kRoundTiles operations for a float that is read from L3 and
+// written back.
 #include <atomic>
 
 #include "winograd_plan.h"
