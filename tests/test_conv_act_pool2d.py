@@ -6,7 +6,6 @@ import torch.nn.functional as torch_F
 from checks import check_op, check_registration, check_values, ops_called, saved_tensors
 
 import torch_manual_conv.functional as F
-from torch_manual_conv.ops import conv_act_pool2d
 
 ACTIVATIONS = {None: lambda x: x, "sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
 POOLS = {
@@ -139,27 +138,6 @@ def test_grad_weight_of_a_half_type_is_rounded_once(input, weight, arguments, st
     exact_output = torch_F.conv2d(x.double(), exact_leaf, **arguments)
     (exact,) = torch.autograd.grad(exact_output, exact_leaf, grad_output.double())
     assert (mine.double() - exact).norm() <= 0.23 * torch.finfo(stored).eps * exact.norm()
-
-
-@pytest.mark.parametrize("pool", POOLS, ids=str)
-@pytest.mark.parametrize("activation", ["none", "sigmoid", "relu", "tanh"])
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_cuda_composition(activation, pool, keep, layout):
-    """What CUDA composes of its kernels is what the CPU fuses, on tensors that both can read."""
-    x, w, b = tensors((2, 3, 7, 6), (4, 3, 2, 3))
-    x = x.contiguous(memory_format=layout)
-    stage = [1, 2], [1, 0, 0, 1], [1, 1], 1, activation, pool or "none", [2, 2], [2, 1], [1, 0], "highest"
-    fused = torch.ops.tmc.conv_act_pool2d(x, w, b, *stage, keep)
-    composed = conv_act_pool2d.forward_cuda(x, w, b, *stage, keep)
-    assert all(a.stride() == b.stride() for a, b in zip(fused, composed, strict=True))
-    torch.testing.assert_close(fused, composed)
-    output, kept = fused
-    activated = output if pool in (None, "max") else kept if kept.numel() else None
-    given = torch.ones_like(output), x, w, b, activated, kept if pool == "max" else None, x.shape, w.shape, *stage
-    wanted = True, True, keep
-    fused = torch.ops.tmc.conv_act_pool2d_gradients(*given, *wanted)
-    torch.testing.assert_close(fused, conv_act_pool2d.gradients_cuda(*given, *wanted))
 
 
 @pytest.mark.parametrize("save", ["store", "recompute"])

@@ -27,6 +27,7 @@ def random(*shape):
 
 GEOMETRY = ([2, 1], [1, 0, 2, 1], [1, 2], 2)  # stride, padding, dilation, groups
 WINDOW = ([3, 2], [2, 1], [1, 0])
+STAGE = ("sigmoid", "max", [3, 2], [1, 2], [1, 0])
 PLAIN = ([1, 1], [0, 0], [1, 1], 1)
 
 
@@ -37,11 +38,30 @@ def operands():
     pooled, winners = torch.ops.tmc.max_pool2d(input, *WINDOW, [1, 1], False)
     adaptive, adaptive_winners = torch.ops.tmc.adaptive_max_pool2d(input, [4, 3])
     size = [9, 8]
+    stage_output, stage_winners = torch.ops.tmc.conv_act_pool2d(input, weight, None, *GEOMETRY, *STAGE, "highest", True)
+    pooled_map = torch.randn_like(stage_output)
     return {
         "conv2d": (input, weight, random(6), *GEOMETRY),
         "conv2d_grad_input": (output, weight, size, *GEOMETRY),
         "conv2d_grad_weight": (output, input, [3, 2], *GEOMETRY),
         "conv2d_grad_bias": (output,),
+        "conv_act_pool2d": (input, weight, random(6), *GEOMETRY, *STAGE, "highest", True),
+        "conv_act_pool2d_gradients": (
+            pooled_map,
+            input,
+            weight,
+            None,
+            stage_output,
+            stage_winners,
+            input.shape,
+            weight.shape,
+            *GEOMETRY,
+            *STAGE,
+            "highest",
+            True,
+            True,
+            True,
+        ),
         "sigmoid": (input,),
         "sigmoid_grad_input": (random(2, 4, 9, 8), input),
         "max_pool2d": (input, *WINDOW, [1, 1], False),
@@ -60,6 +80,7 @@ def operands():
 
 
 OPS = operands()
+WEIGHTS = {"conv2d": [1], "conv2d_grad_input": [1], "conv_act_pool2d": [1], "conv_act_pool2d_gradients": [2]}
 
 
 def check(actual, expected):
@@ -77,9 +98,8 @@ def check(actual, expected):
 
 
 def test_every_operator_has_an_entry_point():
-    computes_nothing = {"cpu_isa", "cpu_peak", "release_scratch", "conv2d_algorithms", "prefer_conv2d_algorithm"}
-    composed = {"conv_act_pool2d", "conv_act_pool2d_gradients"}  # in Python: test_conv_act_pool2d.py
-    assert OPS.keys() | computes_nothing | composed == {name.removeprefix("tmc::") for name in registered("tmc::")}
+    computes_nothing = {"cpu_isa", "cpu_peak", "conv2d_algorithms", "prefer_conv2d_algorithm", "release_scratch"}
+    assert OPS.keys() | computes_nothing == {name.removeprefix("tmc::") for name in registered("tmc::")}
 
 
 def registered(prefix):
@@ -103,12 +123,61 @@ def test_matches_the_cpu(on_cuda, op, layout, dtype):
 @pytest.mark.parametrize("op", OPS)
 def test_empty_batch(on_cuda, op):
     arguments = [value[:0] if isinstance(value, torch.Tensor) and value.dim() == 4 else value for value in OPS[op]]
-    if op in ("conv2d", "conv2d_grad_input"):
-        arguments[1] = OPS[op][1]  # the weight has no batch
+    for i in WEIGHTS.get(op, ()):
+        arguments[i] = OPS[op][i]  # a weight has no batch
+    if op == "conv_act_pool2d_gradients":
+        arguments[6] = arguments[1].shape
     check(getattr(on_cuda, op)(*arguments), getattr(torch.ops.tmc, op)(*arguments))
 
 
 BAD = {
+    "activation": (
+        "conv_act_pool2d",
+        (random(1, 3, 5, 5), random(2, 3, 3, 3), None, *PLAIN, "gelu", *STAGE[1:], "highest", True),
+    ),
+    "precision": ("conv_act_pool2d", (random(1, 3, 5, 5), random(2, 3, 3, 3), None, *PLAIN, *STAGE, "low", True)),
+    "no_winners": (
+        "conv_act_pool2d_gradients",
+        (
+            random(1, 2, 3, 1),
+            random(1, 3, 5, 5),
+            random(2, 3, 3, 3),
+            None,
+            random(1, 2, 3, 1),
+            None,
+            [1, 3, 5, 5],
+            [2, 3, 3, 3],
+            *PLAIN,
+            *STAGE,
+            "highest",
+            True,
+            True,
+            True,
+        ),
+    ),
+    "no_weight": (
+        "conv_act_pool2d_gradients",
+        (
+            random(1, 2, 3, 3),
+            None,
+            None,
+            None,
+            None,
+            None,
+            [1, 3, 5, 5],
+            [2, 3, 3, 3],
+            *PLAIN,
+            "none",
+            "none",
+            [1, 1],
+            [1, 1],
+            [0, 0],
+            "highest",
+            True,
+            False,
+            False,
+        ),
+    ),
     "wrong_channels": ("conv2d", (random(1, 3, 5, 5), random(2, 4, 3, 3), None, *PLAIN)),
     "dtype_of_weight": ("conv2d", (random(1, 3, 5, 5), random(2, 3, 3, 3).float(), None, *PLAIN)),
     "dtype_of_bias": ("conv2d", (random(1, 3, 5, 5), random(2, 3, 3, 3), random(2).half(), *PLAIN)),

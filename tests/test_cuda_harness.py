@@ -15,6 +15,8 @@ import torch
 from cuda_harness.kernels import SANITIZED, HarnessError, Kernels
 from test_cuda_kernels import CONVS, EMPTY_BATCH, SEEDS, check, conv_operands
 
+SANITIZED_FILES = "harness", "kernels", "pool2d", "sigmoid", "conv_act_pool2d"
+
 
 @pytest.fixture
 def kernels():

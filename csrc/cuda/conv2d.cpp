@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../conv2d_ops.h"
+#include "conv2d_entry.h"
 #include "conv2d_mma.h"
 #include "glue.h"
 
@@ -35,6 +36,8 @@ Conv2dDevice device_of(const Tensor& tensor) {
 Tensor empty_bytes(const Tensor& like, int64_t bytes) {
   return torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte, std::nullopt, like.device());
 }
+
+}  // namespace
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                    IntList padding, IntList dilation, int64_t groups, std::string precision) {
@@ -139,6 +142,8 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return grad_bias;
 }
+
+namespace {
 
 std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
                                    IntList dilation, int64_t groups, std::string precision) {

@@ -50,4 +50,9 @@ inline Tensor aligned(const Tensor& tensor) {
   return is_aligned ? tensor : torch::stable::clone(tensor);
 }
 
+// A new uninitialised tensor [count] beside `like`.
+inline Tensor empty_vector(const Tensor& like, int64_t count, ScalarType dtype) {
+  return torch::stable::empty(IntList(&count, 1), dtype, std::nullopt, like.device());
+}
+
 }  // namespace tmc

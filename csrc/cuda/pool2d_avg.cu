@@ -1,34 +1,10 @@
 // Average and sum pooling on the GPU (eq. 7 and 9), each result gathered by the thread that owns it. Half types are
 // summed in float. Bound: memory.
-#include <cmath>
-
 #include "pool2d_choice.h"
+#include "quotient.cuh"
 
 namespace tmc {
 namespace {
-
-// Divides by a window's divisor, an integer, at the cost of one division for all lanes: by its reciprocal. The error of
-// that is far below the rounding of half types; for others a step of correction gives the rounded quotient (Markstein,
-// "Computation of elementary functions on the IBM RISC System/6000 processor", 1990).
-template <class T>
-struct Quotient {
-  using acc_t = accumulate_t<T>;
-  static constexpr bool kIsHalf = sizeof(T) == 2;
-  acc_t divisor, reciprocal;
-
-  __device__ Quotient(int64_t value) : divisor(static_cast<acc_t>(value)) {
-    if constexpr (kIsHalf)
-      reciprocal = approximate_reciprocal(divisor);
-    else
-      reciprocal = 1 / divisor;
-  }
-  __device__ acc_t of(acc_t value) const {
-    const acc_t quotient = value * reciprocal;
-    if constexpr (kIsHalf) return quotient;
-    const acc_t remainder = std::fma(-quotient, divisor, value);
-    return std::isfinite(quotient) ? std::fma(remainder, reciprocal, quotient) : quotient;
-  }
-};
 
 // A thread owns the lanes of output (p, q).
 template <class T, class Lanes, class Windows>

@@ -1,9 +1,10 @@
 // Sigmoid and its gradient on the GPU, eq. 11 and 12. Elementwise over `count` values: thread i < vectors owns the
 // i-th 16-byte vector, each later thread one of the values that are left. Bound by memory: a 16-byte access is the
 // widest there is. Half types are computed in float.
-#include "../sigmoid.h"
-#include "launch.h"
 #include "sigmoid.h"
+
+#include "activation.cuh"
+#include "launch.h"
 #include "vector.h"
 
 namespace tmc {
@@ -14,17 +15,12 @@ struct Arrays {
   const T* data[kCount];
 };
 
-// Formulas for values of T, computed in A. With the exact exponential and division, eight values of a half type take
-// about as many instructions (336) as an H100 has in the time of their 32 bytes (305); the approximate ones take half
-// of that. They are wrong by 2^-17 of the result at most, a half type's rounding by 2^-12.
+// Formulas for values of T, computed in A.
 struct SigmoidValue {
   static constexpr int kInputs = 1;
   template <class T, class A>
   static __device__ A of(const A (&x)[kInputs]) {
-    if constexpr (sizeof(T) == 2)
-      return approximate_reciprocal(1 + approximate_exp(-x[0]));
-    else
-      return sigmoid_value(x[0]);
+    return sigmoid_of<T>(x[0]);
   }
 };
 

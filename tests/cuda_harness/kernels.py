@@ -142,6 +142,21 @@ class Pool:
         return (ctypes.c_int64 * 14)(self.n, self.c, *(value for axis in axes for value in axis))
 
 
+ACTIVATIONS, POOLINGS = ("none", "sigmoid", "relu", "tanh"), ("none", "max", "avg", "sum")
+
+
+@dataclass(frozen=True)
+class Stage:
+    conv: Conv
+    activation: str
+    pooling: str
+    pool: Pool  # without pooling its windows are single positions
+
+    def struct(self):
+        names = ACTIVATIONS.index(self.activation) + (POOLINGS.index(self.pooling) << 32)
+        return (ctypes.c_int64 * 33)(*self.conv.struct(), names, *self.pool.struct())
+
+
 class Kernels:
     """The launchers. `seed` and `skipped_barrier` say how the next launches run."""
 
@@ -150,6 +165,7 @@ class Kernels:
         self.library.harness_report.restype = self.library.harness_barriers.restype = ctypes.c_char_p
         self.library.conv2d_grad_weight_parts.restype = ctypes.c_int64
         self.library.conv2d_grad_bias_parts.restype = ctypes.c_int64
+        self.library.conv_act_pool2d_map_gradient_workspace.restype = ctypes.c_int64
         self.seed, self.skipped_barrier, self.barriers, self.blocks = 1, "", set(), 0
 
     def call(self, launcher, *arguments):
@@ -230,6 +246,17 @@ class Kernels:
         self.call("launch_avg_pool2d_grad_input", grad_output.dtype, pool, channels_last, rule, *operands, None)
         return grad_input
 
+    def conv_act_pool2d_map_gradient(self, stage, grad_output, activated, winners):
+        """The gradient of the map before the pool, and grad_bias."""
+        dtype = grad_output.dtype
+        bytes_ = self.library.conv_act_pool2d_map_gradient_workspace(DTYPES.index(dtype), stage.struct())
+        workspace = poisoned((bytes_ // 8 + 1,), torch.float64)
+        map_gradient, grad_bias = poisoned(stage.pool.sizes[0], dtype, True), poisoned((stage.pool.c,), dtype)
+        operands = [None if tensor is None else dense(tensor, True) for tensor in (grad_output, activated, winners)]
+        results = workspace, map_gradient, grad_bias
+        self.call("launch_conv_act_pool2d_map_gradient", dtype, stage, *operands, *results, None)
+        return map_gradient, grad_bias
+
 
 class WidePools(Kernels):
     """The pooling launchers of build_wide_pools."""
@@ -267,7 +294,7 @@ def as_c(value):
     """A launcher's argument: tensors by address, shapes and rules by reference."""
     if isinstance(value, torch.Tensor):
         return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, (Conv, Pool)):
+    if isinstance(value, (Conv, Pool, Stage)):
         return value.struct()
     if isinstance(value, torch.dtype):
         return DTYPES.index(value)

@@ -1,4 +1,4 @@
-"""The public conv_act_pool2d, and what stands in where it is not fused: on CUDA, and in compiled forward-mode AD.
+"""The public conv_act_pool2d, and what stands in for it in compiled forward-mode AD.
 
 The operator and its derivatives are in conv_act_pool2d_op.py, the maps that they are composed of in stage.py.
 """
@@ -13,54 +13,10 @@ from ._register import (
     in_compiled_forward_ad,
     in_forward_ad,
     integers,
-    is_channels_last,
 )
 from .conv import conv2d, conv_geometry, float32_precision
-from .conv_act_pool2d_op import check_arguments, conv_act_pool2d_op
-from .stage import ACTIVATIONS, POOLS, Stage
-
-_ops = torch.ops.tmc
-
-
-# ---- CUDA: composed of its kernels.
-
-
-@torch.no_grad()
-def forward_cuda(input, weight, bias, *arguments):
-    *stage, keep_activated = arguments
-    stage = Stage(*stage)
-    check_arguments("conv_act_pool2d", input.shape, weight.shape, stage)
-    activate = ACTIVATIONS[stage.activation][0]
-    z, nothing = _ops.conv2d(input, weight, bias, *stage.conv), input.new_empty((0,))
-    if stage.pool == "none":
-        return activate(z), nothing
-    if stage.pool == "max":
-        pooled, winners = _ops.max_pool2d(z, *stage.window)
-        return activate(pooled), winners.contiguous(memory_format=torch.channels_last)
-    o = activate(z).contiguous(memory_format=torch.channels_last)
-    output = _ops.avg_pool2d(o, *stage.window)
-    if not (is_channels_last(input) or is_channels_last(weight)):
-        output = output.contiguous()
-    return output, o if keep_activated and stage.activates_map else nothing
-
-
-@torch.no_grad()
-def gradients_cuda(grad_output, input, weight, bias, activated, winners, input_size, weight_size, *arguments):
-    *stage, want_input, want_weight, want_bias = arguments
-    stage, sizes = Stage(*stage), (input_size, weight_size)
-    check_arguments("conv_act_pool2d_gradients", *sizes, stage)
-    if stage.activates_map and activated is None:
-        activated = stage.activated(input, weight, bias)
-    grad_z = stage.map_gradient(grad_output, activated, winners, sizes)
-    grads = stage.conv_gradients(grad_z, input, weight, sizes, (want_input, want_weight, want_bias))
-    return tuple(grad_output.new_empty((0,)) if grad is None else grad for grad in grads)
-
-
-torch.library.impl("tmc::conv_act_pool2d", "cuda", forward_cuda)
-torch.library.impl("tmc::conv_act_pool2d_gradients", "cuda", gradients_cuda)
-
-
-# ---- The public function.
+from .conv_act_pool2d_op import conv_act_pool2d_op
+from .stage import ACTIVATIONS, POOLS
 
 
 def check_stage(activation, pool, save="store"):

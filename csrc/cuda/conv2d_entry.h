@@ -1,0 +1,18 @@
+// The entry points of convolution on CUDA, for a fused stage to call: torch.ops.tmc.conv2d and its gradients.
+#pragma once
+#include <optional>
+#include <string>
+
+#include "../tensor.h"
+
+namespace tmc {
+
+Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
+                   IntList padding, IntList dilation, int64_t groups, std::string precision);
+Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
+                              IntList padding, IntList dilation, int64_t groups, std::string precision);
+Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
+                               IntList padding, IntList dilation, int64_t groups, std::string precision);
+Tensor conv2d_grad_bias_cuda(const Tensor& grad_output);
+
+}  // namespace tmc

@@ -1,0 +1,143 @@
+// A whole stage on CUDA (eq. 21, 23): checks, allocation, launch. What is inside is channels_last throughout.
+#include "conv_act_pool2d.h"
+
+#include <optional>
+#include <tuple>
+
+#include "../conv_act_pool2d_ops.h"
+#include "conv2d_entry.h"
+#include "glue.h"
+#include "layout.h"
+#include "pool2d.h"
+
+namespace tmc {
+namespace {
+
+// `tensor`, or a copy, with exactly the strides of the layout: dense() leaves those of one channel or of an empty batch
+// as they are.
+Tensor in_layout(const Tensor& tensor, bool channels_last) {
+  const int64_t n = tensor.size(0), c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
+  const Strides wanted = dense_strides(c, h, w, channels_last);
+  if (tensor.stride(0) == wanted.n && tensor.stride(1) == wanted.c && tensor.stride(2) == wanted.h &&
+      tensor.stride(3) == wanted.w)
+    return tensor;
+  Tensor result = empty_nchw(tensor, n, c, h, w, channels_last);
+  return torch::stable::copy_(result, tensor);
+}
+
+Tensor empty_output(const Tensor& like, const ConvActPool2dShape& shape, ScalarType dtype) {
+  return empty_nchw(like, shape.conv.n, shape.conv.k, shape.pool.h.out, shape.pool.w.out, true, dtype);
+}
+
+void activate(const ConvActPool2dShape& shape, Tensor& values) {
+  if (shape.activation == Activation::none || values.numel() == 0) return;
+  launch_activation(dtype_of(values), shape.activation, values.mutable_data_ptr(), values.numel(),
+                    current_stream(values));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// The pool and the activation of a map in memory, which becomes the activated one for averages.
+void pool_map(const ConvActPool2dShape& shape, Tensor& map, Tensor& output, Tensor& winners) {
+  const Dtype dtype = dtype_of(map);
+  void* const stream = current_stream(map);
+  if (shape.pooling == Pooling::max) {
+    launch_max_pool2d(dtype, shape.pool, true, map.const_data_ptr(), output.mutable_data_ptr(),
+                      winners.mutable_data_ptr(), stream);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return activate(shape, output);
+  }
+  activate(shape, map);
+  launch_avg_pool2d(dtype, shape.pool, true, average_rule(shape), map.const_data_ptr(), output.mutable_data_ptr(),
+                    stream);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
+                                                IntList stride, IntList padding, IntList dilation, int64_t groups,
+                                                std::string activation, std::string pool, IntList pool_size,
+                                                IntList pool_stride, IntList pool_padding, std::string precision,
+                                                bool keep_activated) {
+  const ConvActPool2dShape shape = check_conv_act_pool2d(
+      input, weight, bias,
+      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  check_precision("conv_act_pool2d", precision);
+  const bool channels_last = is_channels_last(input) || is_channels_last(weight);
+  const bool keeps_map = keep_activated && shape.activation != Activation::none && !activates_output(shape);
+
+  const DeviceGuard guard(input.get_device_index());
+  const auto convolved = [&](const Tensor& images) {
+    return conv2d_cuda(images, weight, bias, stride, padding, dilation, groups, precision);
+  };
+  Tensor nothing = empty_vector(input, 0, input.scalar_type());
+  if (shape.pooling == Pooling::none) {
+    Tensor output = convolved(input);
+    activate(shape, output);
+    return {output, nothing};
+  }
+  Tensor output = empty_output(input, shape, input.scalar_type());
+  Tensor winners = shape.pooling == Pooling::max ? empty_output(input, shape, winners_dtype(shape.pool)) : nothing;
+  Tensor map = in_layout(convolved(dense(input, true)), true);
+  if (output.numel() > 0) pool_map(shape, map, output, winners);
+  return {in_layout(output, channels_last), keeps_map ? map : winners};
+}
+
+std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
+    const Tensor& grad_output, std::optional<Tensor> input, std::optional<Tensor> weight, std::optional<Tensor> bias,
+    std::optional<Tensor> activated, std::optional<Tensor> winners, IntList input_size, IntList weight_size,
+    IntList stride, IntList padding, IntList dilation, int64_t groups, std::string activation, std::string pool,
+    IntList pool_size, IntList pool_stride, IntList pool_padding, std::string precision, bool want_input,
+    bool want_weight, bool want_bias) {
+  const char* op = "conv_act_pool2d_gradients";
+  const ConvActPool2dGiven given{grad_output, input, weight, bias, activated, winners};
+  const ConvActPool2dShape shape = check_conv_act_pool2d_gradients(
+      given, input_size, weight_size,
+      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding}, want_input,
+      want_weight);
+  check_precision(op, precision);
+  if (shape.pooling == Pooling::max) check_winners_tensor(op, *winners, shape.pool);
+  const Conv2dShape& conv = shape.conv;
+  const Dtype dtype = dtype_of(grad_output);
+  const bool channels_last = is_channels_last(grad_output) || (weight && is_channels_last(*weight));
+
+  const DeviceGuard guard(grad_output.get_device_index());
+  void* const stream = current_stream(grad_output);
+  const Tensor nothing = empty_vector(grad_output, 0, grad_output.scalar_type());
+  Tensor map_gradient = empty_nchw(grad_output, conv.n, conv.k, conv.p, conv.q, true);
+  Tensor grad_bias = want_bias ? empty_vector(grad_output, conv.k, grad_output.scalar_type()) : nothing;
+  if (map_gradient.numel() == 0) {
+    torch::stable::zero_(grad_bias);
+  } else {
+    if (recomputes(shape, given)) {
+      activated = conv2d_cuda(dense(*input, true), *weight, bias, stride, padding, dilation, groups, precision);
+      activate(shape, *activated);
+    }
+    const Tensor gradient = aligned(dense(grad_output, true));
+    if (activated) activated = aligned(dense(*activated, true));
+    if (winners) winners = aligned(dense(*winners, true));
+    Tensor workspace = empty_vector(grad_output, want_bias ? conv_act_pool2d_map_gradient_workspace(dtype, shape) : 0,
+                                    ScalarType::Byte);
+    launch_conv_act_pool2d_map_gradient(
+        dtype, shape, gradient.const_data_ptr(), activated ? activated->const_data_ptr() : nullptr,
+        winners ? winners->const_data_ptr() : nullptr, workspace.mutable_data_ptr(), map_gradient.mutable_data_ptr(),
+        want_bias ? grad_bias.mutable_data_ptr() : nullptr, stream);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+  const int64_t size[] = {conv.h, conv.w}, kernel_size[] = {conv.r, conv.s};
+  Tensor grad_input = nothing, grad_weight = nothing;
+  if (want_input)
+    grad_input = in_layout(
+        conv2d_grad_input_cuda(map_gradient, *weight, IntList(size, 2), stride, padding, dilation, groups, precision),
+        channels_last);
+  if (want_weight)
+    grad_weight = conv2d_grad_weight_cuda(map_gradient, *input, IntList(kernel_size, 2), stride, padding, dilation,
+                                          groups, precision);
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace
+}  // namespace tmc
+
+STABLE_TORCH_LIBRARY_IMPL(tmc, CUDA, m) {
+  m.impl("conv_act_pool2d", TORCH_BOX(&tmc::conv_act_pool2d_cuda));
+  m.impl("conv_act_pool2d_gradients", TORCH_BOX(&tmc::conv_act_pool2d_gradients_cuda));
+}
