@@ -4,14 +4,9 @@
 //                        rows                columns            depth
 //   conv2d               pixels n, p, q      filters k          r, s, c      of a group
 //   conv2d_grad_input    pixels n, h, w      channels c         r, s, k
-//
-// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next ones: windows
-// overlap, so the taps read the same lines of the image over and over, and read so they come from L1 all but the first
-// time. Otherwise the depth runs as it lies in memory, the channels fastest.
-#include "conv2d_mma.cuh"
 #include "conv2d_pack.h"
 #include "conv2d_wgmma.cuh"
-#include "mma_gemm.cuh"
+#include "conv2d_windows.cuh"
 
 namespace tmc {
 namespace {
@@ -30,68 +25,14 @@ struct WindowProduct : MmaExtents {
   T* result;
   MmaConv2d conv;
   Lattice lattice;
-  bool taps_first;
 
-  // The depth of a thread's chunk, as coordinates r, s, c that are counted up, and the windows of the rows it copies:
-  // h, w and address of the first tap. Rows and depths behind the end are windows and taps outside the image.
-  struct ImageCopier {
-    using Shared = Share<ImageTile, Block>;
-    static constexpr int kOutside = 1 << 29;
-    static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
-    int r, s, c;
-    int h[Shared::kCount], w[Shared::kCount];
-    const Chunk* from[Shared::kCount];
+  using ImageCopier = WindowCopier<ImageTile, Block>;
+  using MatrixCopier = FilterCopier<MatrixTile, Block>;
 
-    __device__ ImageCopier(const WindowProduct& product, const MmaTile& tile) {
-      const MmaConv2d& conv = product.conv;
-      const int tap = Shared::chunk() / conv.group_c;
-      c = Shared::chunk() - tap * conv.group_c, r = tap / conv.s, s = tap - r * conv.s;
-#pragma unroll
-      for (int i = 0; i < Shared::kCount; ++i) {
-        const int row = tile.row + Shared::line() + i * Shared::kStep;
-        const int line = row / conv.q, n = line / conv.p, p = line - n * conv.p, q = row - line * conv.q;
-        h[i] = p * conv.stride_h - conv.pad_top, w[i] = q * conv.stride_w - conv.pad_left;
-        from[i] = product.image + ((int64_t{n} * conv.h + h[i]) * conv.w + w[i]) * conv.c + tile.group * conv.group_c;
-        if (row >= product.rows) h[i] = kOutside;
-      }
-    }
-
-    __device__ void copy(const WindowProduct& product, const MmaTile&, Chunk* chunks) {
-      const MmaConv2d& conv = product.conv;
-      const unsigned dh = r * conv.dilation_h, dw = s * conv.dilation_w;
-      const int tap = (dh * conv.w + dw) * conv.c + c;  // wraps only where it is not used
-      const unsigned rows_end = r < conv.r ? conv.h : 0, columns_end = conv.w;
-#pragma unroll
-      for (int i = 0; i < Shared::kCount; ++i)
-        copy_async_through_cache(chunks + Shared::place() + i * Shared::kPlaceStep, from[i] + tap,
-                                 h[i] + dh < rows_end && w[i] + dw < columns_end);
-      if (product.taps_first) {
-        if (++s == conv.s) s = 0, ++r;
-        if (r == conv.r) r = 0, c += kTileDepthChunks;
-      } else {
-        for (c += kTileDepthChunks; c >= conv.group_c; c -= conv.group_c)
-          if (++s == conv.s) s = 0, ++r;
-      }
-    }
-  };
-
-  struct MatrixCopier {
-    MatrixLines<MatrixTile, Block> lines;
-
-    __device__ MatrixCopier(const WindowProduct& product, const MmaTile& tile)
-        : lines(product.matrix + int64_t{tile.group} * product.columns * product.depth_chunks(), product.depth_chunks(),
-                tile.column + Share<MatrixTile, Block>::line(), Share<MatrixTile, Block>::chunk()) {}
-
-    __device__ void copy(const WindowProduct& product, const MmaTile&, Chunk* chunks) {
-      lines.copy(product.depth_chunks(), product.columns, product.depth_chunks(), chunks);
-      lines.chunk += product.taps_first ? product.conv.group_c : kTileDepthChunks;
-      if (product.taps_first && lines.chunk >= product.depth_chunks())
-        lines.chunk -= product.depth_chunks() - kTileDepthChunks;
-    }
-  };
-
-  __device__ int depth_chunks() const { return conv.r * conv.s * conv.group_c; }
-
+  __device__ MapPixel pixel_of(const MmaTile& tile, int tile_row) const {
+    const int row = tile.row + tile_row, line = row / conv.q, n = line / conv.p;
+    return {n, line - n * conv.p, row - line * conv.q, row < rows};
+  }
   __device__ T* result_at(const MmaTile& tile, int row) const {
     int64_t pixel = tile.row + row;
     if (lattice.step_h * lattice.step_w > 1) {
@@ -117,7 +58,6 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
   product.matrix = static_cast<const Chunk*>(operands.matrix);
   product.bias = static_cast<const T*>(operands.bias), product.result = static_cast<T*>(operands.result);
   product.conv = conv, product.lattice = lattice;
-  product.taps_first = conv.group_c % kTileDepthChunks == 0;
   launch_mma_gemm(product, stream);
 }
 

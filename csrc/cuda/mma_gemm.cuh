@@ -88,8 +88,76 @@ struct MatrixLines {
   }
 };
 
-// Adds the bias and writes a warp's results, 16 rows at a time, through shared memory of its own, so that neighbouring
-// lanes write neighbouring chunks.
+// What a warp of the block owns of its results: the first row and column.
+template <class Block>
+__device__ int warp_row() {
+  return threadIdx.x / kWarpThreads / Block::kColumnWarps * Block::kWarpRows;
+}
+template <class Block>
+__device__ int warp_column() {
+  return threadIdx.x / kWarpThreads % Block::kColumnWarps * Block::kWarpColumns;
+}
+
+// Multiplies the block's tiles; afterwards nobody reads the ring any more.
+template <class Product, class Tile, int kRowTiles, int kColumnTiles>
+__device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* ring,
+                               float (&sums)[kRowTiles][kColumnTiles][4]) {
+  using Block = typename Product::Block;
+  using ImageTile = typename Product::ImageTile;
+  using MatrixTile = typename Product::MatrixTile;
+  constexpr int kStageChunks = ImageTile::kChunks + MatrixTile::kChunks;
+  typename Product::ImageCopier image(product, tile);
+  typename Product::MatrixCopier matrix(product, tile);
+  constexpr int kTileDepth = kTileDepthElements<typename Product::scalar_t>;
+  const int tiles = (tile.depth_end - tile.depth_begin + kTileDepth - 1) / kTileDepth;
+  const auto copy = [&](int index) {
+    Chunk* const stage = ring + index % kStages * kStageChunks;
+    image.copy(product, tile, stage);
+    matrix.copy(product, tile, stage + ImageTile::kChunks);
+  };
+
+  // A group of copies is closed for every tile, also for those past the end: so the number of groups that may still be
+  // on their way is always the same.
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) {
+    if (i < tiles) copy(i);
+    commit_copies();
+  }
+  const int row = warp_row<Block>(), column = warp_column<Block>();
+  for (int i = 0; i < tiles; ++i) {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();  // the tile has landed for every thread, and none still reads the one that is overwritten next
+    if (i + kStages - 1 < tiles) copy(i + kStages - 1);
+    commit_copies();
+    const Chunk* const stage = ring + i % kStages * kStageChunks;
+#pragma unroll(Product::kSplit ? 1 : kSteps)
+    for (int step = 0; step < kSteps; ++step)
+      multiply_step<typename Product::scalar_t, Product::kSplit, ImageTile, MatrixTile>(
+          sums, stage, row, stage + ImageTile::kChunks, column, step);
+  }
+  wait_for_copies<0>();
+  __syncthreads();  // nobody reads the last tiles any more: their memory is used again
+}
+
+template <class Product, class Tile, int kRowTiles, int kColumnTiles>
+__device__ void add_bias(const Product& product, const Tile& tile, int column,
+                         float (&sums)[kRowTiles][kColumnTiles][4]) {
+  const auto* const bias = product.bias_at(tile);
+  if (bias == nullptr) return;
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int j = 0; j < kColumnTiles; ++j)
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      const int place = column + j * 8 + t * 2 + v;
+      const float value = tile.column + place < product.columns ? static_cast<float>(bias[place]) : 0;
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) sums[i][j][v] += value, sums[i][j][v + 2] += value;
+    }
+}
+
+// Writes a warp's results, 16 rows at a time, through shared memory of its own, so that neighbouring lanes write
+// neighbouring chunks.
 template <class Product, int kRowTiles, int kColumnTiles>
 __device__ void store_sums(const Product& product, const MmaTile& tile, int row, int column,
                            float (&sums)[kRowTiles][kColumnTiles][4], char* shared) {
@@ -98,17 +166,6 @@ __device__ void store_sums(const Product& product, const MmaTile& tile, int row,
   const int lane = threadIdx.x % kWarpThreads, g = lane / 4, t = lane % 4;
   Result* const staged =
       reinterpret_cast<Result*>(shared) + staged_element(kColumns, threadIdx.x / kWarpThreads * 16, 0);
-  if (const auto* bias = product.bias_at(tile)) {
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j)
-#pragma unroll
-      for (int v = 0; v < 2; ++v) {
-        const int place = column + j * 8 + t * 2 + v;
-        const float value = tile.column + place < product.columns ? static_cast<float>(bias[place]) : 0;
-#pragma unroll
-        for (int i = 0; i < kRowTiles; ++i) sums[i][j][v] += value, sums[i][j][v + 2] += value;
-      }
-  }
 #pragma unroll
   for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -132,45 +189,12 @@ template <class Product>
 __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlocksPerMultiprocessor)
     mma_gemm_kernel(const Product product) {
   using Block = typename Product::Block;
-  using ImageTile = typename Product::ImageTile;
-  using MatrixTile = typename Product::MatrixTile;
-  constexpr int kStageChunks = ImageTile::kChunks + MatrixTile::kChunks;
   const MmaTile tile = mma_tile_of_block(product);
   Chunk* const ring = reinterpret_cast<Chunk*>(dynamic_shared_memory());
-  typename Product::ImageCopier image(product, tile);
-  typename Product::MatrixCopier matrix(product, tile);
-  constexpr int kTileDepth = kTileDepthElements<typename Product::scalar_t>;
-  const int tiles = (tile.depth_end - tile.depth_begin + kTileDepth - 1) / kTileDepth;
-  const auto copy = [&](int index) {
-    Chunk* const stage = ring + index % kStages * kStageChunks;
-    image.copy(product, tile, stage);
-    matrix.copy(product, tile, stage + ImageTile::kChunks);
-  };
-
-  // A group of copies is closed for every tile, also for those past the end: so the number of groups that may still be
-  // on their way is always the same.
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) {
-    if (i < tiles) copy(i);
-    commit_copies();
-  }
-  const int warp = threadIdx.x / kWarpThreads;
-  const int row = warp / Block::kColumnWarps * Block::kWarpRows,
-            column = warp % Block::kColumnWarps * Block::kWarpColumns;
+  const int row = warp_row<Block>(), column = warp_column<Block>();
   float sums[Block::kWarpRows / 16][Block::kWarpColumns / 8][4] = {};
-  for (int i = 0; i < tiles; ++i) {
-    wait_for_copies<kStages - 2>();
-    __syncthreads();  // the tile has landed for every thread, and none still reads the one that is overwritten next
-    if (i + kStages - 1 < tiles) copy(i + kStages - 1);
-    commit_copies();
-    const Chunk* const stage = ring + i % kStages * kStageChunks;
-#pragma unroll(Product::kSplit ? 1 : kSteps)
-    for (int step = 0; step < kSteps; ++step)
-      multiply_step<typename Product::scalar_t, Product::kSplit, ImageTile, MatrixTile>(
-          sums, stage, row, stage + ImageTile::kChunks, column, step);
-  }
-  wait_for_copies<0>();
-  __syncthreads();  // nobody reads the last tiles any more: their memory is used again
+  multiply_tiles(product, tile, ring, sums);
+  add_bias(product, tile, column, sums);
   store_sums(product, tile, row, column, sums, reinterpret_cast<char*>(ring));
 }
 
