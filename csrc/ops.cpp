@@ -58,6 +58,11 @@ STABLE_TORCH_LIBRARY(tmc, m) {
         " int[2] dilation, SymInt groups, str activation, str pool, int[2] pool_size, int[2] pool_stride,"
         " int[2] pool_padding, str precision, bool want_input, bool want_weight, bool want_bias)"
         " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  // How the stage is computed: "fused: <in which pieces>", or "composed: <why>", one operator after the other, which
+  // only CUDA does.
+  m.def("conv_act_pool2d_algorithm(Tensor input, Tensor weight, int[2] stride, int[] padding, int[2] dilation,"
+        " SymInt groups, str activation, str pool, int[2] pool_size, int[2] pool_stride, int[2] pool_padding,"
+        " str precision, bool keep_activated) -> str");
 
   // Which algorithm the three maps use for these operands, and why: a line each, "forward: <name>: <reason>".
   m.def("conv2d_algorithms(Tensor input, Tensor weight, int[2] stride, int[] padding, int[2] dilation,"

@@ -28,6 +28,17 @@ def test_the_choice_does_not_depend_on_the_batch():
         assert small == large
 
 
+def test_a_stage_has_a_name_and_a_reason():
+    def chosen(n, *names):
+        operands = torch.empty(n, 8, 13, 13), torch.empty(16, 8, 3, 3), [1, 1], [1, 1], [1, 1], 1
+        return torch.ops.tmc.conv_act_pool2d_algorithm(*operands, *names, [3, 3], [2, 2], [0, 0], "highest", True)
+
+    assert chosen(3, "relu", "max") == "fused: 3 images at a time, whose maps stay in cache"
+    assert chosen(0, "relu", "avg").startswith("fused: ")
+    with pytest.raises(RuntimeError, match="gelu"):
+        chosen(3, "gelu", "max")
+
+
 def test_a_preferred_algorithm_is_used_and_named(prefer):
     prefer("matrix_product")
     chosen = tmc.conv2d_algorithms(torch.empty(2, 8, 13, 13), torch.empty(16, 8, 3, 3), padding=1)

@@ -110,6 +110,7 @@ def test_an_access_outside_is_seen(kernels):
 
 
 SANITIZED_FILES = ("harness", "kernels", "pool2d", "sigmoid", "tensor_cores", "conv2d", "hopper", "wgmma")
+SANITIZED_FILES += ("conv_act_pool2d", "fused_stage")
 # Tests of bits go the same ways again; indices beyond 32 bits would take a build of their own.
 SANITIZED_TESTS = "(float32 or outside or (wgmma and matches and bfloat16)) and not bits"
 

@@ -1,6 +1,7 @@
 // A whole stage on the CPU (eq. 21, 23), a few images at a time: while the map before the pool is in cache, it is
 // pooled and activated. Memory sees the input, the weights and the pooled map.
 #include <optional>
+#include <string>
 #include <tuple>
 
 #include "activation.h"
@@ -55,9 +56,22 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std:
   return {output, kept};
 }
 
+std::string conv_act_pool2d_algorithm_cpu(Tensor input, Tensor weight, IntList stride, IntList padding,
+                                          IntList dilation, int64_t groups, std::string activation, std::string pool,
+                                          IntList pool_size, IntList pool_stride, IntList pool_padding,
+                                          std::string precision_name, bool) {
+  const ConvActPool2dShape shape = check_conv_act_pool2d(
+      input, weight, std::nullopt,
+      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  check_precision("conv_act_pool2d_algorithm", precision_name);
+  const int64_t images = std::min(shape.conv.n, images_in_chunk(shape, input.element_size()));
+  return "fused: " + std::to_string(images) + " images at a time, whose maps stay in cache";
+}
+
 }  // namespace
 }  // namespace tmc
 
 STABLE_TORCH_LIBRARY_IMPL(tmc, CPU, m) {
   m.impl("conv_act_pool2d", TORCH_BOX(&tmc::conv_act_pool2d_cpu));
+  m.impl("conv_act_pool2d_algorithm", TORCH_BOX(&tmc::conv_act_pool2d_algorithm_cpu));
 }

@@ -19,8 +19,14 @@ Tensor empty_workspace(const Tensor& like, int64_t parts, int64_t count) {
   return torch::stable::empty(IntList(shape, 2), dtype, std::nullopt, like.device());
 }
 
-// What the tensor's device can do: tensor cores that multiply half types and TF32, and asynchronous copies, since
-// sm_80; wgmma on sm_90 alone. The preference is in the environment, where prefer_conv2d_algorithm has put it.
+Tensor empty_bytes(const Tensor& like, int64_t bytes) {
+  return torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte, std::nullopt, like.device());
+}
+
+}  // namespace
+
+// Tensor cores that multiply half types and TF32, and asynchronous copies, since sm_80; wgmma on sm_90 alone. The
+// preference is in the environment, where prefer_conv2d_algorithm has put it.
 Conv2dDevice device_of(const Tensor& tensor) {
   int major = 0;
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, tensor.get_device_index()));
@@ -32,12 +38,6 @@ Conv2dDevice device_of(const Tensor& tensor) {
     if (preferred != nullptr && std::strcmp(preferred, algorithm_name(algorithm)) == 0) device.preferred = algorithm;
   return device;
 }
-
-Tensor empty_bytes(const Tensor& like, int64_t bytes) {
-  return torch::stable::empty(IntList(&bytes, 1), ScalarType::Byte, std::nullopt, like.device());
-}
-
-}  // namespace
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                    IntList padding, IntList dilation, int64_t groups, std::string precision) {

@@ -1,11 +1,15 @@
-// The entry points of convolution on CUDA, for a fused stage to call: torch.ops.tmc.conv2d and its gradients.
+// What a fused stage calls of convolution on CUDA: torch.ops.tmc.conv2d and its gradients, and the device it plans for.
 #pragma once
 #include <optional>
 #include <string>
 
 #include "../tensor.h"
+#include "conv2d_plan.h"
 
 namespace tmc {
+
+// What the tensor's device can do, and what the user prefers.
+Conv2dDevice device_of(const Tensor& tensor);
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
                    IntList padding, IntList dilation, int64_t groups, std::string precision);

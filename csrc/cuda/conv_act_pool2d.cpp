@@ -6,6 +6,8 @@
 
 #include "../conv_act_pool2d_ops.h"
 #include "conv2d_entry.h"
+#include "conv2d_mma.h"
+#include "conv_act_pool2d_mma.h"
 #include "glue.h"
 #include "layout.h"
 #include "pool2d.h"
@@ -23,6 +25,10 @@ Tensor in_layout(const Tensor& tensor, bool channels_last) {
     return tensor;
   Tensor result = empty_nchw(tensor, n, c, h, w, channels_last);
   return torch::stable::copy_(result, tensor);
+}
+
+bool activates_map(const ConvActPool2dShape& shape) {
+  return shape.activation != Activation::none && !activates_output(shape);
 }
 
 Tensor empty_output(const Tensor& like, const ConvActPool2dShape& shape, ScalarType dtype) {
@@ -52,6 +58,22 @@ void pool_map(const ConvActPool2dShape& shape, Tensor& map, Tensor& output, Tens
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+// All of it in one kernel; a map without elements is not kept.
+void fuse(const ConvActPool2dShape& shape, const StagePlan& plan, const Tensor& input, const Tensor& weight,
+          std::optional<Tensor> bias, bool channels_last, Tensor& output, Tensor& winners, Tensor& map) {
+  const Dtype dtype = dtype_of(input);
+  const bool operands_last = channels_last || !plan.conv.packing.needed;
+  const Tensor image = aligned(dense(input, operands_last)), matrix = aligned(dense(weight, operands_last));
+  if (bias) bias = torch::stable::contiguous(*bias);
+  Tensor workspace = empty_vector(input, conv2d_mma_workspace(dtype, plan.conv), ScalarType::Byte);
+  const auto data_or_null = [](Tensor& tensor) { return tensor.numel() > 0 ? tensor.mutable_data_ptr() : nullptr; };
+  launch_conv_act_pool2d_mma(dtype, shape, plan, operands_last, image.const_data_ptr(), matrix.const_data_ptr(),
+                             bias ? bias->const_data_ptr() : nullptr, workspace.mutable_data_ptr(),
+                             output.mutable_data_ptr(), data_or_null(winners), data_or_null(map),
+                             current_stream(input));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
                                                 IntList stride, IntList padding, IntList dilation, int64_t groups,
                                                 std::string activation, std::string pool, IntList pool_size,
@@ -60,9 +82,9 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   const ConvActPool2dShape shape = check_conv_act_pool2d(
       input, weight, bias,
       {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
-  check_precision("conv_act_pool2d", precision);
+  const Precision checked_precision = check_precision("conv_act_pool2d", precision);
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
-  const bool keeps_map = keep_activated && shape.activation != Activation::none && !activates_output(shape);
+  const bool keeps_map = keep_activated && activates_map(shape);
 
   const DeviceGuard guard(input.get_device_index());
   const auto convolved = [&](const Tensor& images) {
@@ -76,9 +98,29 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   }
   Tensor output = empty_output(input, shape, input.scalar_type());
   Tensor winners = shape.pooling == Pooling::max ? empty_output(input, shape, winners_dtype(shape.pool)) : nothing;
-  Tensor map = in_layout(convolved(dense(input, true)), true);
-  if (output.numel() > 0) pool_map(shape, map, output, winners);
+  const StagePlan plan = plan_stage(dtype_of(input), shape, checked_precision, keeps_map, device_of(input));
+  Tensor map = nothing;
+  if (plan.fused && output.numel() > 0) {
+    if (keeps_map) map = empty_nchw(input, shape.conv.n, shape.conv.k, shape.conv.p, shape.conv.q, true);
+    fuse(shape, plan, input, weight, bias, channels_last, output, winners, map);
+  } else {
+    map = in_layout(convolved(dense(input, true)), true);
+    if (output.numel() > 0) pool_map(shape, map, output, winners);
+  }
   return {in_layout(output, channels_last), keeps_map ? map : winners};
+}
+
+std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
+                                           IntList dilation, int64_t groups, std::string activation, std::string pool,
+                                           IntList pool_size, IntList pool_stride, IntList pool_padding,
+                                           std::string precision, bool keep_activated) {
+  const ConvActPool2dShape shape = check_conv_act_pool2d(
+      input, weight, std::nullopt,
+      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  const Precision checked_precision = check_precision("conv_act_pool2d_algorithm", precision);
+  const DeviceGuard guard(input.get_device_index());
+  const bool keeps_map = keep_activated && activates_map(shape);
+  return describe(plan_stage(dtype_of(input), shape, checked_precision, keeps_map, device_of(input)));
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
@@ -139,5 +181,6 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
 
 STABLE_TORCH_LIBRARY_IMPL(tmc, CUDA, m) {
   m.impl("conv_act_pool2d", TORCH_BOX(&tmc::conv_act_pool2d_cuda));
+  m.impl("conv_act_pool2d_algorithm", TORCH_BOX(&tmc::conv_act_pool2d_algorithm_cuda));
   m.impl("conv_act_pool2d_gradients", TORCH_BOX(&tmc::conv_act_pool2d_gradients_cuda));
 }

@@ -123,6 +123,8 @@ __device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* 
     if (i < tiles) copy(i);
     commit_copies();
   }
+  // The next step's operands are loaded early where there are registers: 255 a thread, in blocks above 256 threads 168.
+  constexpr int kUnrolledSteps = Product::kSplit || Block::kThreads > 256 ? 1 : kSteps;
   const int row = warp_row<Block>(), column = warp_column<Block>();
   for (int i = 0; i < tiles; ++i) {
     wait_for_copies<kStages - 2>();
@@ -130,7 +132,7 @@ __device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* 
     if (i + kStages - 1 < tiles) copy(i + kStages - 1);
     commit_copies();
     const Chunk* const stage = ring + i % kStages * kStageChunks;
-#pragma unroll(Product::kSplit ? 1 : kSteps)
+#pragma unroll(kUnrolledSteps)
     for (int step = 0; step < kSteps; ++step)
       multiply_step<typename Product::scalar_t, Product::kSplit, ImageTile, MatrixTile>(
           sums, stage, row, stage + ImageTile::kChunks, column, step);

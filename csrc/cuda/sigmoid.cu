@@ -1,10 +1,9 @@
 // Sigmoid and its gradient on the GPU, eq. 11 and 12. Elementwise over `count` values: thread i < vectors owns the
 // i-th 16-byte vector, each later thread one of the values that are left. Bound by memory: a 16-byte access is the
 // widest there is. Half types are computed in float.
-#include "sigmoid.h"
-
 #include "activation.cuh"
 #include "launch.h"
+#include "sigmoid.h"
 #include "vector.h"
 
 namespace tmc {
