@@ -172,7 +172,7 @@ bool can_compute(const Conv2dShape& shape) {
 void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
              Tensor& output) {
   const Tensor image = readable(input);
-  const Tensor dense_bias = bias ? torch::stable::contiguous(*bias) : image;
+  const Tensor dense_bias = bias ? dense(*bias, false) : image;
   correlate(
       Call(problem, false, read(image), write(output), read(weight), bias ? dense_bias.const_data_ptr() : nullptr));
 }

@@ -208,12 +208,8 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   const Windows h = forward_windows(shape.p, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h);
   const Windows w = forward_windows(shape.q, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w);
   std::vector<float> biases(round_up(k, width) * shape.groups);
-  if (bias) {
-    Tensor values = torch::stable::empty({shape.k}, ScalarType::Float);
-    torch::stable::copy_(values, *bias);
-    const float* from = static_cast<const float*>(values.const_data_ptr());
-    for (int64_t i = 0; i < shape.k; ++i) biases[i / k * round_up(k, width) + i % k] = from[i];
-  }
+  if (bias)
+    for (int64_t g = 0; g < shape.groups; ++g) read_floats(*bias, g * k, k, biases.data() + g * round_up(k, width));
   std::vector<Correlation> all;
   for (int64_t g = 0; g < shape.groups; ++g)
     all.emplace_back(read(ordered).channels(g, c), read(kernel).filters(g, k), write(output).channels(g, k), h, w,

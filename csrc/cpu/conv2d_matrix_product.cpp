@@ -94,7 +94,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image image = read(ordered), kernel = read(weight), result = write(output);
-  const Tensor dense_bias = bias && bias->stride(0) != 1 ? torch::stable::contiguous(*bias) : bias.value_or(output);
+  const Tensor dense_bias = bias ? dense(*bias, false) : output;
   const Windows h = forward_windows(shape.p, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h);
   const Windows w = forward_windows(shape.q, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w);
   const TapOrder order = tap_order(image);

@@ -13,12 +13,34 @@ const DirectKernels& kernels_for_this_cpu() {
   return direct_kernels_base;
 }
 
+namespace {
+
+template <class T>
+void copy_pixels(const Image& from, const Image& to) {
+  const T* const source = reinterpret_cast<const T*>(from.data);
+  float* pixel = reinterpret_cast<float*>(to.data);
+  for (int64_t n = 0; n < from.n; ++n)
+    for (int64_t h = 0; h < from.h; ++h)
+      for (int64_t w = 0; w < from.w; ++w, pixel += from.c) {
+        const T* const first = source + n * from.n_stride + h * from.h_stride + w * from.w_stride;
+        for (int64_t c = 0; c < from.c; ++c) pixel[c] = static_cast<float>(first[c * from.c_stride]);
+      }
+}
+
+}  // namespace
+
 Tensor float_channels_last(const Tensor& tensor) {
+  // Up to here a plain loop is done before torch's copy is found.
+  constexpr int64_t kTiny = 2048;
   const DType dtype = dtype_of(tensor);
   if (dtype == DType::float32 && is_channels_last(tensor)) return dense(tensor, true);
   const Image from = read(tensor);
   Tensor copy = empty_nchw(tensor, from.n, from.c, from.h, from.w, true, ScalarType::Float);
   const Image to = write(copy);
+  if (copy.numel() <= kTiny) {
+    TMC_DISPATCH_FLOATING(tensor, "conv2d", [&] { copy_pixels<scalar_t>(from, to); });
+    return copy;
+  }
   const DirectKernels& kernels = kernels_for_this_cpu();
   // The kernel writes whole vectors of channels.
   if (from.c % kernels.width != 0) {
@@ -32,6 +54,13 @@ Tensor float_channels_last(const Tensor& tensor) {
                   reinterpret_cast<float*>(to.data) + n * to.n_stride + h * to.h_stride);
   });
   return copy;
+}
+
+void read_floats(const Tensor& list, int64_t first, int64_t count, float* to) {
+  TMC_DISPATCH_FLOATING(list, "conv2d", [&] {
+    const scalar_t* const from = list.const_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[(first + i) * list.stride(0)]);
+  });
 }
 
 namespace {

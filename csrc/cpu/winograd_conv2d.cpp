@@ -114,7 +114,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Image image = read(input), result = write(output);
-  const std::optional<Tensor> dense_bias = bias ? std::optional(torch::stable::contiguous(*bias)) : std::nullopt;
+  const std::optional<Tensor> dense_bias = bias ? std::optional(dense(*bias, false)) : std::nullopt;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = (*weight.filters)[g];
