@@ -5,36 +5,74 @@
 namespace tmc {
 namespace {
 
-// sums[t] += sum over kCount columns of grad * in, for one row of taps. Eight products are added to each other before
-// they join the sum, which keeps both the chain of additions and the rounding errors short.
-template <int kCount, class T, class In>
-void add_products(const In* grad, int64_t grad_step, const In* in, const ColumnClass& columns, int64_t in_pixel,
-                  T* sums) {
-  const int64_t step = columns.in_step * in_pixel;
-#pragma GCC unroll 8
-  for (int64_t part = 0; part < kParts<T>; ++part, grad += kLanes<T>, in += kLanes<T>, sums += kLanes<T>) {
-    Lanes<T> g[kCount];
-#pragma GCC unroll 8
-    for (int j = 0; j < kCount; ++j) g[j] = load(grad + j * grad_step);
-    const In* tap = in;
-    for (int64_t t = 0; t < columns.taps; ++t, tap += columns.in_tap_step * in_pixel) {
-      Lanes<T> sum = g[0] * load(tap);
-#pragma GCC unroll 8
-      for (int j = 1; j < kCount; ++j) sum += g[j] * load(tap + j * step);
-      store(Lanes<T>(load(sums + t * kBlock) + sum), sums + t * kBlock);
+// sums[u][t] += sum over x of grad[x] * in[u][x][t], for some rows of taps and some taps of each.
+//
+// Registers: 3 x 3 sums, one vector of grad. Bound: memory; in L1 it would be the loads, 10 of them to 9 multiply-adds.
+// A run of at most kSumTerms pixels is added to memory at its end, which keeps rounding errors short.
+template <class T, class In>
+struct Products {
+  int64_t pixels;
+  const In* grad;
+  int64_t grad_pixel;
+  const In* in;
+  int64_t in_row, in_tap, in_pixel;
+  T* sums;
+  int64_t sums_row;
+};
+
+template <int kRows, int kTaps, class T, class In>
+void add_products(const Products<T, In>& p) {
+  for (int64_t part = 0; part < kParts<T>; ++part) {
+    Lanes<T> sum[kRows][kTaps] = {};
+    const In *grad = p.grad + part * kLanes<T>, *in = p.in + part * kLanes<T>;
+    const int64_t in_row = p.in_row, in_tap = p.in_tap;
+    for (int64_t x = 0; x < p.pixels; ++x, grad += p.grad_pixel, in += p.in_pixel) {
+      const Lanes<T> g = load(grad);
+#pragma GCC unroll 3
+      for (int u = 0; u < kRows; ++u)
+#pragma GCC unroll 3
+        for (int t = 0; t < kTaps; ++t) sum[u][t] += g * load(in + u * in_row + t * in_tap);
     }
+    T* const sums = p.sums + part * kLanes<T>;
+#pragma GCC unroll 3
+    for (int u = 0; u < kRows; ++u)
+#pragma GCC unroll 3
+      for (int t = 0; t < kTaps; ++t) {
+        T* const at = sums + u * p.sums_row + t * kBlock;
+        store(Lanes<T>(load(at) + sum[u][t]), at);
+      }
   }
 }
 
-template <int kCount, class... Arguments>
-void add_last_products(int64_t count, const Arguments&... arguments) {
-  if constexpr (kCount > 1) {
-    if (count < kCount) return add_last_products<kCount - 1>(count, arguments...);
-  }
-  add_products<kCount>(arguments...);
+// The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition.
+template <class T, class In>
+void add_all_products(int64_t rows, int64_t taps, const Products<T, In>& all) {
+  static constexpr void (*kInstances[3][3])(const Products<T, In>&) = {
+      {add_products<1, 1, T, In>, add_products<1, 2, T, In>, add_products<1, 3, T, In>},
+      {add_products<2, 1, T, In>, add_products<2, 2, T, In>, add_products<2, 3, T, In>},
+      {add_products<3, 1, T, In>, add_products<3, 2, T, In>, add_products<3, 3, T, In>}};
+  for (int64_t u = 0; u < rows; u += 3)
+    for (int64_t t = 0; t < taps; t += 3) {
+      Products<T, In> some = all;
+      some.in += u * all.in_row + t * all.in_tap;
+      some.sums += u * all.sums_row + t * kBlock;
+      kInstances[min(3, rows - u) - 1][min(3, taps - t) - 1](some);
+    }
 }
 
-constexpr int64_t kProducts = 8;
+// The taps [first, first + count) of output row y that are inside the image; the first one reads image row `row`.
+struct TapRows {
+  int64_t first, count, row;
+};
+TapRows tap_rows(const DepthwisePlan& plan, int64_t y) {
+  TapRows rows = {0, 0, 0};
+  for (int64_t u = 0; u < plan.shape.r; ++u) {
+    const int64_t row = source_row(plan, y, u);
+    if (row < 0) continue;
+    if (rows.count++ == 0) rows.first = u, rows.row = row;
+  }
+  return rows;
+}
 
 // One band of one block, from copies.
 template <class T, class Stored>
@@ -52,43 +90,50 @@ void grad_weight_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int
   copy_band<T, Stored>(plan.out, n, lane_sources(depthwise, block, 0), band.out_begin, band.out_end, 0, plan.out.w,
                        grads);
   const ColumnClass& columns = plan.columns[0];
-  for (int64_t y = band.out_begin; y < band.out_end; ++y)
+  for (int64_t y = band.out_begin; y < band.out_end; ++y) {
+    const TapRows taps = tap_rows(plan, y);
     for (int64_t d = 0; d < plan.depth; ++d)
-      for (int64_t u = 0; u < plan.shape.r; ++u) {
-        const int64_t row = source_row(plan, y, u);
-        if (row < 0) continue;
-        const T* in =
-            copies + d * copy_size + (row - band.in_begin) * row_size + (plan.left + columns.in_begin) * kBlock;
-        const T* grad = grads + (y - band.out_begin) * plan.out.w * kBlock;
-        T* const row_sums = static_cast<T*>(sums) + (d * plan.taps() + u * plan.shape.s) * kBlock;
-        for (int64_t x = 0; x < plan.out.w; x += kProducts)
-          add_last_products<kProducts>(min(kProducts, plan.out.w - x), grad + x * kBlock, kBlock,
-                                       in + x * columns.in_step * kBlock, columns, kBlock, row_sums);
-      }
+      for (int64_t x = 0; x < plan.out.w; x += kSumTerms)
+        add_all_products<T, T>(taps.count, columns.taps,
+                               {.pixels = min(kSumTerms, plan.out.w - x),
+                                .grad = grads + ((y - band.out_begin) * plan.out.w + x) * kBlock,
+                                .grad_pixel = kBlock,
+                                .in = copies + d * copy_size + (taps.row - band.in_begin) * row_size +
+                                      (plan.left + columns.in_begin + x * columns.in_step) * kBlock,
+                                .in_row = plan.shape.dilation_h * row_size,
+                                .in_tap = columns.in_tap_step * kBlock,
+                                .in_pixel = columns.in_step * kBlock,
+                                .sums = static_cast<T*>(sums) + (d * plan.taps() + taps.first * plan.shape.s) * kBlock,
+                                .sums_row = plan.shape.s * kBlock});
+  }
 }
 
 // One band of all blocks, where the images are.
 template <class T, class Stored>
 void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index, void* sums) {
   const int64_t band_end = min((band_index + 1) * plan.band_rows, plan.out.h);
-  for (int64_t y = band_index * plan.band_rows; y < band_end; ++y)
+  for (int64_t y = band_index * plan.band_rows; y < band_end; ++y) {
+    const TapRows taps = tap_rows(plan, y);
+    const Stored* const in_row = element<const Stored>(plan.in, n, 0, taps.row);
+    const Stored* const grad_row = element<const Stored>(plan.out, n, 0, y);
+    NextRows<Stored> next(plan, n, y, visits(plan, kSumTerms));
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
-      for (int64_t i = 0; i < c->count; i += kProducts)
+      for (int64_t i = 0; i < c->count; i += kSumTerms)
         for (int64_t block = 0; block < plan.blocks; ++block) {
-          prefetch<Stored>(plan, n, plan.channel(block), y + 1, *c, i, min(kProducts, c->count - i));
-          for (int64_t u = 0; u < plan.shape.r; ++u) {
-            const int64_t row = source_row(plan, y, u), channel = plan.channel(block);
-            if (row < 0) continue;
-            const Stored* grad =
-                element<const Stored>(plan.out, n, channel, y) + (c->out_begin + i) * plan.out.w_stride;
-            const Stored* in =
-                element<const Stored>(plan.in, n, channel, row) + (c->in_begin + i * c->in_step) * plan.in.w_stride;
-            T* const row_sums =
-                static_cast<T*>(sums) + (block * plan.taps() + u * plan.shape.s + c->first_tap) * kBlock;
-            add_last_products<kProducts>(min(kProducts, c->count - i), grad, plan.out.w_stride, in, *c,
-                                         plan.in.w_stride, row_sums);
-          }
+          const int64_t channel = plan.channel(block), first_tap = taps.first * plan.shape.s + c->first_tap;
+          next.fetch();
+          add_all_products<T, Stored>(taps.count, c->taps,
+                                      {.pixels = min(kSumTerms, c->count - i),
+                                       .grad = grad_row + (c->out_begin + i) * plan.out.w_stride + channel,
+                                       .grad_pixel = plan.out.w_stride,
+                                       .in = in_row + (c->in_begin + i * c->in_step) * plan.in.w_stride + channel,
+                                       .in_row = plan.shape.dilation_h * plan.in.h_stride,
+                                       .in_tap = c->in_tap_step * plan.in.w_stride,
+                                       .in_pixel = c->in_step * plan.in.w_stride,
+                                       .sums = static_cast<T*>(sums) + (block * plan.taps() + first_tap) * kBlock,
+                                       .sums_row = plan.shape.s * kBlock});
         }
+  }
 }
 
 // ---- Weights.
