@@ -15,19 +15,22 @@ from torch.autograd import forward_ad
 def two_doors(name, function, fake, batching):
     """Registers torch.ops.tmc.<name>'s fake, gradient and batching rule; returns the callable that picks the door.
 
-    `batching(door)` makes the vmap rule of that door, so that a batched call is differentiable in its turn.
-    All of it must happen at import: an op compiled before its gradient is registered loses the gradient for good.
+    The Function's forward is the op. `batching(door)` makes the vmap rule of that door, so that a batched call is
+    differentiable in its turn. All of it must happen at import: an op compiled before its gradient is registered loses
+    the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
-    record, compute = in_one_step(function).apply, below_autograd(op)
+    compute = below_autograd(op)
+    function.forward = staticmethod(compute)
+    record = in_one_step(function, compute).apply
     tensors = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)  # they come first
 
     def call(*args):
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return op(*args)
         if in_functorch():
             return function.apply(*args)
-        if in_forward_ad() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args[:tensors])):
+        if in_forward_ad() or (is_grad_enabled() and any_requires_grad(*args[:tensors])):
             return record(*args)
         return compute(*args)
 
@@ -39,34 +42,40 @@ def two_doors(name, function, fake, batching):
     return call
 
 
-def in_one_step(function):
+def below_autograd(op):
+    """A call of `op` where there is nothing to record, or a Function records. register_autograd would go through Python
+    once more to find that out, which takes as long as a tiny pooling."""
+    op = op._op  # what OpOverload.__call__ calls
+
+    def compute(*args):
+        guard = BelowAutograd()
+        try:
+            return op(*args)
+        finally:
+            del guard  # faster than a with statement; an exception's traceback must not keep it
+
+    return compute
+
+
+def in_one_step(function, compute):
     """The same Function with a forward that is its own setup_context. Where there are two, as functorch wants it, torch
     binds the arguments to forward's signature at every call, which takes as long as a tiny convolution."""
+    setup_context = function.setup_context
 
     def forward(ctx, *args):
-        output = function.forward(*args)
-        function.setup_context(ctx, args, output)
+        output = compute(*args)
+        setup_context(ctx, args, output)
         return output
 
     methods = {"forward": staticmethod(forward), "setup_context": staticmethod(torch.autograd.Function.setup_context)}
     return type(function)(function.__name__, (function,), methods)
 
 
-def below_autograd(op):
-    """A call of `op` where there is nothing to record, or a Function records. register_autograd would go through Python
-    once more to find that out, which takes as long as a tiny pooling."""
-    op = op._op  # what OpOverload.__call__ calls
-
-    def call(*args):
-        guard = torch._C._AutoDispatchBelowAutograd()
-        try:
-            return op(*args)
-        finally:
-            del guard  # faster than a with statement; an exception's traceback must not keep it
-
-    return call
-
-
+# Names of its own for what every call asks: each dot in torch._C.x is a look-up.
+is_compiling = torch.compiler.is_compiling
+is_grad_enabled = torch.is_grad_enabled
+any_requires_grad = torch._C._any_requires_grad
+BelowAutograd = torch._C._AutoDispatchBelowAutograd
 # Inside vmap, grad and the like, which see only what goes through a Function.
 in_functorch = torch._C._are_functorch_transforms_active
 
@@ -79,7 +88,7 @@ def in_forward_ad():
 def in_compiled_forward_ad():
     """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
     registered ops have no rule (torch would silently return a zero tangent)."""
-    return in_forward_ad() and torch.compiler.is_compiling()
+    return in_forward_ad() and is_compiling()
 
 
 def save(ctx, *tensors):
@@ -91,7 +100,8 @@ def save(ctx, *tensors):
 
 def plane_size(tensor):
     """[H, W] of [N, C, H, W]. A list: a torch.Size takes an op longer to read."""
-    return list(tensor.shape[2:])
+    _, _, height, width = tensor.shape
+    return [height, width]
 
 
 def check_tensor(op, name, value):
@@ -108,12 +118,13 @@ def check_rank(op, name, value, *ranks):
         raise RuntimeError(f"{op}: {name} must have {wanted} dimensions, got shape {list(value.shape)}")
 
 
-def batched(op, input, call, spatial=2):
-    """call(input) for an input [N, C, ...] or, without its batch dimension, [C, ...]; results follow."""
-    check_rank(op, "input", input, spatial + 1, spatial + 2)
+def batched(op, input, call, *args, spatial=2):
+    """call(input, *args) for an input [N, C, ...] or, without its batch dimension, [C, ...]; results follow."""
+    check_tensor(op, "input", input)
     if input.dim() == spatial + 2:
-        return call(input)
-    output = call(input.unsqueeze(0))
+        return call(input, *args)
+    check_rank(op, "input", input, spatial + 1, spatial + 2)
+    output = call(input.unsqueeze(0), *args)
     return tuple(o.squeeze(0) for o in output) if isinstance(output, tuple) else output.squeeze(0)
 
 
@@ -145,6 +156,8 @@ def integers(op, name, value, length):
 
 
 def integer(op, name, value):
+    if type(value) is int and -(2**62) < value < 2**62:
+        return value
     return integers(op, name, value, 1)[0]
 
 

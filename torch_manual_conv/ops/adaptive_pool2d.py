@@ -1,4 +1,4 @@
-"""Adaptive max and average pooling: the maps of pool2d.py over windows that tile the input (eq. 6-10).
+"""Adaptive max and average pooling: the maps of pool2d_op.py over windows that tile the input (eq. 6-10).
 
 Output i of an axis sees the input from floor(i * in / out) up to ceil((i + 1) * in / out).
 """
@@ -7,7 +7,6 @@ import torch
 
 from ._register import (
     batched,
-    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_output,
@@ -22,22 +21,11 @@ from ._register import (
     save,
     two_doors,
 )
-from .pool2d import check_fake_winners, winners_dtype
-
-# The registered ops for the Functions, which record by themselves.
-_adaptive_max_pool2d = below_autograd(torch.ops.tmc.adaptive_max_pool2d.default)
-_adaptive_max_pool2d_grad_input = below_autograd(torch.ops.tmc.adaptive_max_pool2d_grad_input.default)
-_adaptive_max_pool2d_select = below_autograd(torch.ops.tmc.adaptive_max_pool2d_select.default)
-_adaptive_avg_pool2d = below_autograd(torch.ops.tmc.adaptive_avg_pool2d.default)
-_adaptive_avg_pool2d_grad_input = below_autograd(torch.ops.tmc.adaptive_avg_pool2d_grad_input.default)
+from .pool2d_op import check_fake_winners, winners_dtype
 
 
 class AdaptiveMaxPool2dFunction(torch.autograd.Function):
     """(output, winners). Saves: winners."""
-
-    @staticmethod
-    def forward(input, output_size):
-        return _adaptive_max_pool2d(input, output_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -60,10 +48,6 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output goes to its window's winner (eq. 8)."""
 
     @staticmethod
-    def forward(grad_output, winners, input_size):
-        return _adaptive_max_pool2d_grad_input(grad_output, winners, input_size)
-
-    @staticmethod
     def setup_context(ctx, inputs, output):
         _, winners, ctx.input_size = inputs
         save(ctx, winners)
@@ -81,10 +65,6 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
 
 class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
     """Each output takes the input at its window's winner (eq. 10)."""
-
-    @staticmethod
-    def forward(input, winners):
-        return _adaptive_max_pool2d_select(input, winners)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -107,10 +87,6 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     """Window means (eq. 7). Saves: nothing but sizes."""
 
     @staticmethod
-    def forward(input, output_size):
-        return _adaptive_avg_pool2d(input, output_size)
-
-    @staticmethod
     def setup_context(ctx, inputs, output):
         input, ctx.output_size = inputs
         ctx.input_size = plane_size(input)
@@ -126,10 +102,6 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
 
 class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its window's size, goes to every position of its window (eq. 9)."""
-
-    @staticmethod
-    def forward(grad_output, input_size):
-        return _adaptive_avg_pool2d_grad_input(grad_output, input_size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -29,7 +29,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """
     check_rank("conv2d", "weight", weight, 4)
     geometry = conv_geometry("conv2d", weight, stride, padding, dilation, groups)
-    return _convolve("conv2d", input, weight, bias, geometry, torch.nn.functional.conv2d)
+    return _convolve("conv2d", input, weight, bias, geometry)
 
 
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -51,7 +51,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
     _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
-    rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry, torch.nn.functional.conv2d)
+    rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry)
     return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
 
 
@@ -90,7 +90,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         seen = torch.stack([padded.narrow(2, t * dilation[0], span)[:, :, :: stride[0]] for t in range(taps)], 2)
         planes = seen.permute(0, 3, 1, 2, 4, 5).reshape(n * out, c * taps, h, w)
         geometry = stride[1:], plane_padding, dilation[1:], groups
-        result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry, torch.nn.functional.conv2d)
+        result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry)
         return result.unflatten(0, (n, out)).transpose(1, 2).contiguous()
 
     return batched(op, input, volume, spatial=3)
@@ -174,7 +174,7 @@ def conv_geometry(op, weight, stride, padding, dilation, groups):
     return stride, [pad for total in totals for pad in (total // 2, total - total // 2)], dilation, groups
 
 
-def _convolve(op, input, weight, bias, geometry, torch_twin):
+def _convolve(op, input, weight, bias, geometry):
     check_tensor(op, "input", input)
     if bias is not None:
         check_tensor(op, "bias", bias)
@@ -182,12 +182,12 @@ def _convolve(op, input, weight, bias, geometry, torch_twin):
         stride, padding, dilation, groups = geometry
         if len(padding) == 4:
             input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
-        return torch_twin(input, weight, bias, stride, padding, dilation, groups)
+        return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
     precision = float32_precision(input.is_cuda)
     if input.dim() == 4:
         return conv2d_op(input, weight, bias, *geometry, precision)
-    return batched(op, input, lambda images: conv2d_op(images, weight, bias, *geometry, precision))
+    return batched(op, input, conv2d_op, weight, bias, *geometry, precision)
 
 
 def float32_precision(on_cuda):

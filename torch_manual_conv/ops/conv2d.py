@@ -10,7 +10,6 @@ conv1d, conv3d and conv_transpose2d fall out of them: see conv.py.
 import torch
 
 from ._register import (
-    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_like,
@@ -26,19 +25,9 @@ from ._register import (
     unfold_batch,
 )
 
-# The registered ops for the Functions, which record by themselves.
-_conv2d = below_autograd(torch.ops.tmc.conv2d.default)
-_conv2d_grad_input = below_autograd(torch.ops.tmc.conv2d_grad_input.default)
-_conv2d_grad_weight = below_autograd(torch.ops.tmc.conv2d_grad_weight.default)
-_conv2d_grad_bias = below_autograd(torch.ops.tmc.conv2d_grad_bias.default)
-
 
 class Conv2dFunction(torch.autograd.Function):
     """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
-
-    @staticmethod
-    def forward(input, weight, bias, stride, padding, dilation, groups, precision):
-        return _conv2d(input, weight, bias, stride, padding, dilation, groups, precision)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -74,11 +63,6 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     """grad_input from grad_output and weight; linear in both (eq. 14)."""
 
     @staticmethod
-    def forward(grad_output, weight, input_size, stride, padding, dilation, groups, precision):
-        geometry = stride, padding, dilation, groups, precision
-        return _conv2d_grad_input(grad_output, weight, input_size, *geometry)
-
-    @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, weight, ctx.input_size, *ctx.geometry = inputs
         ctx.kernel_size = plane_size(weight)
@@ -107,11 +91,6 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
     """grad_weight from grad_output and input; linear in both (eq. 14)."""
 
     @staticmethod
-    def forward(grad_output, input, kernel_size, stride, padding, dilation, groups, precision):
-        geometry = stride, padding, dilation, groups, precision
-        return _conv2d_grad_weight(grad_output, input, kernel_size, *geometry)
-
-    @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
         ctx.input_size = plane_size(input)
@@ -138,10 +117,6 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
 
 class Conv2dGradBiasFunction(torch.autograd.Function):
     """grad_bias[k] = sum of grad_output over samples and positions (eq. 4). Saves: nothing."""
-
-    @staticmethod
-    def forward(grad_output):
-        return _conv2d_grad_bias(grad_output)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -85,7 +85,7 @@ def conv_act_pool2d(
     input, weight, bias = autocast(input, weight, bias)
     stage = *geometry, activation or "none", pool or "none", size, step, pad, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad())
-    return batched(op, input, lambda images: conv_act_pool2d_op(images, weight, bias, *stage, keep)[0])
+    return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
 
 
 def torch_stage(input, weight, bias, geometry, activation, pool, window):

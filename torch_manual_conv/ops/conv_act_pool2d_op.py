@@ -9,7 +9,6 @@ The map that is activated, and whose values the slope is written with, is y with
 import torch
 
 from ._register import (
-    below_autograd,
     check_fake,
     check_fake_floating,
     check_fake_like,
@@ -24,21 +23,13 @@ from ._register import (
     unfold_batch,
 )
 from .conv2d import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
-from .pool2d import pool2d_output_size, winners_dtype
+from .pool2d_op import pool2d_output_size, winners_dtype
 from .stage import ACTIVATIONS, POOLS, Stage, total
-
-# The registered ops for the Functions, which record by themselves.
-_conv_act_pool2d = below_autograd(torch.ops.tmc.conv_act_pool2d.default)
-_conv_act_pool2d_gradients = below_autograd(torch.ops.tmc.conv_act_pool2d_gradients.default)
 
 
 class ConvActPool2dFunction(torch.autograd.Function):
     """(output, kept). Saves: input and weight as conv2d; max: the output and one byte per pooled value; avg and sum
     after an activation: the activated map if keep_activated, else input, weight and bias; no pool: the output."""
-
-    @staticmethod
-    def forward(input, weight, bias, *arguments):
-        return _conv_act_pool2d(input, weight, bias, *arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -95,10 +86,6 @@ class ConvActPool2dFunction(torch.autograd.Function):
 class ConvActPool2dGradientsFunction(torch.autograd.Function):
     """(grad_input, grad_weight, grad_bias), those that are not wanted without elements; linear in grad_output.
     Saves: what it is given. Its derivatives are composed of the convolution's and the pool's linear maps (eq. 14)."""
-
-    @staticmethod
-    def forward(grad_output, input, weight, bias, activated, winners, *arguments):
-        return _conv_act_pool2d_gradients(grad_output, input, weight, bias, activated, winners, *arguments)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -3,7 +3,6 @@
 import torch
 
 from ._register import (
-    below_autograd,
     check_fake_floating,
     check_fake_like,
     check_tensor,
@@ -12,17 +11,9 @@ from ._register import (
     two_doors,
 )
 
-# The registered ops for the Functions, which record by themselves.
-_sigmoid = below_autograd(torch.ops.tmc.sigmoid.default)
-_sigmoid_grad_input = below_autograd(torch.ops.tmc.sigmoid_grad_input.default)
-
 
 class SigmoidFunction(torch.autograd.Function):
     """y = 1 / (1 + exp(-x)). Saves: y."""
-
-    @staticmethod
-    def forward(input):
-        return _sigmoid(input)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -41,10 +32,6 @@ class SigmoidFunction(torch.autograd.Function):
 
 class SigmoidGradInputFunction(torch.autograd.Function):
     """grad_input = grad_output * (1 - y) * y. Saves: grad_output, y. Its derivatives: eq. 13."""
-
-    @staticmethod
-    def forward(grad_output, output):
-        return _sigmoid_grad_input(grad_output, output)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
