@@ -80,7 +80,7 @@ void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t 
   if (sum.pad_grad) {
     float* const to = scratch + sum.image_floats();
     grad_pixel = sum.panels * sum.width, grad_line = shape.q * grad_pixel, grad = to;
-    kernels.stage(sum.grad, DType::float32, n, {p0, 0, p1 - p0, shape.q}, grad_pixel, to);
+    kernels.stage({sum.grad}, DType::float32, n, {p0, 0, p1 - p0, shape.q}, 0, grad_pixel, to);
   }
   // Taps that adjoin, all of them inside the image wherever the window is, are one run.
   const bool joined = from.pad_left == 0 && input_column(from, shape.q - 1, shape.s - 1) < from.w &&

@@ -7,14 +7,15 @@
 //   dilation    the outputs of phase i read only the inputs of one phase: each is a sample of its own
 //
 // AlexNet's first layer, 11 x 11 taps at stride 4, becomes 3 x 3 taps on 48 channels, and then a third of its products
-// is left. Phases are copied, in runs of neighbouring channels; the rest is winograd's. A zero tap is not in eq. 1, and
-// would make NaN of an infinite pixel: a sample whose result is not finite is computed again as a matrix product.
+// is left. Nothing but the weight is rearranged for forward and grad_weight of a stride: the transforms read the phases
+// where they are in the image (stage_phases of winograd_stage.h). Other phases are copied, in runs of neighbouring
+// channels. A zero tap is not in eq. 1, and would make NaN of an infinite pixel: a sample whose result is not finite is
+// computed again as a matrix product.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "conv2d_core.h"
-#include "tasks.h"
+#include "winograd_plan.h"
 
 namespace tmc::phases {
 namespace {
@@ -99,6 +100,9 @@ struct Dense {
     weight = {step_h, step_w, 0, 0, true};   // of a stride
   }
 
+  // A stride's phases, read where they are.
+  Source source(const Tensor& image) const { return {read(image), input.top, input.left, input.step_h, input.step_w}; }
+  // A dilation's.
   Tensor split_input(const Tensor& image) const { return split(image, input, problem.shape.h, problem.shape.w); }
   Tensor split_output(const Tensor& image) const {
     return strided ? image : split(image, output, problem.shape.p, problem.shape.q);
@@ -124,19 +128,25 @@ bool all_finite(DType dtype, const char* data, int64_t count) {
   return all_finite<uint16_t>(data, count, dtype == DType::bfloat16 ? 0x7F80 : 0x7C00);
 }
 
-// Calls again(one_sample, n) for each sample of a dense result that is not finite everywhere.
-template <class Again>
-void repeat_if_not_finite(const Conv2dProblem& problem, Tensor& result, const Again& again) {
+// The samples of a dense result that are not finite everywhere.
+std::vector<int64_t> not_finite(DType dtype, Tensor& result) {
   const Image image = write(result);
-  const int64_t count = image.c * image.h * image.w;
+  const int64_t bytes = image.c * image.h * image.w * image.element_size;
   std::vector<char> finite(image.n);
   for_each_task(image.n, workers_for(image.n), [&](int64_t n, int64_t) {
-    finite[n] = all_finite(problem.dtype, image.data + n * count * image.element_size, count);
+    finite[n] = all_finite(dtype, image.data + n * bytes, bytes / image.element_size);
   });
-  Conv2dProblem one_sample = problem;
-  one_sample.shape.n = 1;
+  std::vector<int64_t> found;
   for (int64_t n = 0; n < image.n; ++n)
-    if (!finite[n]) again(one_sample, n);
+    if (!finite[n]) found.push_back(n);
+  return found;
+}
+
+// Calls again(one_sample, n) for these samples.
+template <class Again>
+void repeat(Conv2dProblem problem, const std::vector<int64_t>& samples, const Again& again) {
+  problem.shape.n = 1;
+  for (const int64_t n : samples) again(problem, n);
 }
 
 Tensor samples(const Tensor& tensor, int64_t n, int64_t count) {
@@ -199,19 +209,24 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
              const std::optional<Tensor>& bias, Tensor& output) {
   const Dense whole(problem);
   const PreparedWeight& kernel = *weight.dense;
-  for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
-    const Tensor image = dense.split_input(samples(input, n, count));
-    Tensor result = samples(output, n, count);
-    if (dense.strided) return winograd::forward(dense.problem, image, kernel, bias, result);
-    const Conv2dShape& shape = dense.problem.shape;
-    Tensor phased = empty_nchw(output, shape.n, shape.k, shape.p, shape.q, true);
-    winograd::forward(dense.problem, image, kernel, bias, phased);
-    join(phased, dense.output, result);
-  });
-  repeat_if_not_finite(problem, output, [&](const Conv2dProblem& one, int64_t n) {
+  const auto again = [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(output, n, 1);
     matrix_product::forward(one, samples(input, n, 1), weight.weight, bias, result);
+  };
+  if (whole.strided) {
+    const winograd::Filters& filters = kernel.filters->front();
+    const std::vector<float> floats = winograd::padded_bias(bias, problem.dtype, 0, problem.shape.k, filters);
+    return repeat(
+        problem, winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, write(output)), again);
+  }
+  for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
+    const Conv2dShape& shape = dense.problem.shape;
+    Tensor result = samples(output, n, count);
+    Tensor phased = empty_nchw(output, shape.n, shape.k, shape.p, shape.q, true);
+    winograd::forward(dense.problem, dense.split_input(samples(input, n, count)), kernel, bias, phased);
+    join(phased, dense.output, result);
   });
+  repeat(problem, not_finite(problem.dtype, output), again);
 }
 
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
@@ -225,7 +240,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
     Tensor result = samples(grad_input, n, count);
     join(phased, dense.input, result);
   });
-  repeat_if_not_finite(problem, grad_input, [&](const Conv2dProblem& one, int64_t n) {
+  repeat(problem, not_finite(problem.dtype, grad_input), [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(grad_input, n, 1);
     matrix_product::grad_input(one, samples(grad_output, n, 1), weight.weight, result);
   });
@@ -234,16 +249,17 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
   const Dense dense(problem);
   const Conv2dShape& shape = dense.problem.shape;
-  const Tensor image = dense.split_input(input), grad = dense.split_output(grad_output);
+  bool finite;
   if (dense.strided) {
     Tensor phased = empty_nchw(grad_weight, shape.k, shape.c, shape.r, shape.s, false);
-    winograd::grad_weight(dense.problem, grad, image, phased);
+    finite = winograd::correlate_for_weight(winograd::kernels_for(Conv2dPass::grad_weight, dense.problem),
+                                            read(grad_output), dense.source(input), problem.dtype, write(phased));
     join(phased, dense.weight, grad_weight);
   } else {
-    winograd::grad_weight(dense.problem, grad, image, grad_weight);
+    winograd::grad_weight(dense.problem, dense.split_output(grad_output), dense.split_input(input), grad_weight);
+    finite = all_finite(dtype_of(grad_weight), write(grad_weight).data, grad_weight.numel());
   }
-  if (!all_finite(dtype_of(grad_weight), write(grad_weight).data, grad_weight.numel()))
-    matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+  if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
 
 }  // namespace tmc::phases

@@ -56,7 +56,8 @@ struct DirectKernels {
   void (*correlate)(const DirectLine& line);
   void (*add_products)(const DirectSums& sums);
   // As in winograd.h: from an image of any layout and dtype to pixels of `channels` floats, and back.
-  void (*stage)(const Image& image, DType dtype, int64_t n, Region region, int64_t channels, float* pixels);
+  void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
+                float* pixels);
   void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
 };
 extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;

@@ -27,7 +27,7 @@ int64_t strip_tiles(int64_t tiles) {
 }  // namespace
 
 void correlate_by_strips(const Correlation& correlation) {
-  const auto& [filters, image, padding, bias, dtype, output, finite] = correlation;
+  const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
   const TileGrid grid(output, kernels.tile, strip_tiles(correlation.tiles()));

@@ -38,22 +38,6 @@ int64_t products(const WinogradKernels& kernels, Conv2dPass pass, const Conv2dSh
          products(kernels, to_input ? shape.w : shape.q, shape.s);
 }
 
-// `count` values of a dense tensor as float32, then zeros up to whole panels.
-std::vector<float> padded_bias(const Tensor* bias, DType dtype, int64_t begin, int64_t count, int64_t padded) {
-  std::vector<float> values(padded, 0.f);
-  if (bias == nullptr) return values;
-  const void* data = bias->const_data_ptr();
-  for (int64_t i = 0; i < count; ++i) {
-    if (dtype == DType::bfloat16)
-      convert(static_cast<const BFloat16*>(data)[begin + i], values[i]);
-    else if (dtype == DType::float16)
-      convert(static_cast<const Float16*>(data)[begin + i], values[i]);
-    else
-      values[i] = static_cast<const float*>(data)[begin + i];
-  }
-  return values;
-}
-
 // Taps in reverse order, along both axes.
 Image turned_round(Image weight) {
   weight.data += ((weight.h - 1) * weight.h_stride + (weight.w - 1) * weight.w_stride) * weight.element_size;
@@ -86,6 +70,23 @@ const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem
   return *best;
 }
 
+std::vector<float> padded_bias(const std::optional<Tensor>& bias, DType dtype, int64_t begin, int64_t count,
+                               const Filters& filters) {
+  std::vector<float> values(filters.panels * filters.kernels.width, 0.f);
+  if (!bias) return values;
+  const Tensor in_a_row = dense(*bias, false);
+  const void* data = in_a_row.const_data_ptr();
+  for (int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::bfloat16)
+      convert(static_cast<const BFloat16*>(data)[begin + i], values[i]);
+    else if (dtype == DType::float16)
+      convert(static_cast<const Float16*>(data)[begin + i], values[i]);
+    else
+      values[i] = static_cast<const float*>(data)[begin + i];
+  }
+  return values;
+}
+
 double saving(Conv2dPass pass, const Conv2dProblem& problem) {
   const Conv2dShape& shape = problem.shape;
   const int64_t outputs = pass == Conv2dPass::grad_input ? shape.h * shape.w : shape.p * shape.q;
@@ -114,13 +115,11 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Image image = read(input), result = write(output);
-  const std::optional<Tensor> dense_bias = bias ? std::optional(dense(*bias, false)) : std::nullopt;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = (*weight.filters)[g];
-    const std::vector<float> bias_g = padded_bias(dense_bias ? &*dense_bias : nullptr, problem.dtype, g * k, k,
-                                                  filters.panels * filters.kernels.width);
-    merge(not_finite, correlate(filters, image.channels(g, c), {shape.pad_top, shape.pad_left}, bias_g.data(),
+    const std::vector<float> bias_g = padded_bias(bias, problem.dtype, g * k, k, filters);
+    merge(not_finite, correlate(filters, {image.channels(g, c), shape.pad_top, shape.pad_left}, bias_g.data(),
                                 problem.dtype, result.channels(g, k)));
   }
   for (const int64_t n : not_finite) {
@@ -137,13 +136,13 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Image image = read(grad_output), result = write(grad_input);
-  const Padding padding = {shape.r - 1 - shape.pad_top, shape.s - 1 - shape.pad_left};
+  const int64_t top = shape.r - 1 - shape.pad_top, left = shape.s - 1 - shape.pad_left;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = (*weight.filters)[g];
-    const std::vector<float> no_bias(filters.panels * filters.kernels.width, 0.f);
+    const std::vector<float> no_bias = padded_bias(std::nullopt, problem.dtype, 0, 0, filters);
     merge(not_finite,
-          correlate(filters, image.channels(g, k), padding, no_bias.data(), problem.dtype, result.channels(g, c)));
+          correlate(filters, {image.channels(g, k), top, left}, no_bias.data(), problem.dtype, result.channels(g, c)));
   }
   for (const int64_t n : not_finite) {
     Tensor grad_output_n = torch::stable::narrow(const_cast<Tensor&>(grad_output), 0, n, 1),
@@ -158,9 +157,9 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
   bool finite = true;
   for (int64_t g = 0; g < shape.groups; ++g)
-    finite &=
-        correlate_for_weight(kernels_for(Conv2dPass::grad_weight, problem), grad.channels(g, k), image.channels(g, c),
-                             {shape.pad_top, shape.pad_left}, problem.dtype, result.filters(g, k));
+    finite &= correlate_for_weight(kernels_for(Conv2dPass::grad_weight, problem), grad.channels(g, k),
+                                   {image.channels(g, c), shape.pad_top, shape.pad_left}, problem.dtype,
+                                   result.filters(g, k));
   if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
 

@@ -14,12 +14,12 @@ namespace tmc::winograd {
 
 constexpr int64_t kRoundTiles = 192;
 
-bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Image& image, Padding padding,
-                          DType dtype, const Image& grad_weight) {
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Source& source, DType dtype,
+                          const Image& grad_weight) {
   const Blocks blocks(grad_weight, kernels);
   const DType rounded_to = grad_weight.element_size == sizeof(float) ? DType::float32 : dtype;
   const int64_t tile = kernels.tile, halo = kernels.taps - 1, elements = kernels.elements();
-  const int64_t c = round_up(image.c, kernels.width), k = round_up(grad_output.c, kernels.width);
+  const int64_t c = round_up(grad_weight.c, kernels.width), k = round_up(grad_output.c, kernels.width);
   const TileGrid grid(grad_output, tile, kRoundTiles);
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
@@ -77,14 +77,14 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
       if (slice < k / width) {
         const int64_t k0 = slice * width;
         const Region region = {piece.begin * tile, strip.first_column * tile, rows * tile, strip.columns * tile};
-        kernels.stage(grad_output.channels_from(k0, width), dtype, piece.n, region, width, to);
+        kernels.stage({grad_output}, dtype, piece.n, region, k0, width, to);
         kernels.transform_grad_output(to, region.columns, width, rows, strip.columns,
                                       {g + k0 * g_tiles + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
       } else {
         const int64_t c0 = slice * width - k, input_rows = rows + piece.halo;
-        const Region region = {piece.begin * tile - padding.top, strip.first_column * tile - padding.left,
-                               input_rows * tile + halo, input_columns * tile + halo};
-        kernels.stage(image.channels_from(c0, width), dtype, piece.n, region, width, to);
+        const Region region = {piece.begin * tile, strip.first_column * tile, input_rows * tile + halo,
+                               input_columns * tile + halo};
+        kernels.stage(source, dtype, piece.n, region, c0, width, to);
         kernels.transform_input(to, region.columns, width, input_rows, input_columns,
                                 {v + c0 * v_tiles + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
       }

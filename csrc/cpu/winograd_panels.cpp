@@ -14,7 +14,7 @@
 namespace tmc::winograd {
 
 void correlate_by_panels(const Correlation& correlation) {
-  const auto& [filters, image, padding, bias, dtype, output, finite] = correlation;
+  const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
   const int64_t width = kernels.width, channels = correlation.channels(), threads = workers_for(INT64_MAX);
@@ -22,7 +22,8 @@ void correlate_by_panels(const Correlation& correlation) {
   const int64_t strips = ceil_div(threads, std::max<int64_t>(1, filters.panels));
   const TileGrid grid(output, kernels.tile,
                       std::clamp(ceil_div(correlation.tiles(), strips), kLeastStripTiles, few_tiles(kernels)));
-  const int64_t slices = channels / width, reads = grid.strips() * slices, tasks = grid.strips() * filters.panels;
+  const int64_t slices = ceil_div(channels, width), reads = grid.strips() * slices,
+                tasks = grid.strips() * filters.panels;
   const int64_t workers = std::max(workers_for(reads), workers_for(tasks));
   const StripMemory sizes(grid, filters, channels, width, width);
   const int64_t u_plane = kChannelGroup * width + kPlanePadding, size = static_cast<int64_t>(sizeof(float));
@@ -35,7 +36,8 @@ void correlate_by_panels(const Correlation& correlation) {
 
   for_each_task(reads, workers_for(reads), [&](int64_t task, int64_t worker) {
     const int64_t strip = task / slices, c = task % slices * width;
-    correlation.transform_input(grid, grid.strip(strip), c, width, scratch + worker * worker_floats,
+    correlation.transform_input(grid, grid.strip(strip), c, std::min(width, channels - c),
+                                scratch + worker * worker_floats,
                                 {v + strip * sizes.v + c, sizes.v_plane, kernels.lanes, channels});
   });
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t worker) {

@@ -76,10 +76,6 @@ struct TileGrid {
   }
 };
 
-struct Padding {
-  int64_t top, left;
-};
-
 // The transformed filters U: for each block and element, panels of `kernels.width` filters x all channels. Either all
 // are made ahead, or each panel when it is needed: then U never leaves the cache.
 class Filters {
@@ -131,8 +127,7 @@ struct StripMemory {
 // One correlation, cut into strips of output tiles.
 struct Correlation {
   const Filters& filters;
-  const Image& image;
-  Padding padding;
+  const Source& source;
   const float* bias;  // as many as the panels hold filters
   DType dtype;
   const Image& output;
@@ -141,7 +136,7 @@ struct Correlation {
   int64_t tiles() const {
     return output.n * ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
   }
-  int64_t channels() const { return round_up(filters.channels, filters.kernels.width); }
+  int64_t channels() const { return round_up(filters.channels, filters.kernels.lanes); }
   // B^T d B of channels [c, c + count) of the tiles that a strip reads.
   void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                        Planes v) const;
@@ -154,13 +149,17 @@ struct Correlation {
 void correlate_by_strips(const Correlation& correlation);  // filters transformed ahead
 void correlate_by_panels(const Correlation& correlation);
 
-// output = image correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
+// output = source correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
 // whose result is not finite everywhere.
-std::vector<int64_t> correlate(const Filters& filters, const Image& image, Padding padding, const float* bias,
-                               DType dtype, const Image& output);
+std::vector<int64_t> correlate(const Filters& filters, const Source& source, const float* bias, DType dtype,
+                               const Image& output);
 
 // grad_weight of one group; whether it is finite.
-bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Image& image, Padding padding,
-                          DType dtype, const Image& grad_weight);
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Source& source, DType dtype,
+                          const Image& grad_weight);
+
+// `count` values of a dense bias as float32, zeros where there is none, then zeros up to whole panels.
+std::vector<float> padded_bias(const std::optional<Tensor>& bias, DType dtype, int64_t begin, int64_t count,
+                               const Filters& filters);
 
 }  // namespace tmc::winograd

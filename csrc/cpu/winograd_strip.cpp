@@ -48,12 +48,10 @@ void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int6
   const Blocks& blocks = filters.blocks;
   const int64_t columns = strip.columns + blocks.columns() - 1;
   const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
-  const Image part = image.channels_from(c, count);
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
     const int64_t rows = end - begin + blocks.rows() - 1;
-    const Region region = {begin * tile - padding.top, strip.first_column * tile - padding.left, rows * tile + halo,
-                           columns * tile + halo};
-    filters.kernels.stage(part, dtype, n, region, count, pixels);
+    const Region region = {begin * tile, strip.first_column * tile, rows * tile + halo, columns * tile + halo};
+    filters.kernels.stage(source, dtype, n, region, c, count, pixels);
     filters.kernels.transform_input(pixels, region.columns, count, rows, columns, v);
     v.data += rows * columns * v.tile;
   });
@@ -93,15 +91,10 @@ void Correlation::transform_output(const TileGrid& grid, const Strip& strip, int
   });
 }
 
-std::vector<int64_t> correlate(const Filters& filters, const Image& image, Padding padding, const float* bias,
-                               DType dtype, const Image& output) {
-  const Correlation correlation = {filters,
-                                   image,
-                                   padding,
-                                   bias,
-                                   dtype,
-                                   output,
-                                   std::unique_ptr<std::atomic<bool>[]>(new std::atomic<bool>[output.n])};
+std::vector<int64_t> correlate(const Filters& filters, const Source& source, const float* bias, DType dtype,
+                               const Image& output) {
+  const Correlation correlation = {
+      filters, source, bias, dtype, output, std::unique_ptr<std::atomic<bool>[]>(new std::atomic<bool>[output.n])};
   for (int64_t n = 0; n < output.n; ++n) correlation.finite[n] = true;
   if (filters.ahead() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
     correlate_by_strips(correlation);
