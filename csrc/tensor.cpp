@@ -134,8 +134,12 @@ Tensor empty_as(const Tensor& like) {
 }
 
 Tensor empty_list(const Tensor& like, int64_t size) {
+  return empty_list(like, size, like.scalar_type());
+}
+
+Tensor empty_list(const Tensor& like, int64_t size, ScalarType dtype) {
   const int64_t stride = 1;
-  return empty_strided(like, IntList(&size, 1), IntList(&stride, 1), like.scalar_type());
+  return empty_strided(like, IntList(&size, 1), IntList(&stride, 1), dtype);
 }
 
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {

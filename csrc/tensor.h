@@ -51,8 +51,9 @@ Tensor ordered_as(const Tensor& tensor, const Tensor& like);
 // A new uninitialised tensor of the sizes, strides, dtype and device of `like`.
 Tensor empty_as(const Tensor& like);
 
-// A new uninitialised tensor [size] of the dtype and device of `like`.
+// A new uninitialised tensor [size] beside `like`: its device and, unless given, its dtype.
 Tensor empty_list(const Tensor& like, int64_t size);
+Tensor empty_list(const Tensor& like, int64_t size, ScalarType dtype);
 
 // A new uninitialised tensor [n, c, h, w] beside `like`: its device and, unless given, its dtype.
 Tensor empty_nchw(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last);

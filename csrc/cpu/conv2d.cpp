@@ -103,7 +103,8 @@ Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, In
   const Conv2dShape shape =
       check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_grad_weight", precision)};
-  Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s, false);
+  Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s,
+                                  is_channels_last(grad_output) || is_channels_last(input));
   conv2d_grad_weight(problem, grad_output, input, grad_weight);
   return grad_weight;
 }

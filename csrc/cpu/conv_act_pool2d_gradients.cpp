@@ -104,8 +104,10 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
   const bool channels_last = is_channels_last(grad_output) || (weight && is_channels_last(*weight));
   Tensor grad_input =
       want_input ? empty_nchw(grad_output, conv.n, conv.c, conv.h, conv.w, channels_last) : no_elements(grad_output);
-  Tensor grad_weight = want_weight ? empty_nchw(grad_output, conv.k, channels_per_group(conv), conv.r, conv.s, false)
-                                   : no_elements(grad_output);
+  const bool weight_last = is_channels_last(grad_output) || (input && is_channels_last(*input));
+  Tensor grad_weight = want_weight
+                           ? empty_nchw(grad_output, conv.k, channels_per_group(conv), conv.r, conv.s, weight_last)
+                           : no_elements(grad_output);
   if (conv.n == 0 && want_weight) torch::stable::zero_(grad_weight);
 
   const int64_t images = std::min(conv.n, images_in_chunk(shape, grad_output.element_size()));
@@ -116,9 +118,9 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
   // Of several chunks, grad_weight is summed in at least float32 and rounded once.
   const bool one_sum = !want_weight || images == conv.n;
   const bool rounds = !one_sum && (dtype == DType::bfloat16 || dtype == DType::float16);
-  Tensor sum = rounds
-                   ? empty_nchw(grad_weight, conv.k, channels_per_group(conv), conv.r, conv.s, false, ScalarType::Float)
-                   : grad_weight;
+  Tensor sum =
+      rounds ? empty_nchw(grad_weight, conv.k, channels_per_group(conv), conv.r, conv.s, weight_last, ScalarType::Float)
+             : grad_weight;
   Tensor partial = one_sum ? grad_weight : torch::stable::empty_like(sum);
   for_each_chunk(conv.n, images, [&](const Chunk& chunk) {
     const Conv2dProblem problem{chunk.of(shape).conv, dtype, precision};

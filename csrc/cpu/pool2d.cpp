@@ -213,7 +213,7 @@ struct CpuPool {
                                   const PoolShape& shape) {
     check_floating(op, "grad_output", grad_output);
     check_device(op, "winners", winners, "grad_output", grad_output);
-    const bool channels_last = is_channels_last(grad_output);
+    const bool channels_last = is_channels_last(grad_output) || is_channels_last(winners);
     const Tensor checked = check_winners(op, winners, shape, channels_last);
     Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
     if (grad_input.numel() > 0)

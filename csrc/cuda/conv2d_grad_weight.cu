@@ -15,7 +15,7 @@ struct GradWeightMap : GemmProblem<T> {
   Conv2dShape shape;
   bool channels_last;
   Strides input, weight, output;
-  accumulate_t<T>* result;  // [parts, k, c / groups, r, s]
+  accumulate_t<T>* result;  // [parts, k, c / groups, r, s], each part as the result lies
 
   __device__ Row row(int64_t group, int64_t i) const {
     const Place tap = place_of(i, channels_per_group(shape), shape.r, shape.s, channels_last);
@@ -81,8 +81,9 @@ int64_t conv2d_grad_weight_parts(const Conv2dShape& shape) {
   return map_of<GradWeightMap<float>>(shape).parts;
 }
 
-void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
-                               const void* input, void* workspace, void* grad_weight, void* stream) {
+void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool channels_last, bool weight_last,
+                               const void* grad_output, const void* input, void* workspace, void* grad_weight,
+                               void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     auto map = map_of<GradWeightMap<T>>(shape);
@@ -92,7 +93,7 @@ void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool chann
     map.channels_last = channels_last;
     map.input = dense_strides(shape.c, shape.h, shape.w, channels_last);
     map.output = dense_strides(shape.k, shape.p, shape.q, channels_last);
-    map.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, false);
+    map.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, weight_last);
     map.image_depth_is_inner = map.matrix_depth_is_inner = !channels_last;  // the depth is pixels
     launch_implicit_gemm(map, stream);
     launch_sum_parts(map.result, map.parts, shape.k * map.weight.n, static_cast<T*>(grad_weight), stream);

@@ -95,11 +95,11 @@ struct GradWeightProduct : MmaExtents {
 };
 
 // Thread i owns element i of [groups, r, s, c, k] of the packed weight: the sum over the parts, written to grad_weight,
-// which is contiguous. What packing has added is left out. Bound by memory.
+// which is channels_last or contiguous. What packing has added is left out. Bound by memory.
 template <class T>
 __global__ void __launch_bounds__(kElementThreads)
-    sum_mma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, const float* workspace, int parts,
-                         T* grad_weight) {
+    sum_mma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, bool channels_last, const float* workspace,
+                         int parts, T* grad_weight) {
   const int64_t filters = filters_per_group(shape), channels = channels_per_group(plan.shape);
   const int64_t count = plan.shape.r * plan.shape.s * channels * shape.k, i = thread_index();
   if (i >= count) return;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kElementThreads)
   if (to.c < 0) return;
   float sum = 0;
   for (int part = 0; part < parts; ++part) sum += workspace[part * count + i];
-  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, false);
+  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
   grad_weight[offset_of(strides, {at.n * filters + k, to.c, to.r, to.s})] = static_cast<T>(sum);
 }
 
@@ -155,15 +155,16 @@ int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
 }
 
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
-                                   const void* grad_output, const void* input, void* workspace, void* grad_weight,
-                                   void* stream) {
+                                   bool weight_last, const void* grad_output, const void* input, void* workspace,
+                                   void* grad_weight, void* stream) {
   if (plan.packing.needed) {
     void* const packed = static_cast<char*>(workspace) + parts_workspace(plan);
     pack_image(dtype, shape, plan, channels_last, input, packed, stream);
     input = packed;
   }
   if (plan.wgmma)
-    return launch_grad_weight_wgmma(dtype, shape, plan, grad_output, input, workspace, grad_weight, stream);
+    return launch_grad_weight_wgmma(dtype, shape, plan, weight_last, grad_output, input, workspace, grad_weight,
+                                    stream);
   const MmaExtents extents = extents_of(plan);
   dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
@@ -178,7 +179,7 @@ void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const 
       });
     }
     const int64_t count = int64_t{extents.groups} * extents.rows * extents.columns;
-    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan,
+    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last,
            static_cast<const float*>(workspace), extents.parts, static_cast<T*>(grad_weight));
   });
 }

@@ -115,11 +115,11 @@ struct WgmmaGradWeight : GradWeightExtents {
 };
 
 // Thread i owns element i of [k, r, s, c] of the packed weight: the sum over the parts, written to grad_weight, which
-// is contiguous. What packing has added is left out. Bound by memory.
+// is channels_last or contiguous. What packing has added is left out. Bound by memory.
 template <class T>
 __global__ void __launch_bounds__(kElementThreads)
-    sum_wgmma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, const float* workspace, int parts,
-                           T* grad_weight) {
+    sum_wgmma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, bool channels_last, const float* workspace,
+                           int parts, T* grad_weight) {
   const int64_t channels = channels_per_group(plan.shape), i = thread_index();
   const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels;
   if (i >= count) return;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kElementThreads)
   if (to.c < 0) return;
   float sum = 0;
   for (int part = 0; part < parts; ++part) sum += workspace[part * count + i];
-  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, false);
+  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
   grad_weight[offset_of(strides, {at.n, to.c, to.r, to.s})] = static_cast<T>(sum);
 }
 
@@ -176,8 +176,9 @@ int64_t grad_weight_wgmma_workspace(const Conv2dShape& packed) {
   return extents_of(packed).parts * weight * int64_t{sizeof(float)};
 }
 
-void launch_grad_weight_wgmma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, const void* grad_output,
-                              const void* image, void* workspace, void* grad_weight, void* stream) {
+void launch_grad_weight_wgmma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+                              const void* grad_output, const void* image, void* workspace, void* grad_weight,
+                              void* stream) {
   const GradWeightExtents extents = extents_of(plan.shape);
   dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
@@ -187,7 +188,7 @@ void launch_grad_weight_wgmma(Dtype dtype, const Conv2dShape& shape, const Conv2
                                                              : launch_block<T, FlatBlock>;
       if (shape.n > 0) launch_rows(extents, plan.shape, grad_output, image, workspace, stream);
       const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
-      launch(sum_wgmma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan,
+      launch(sum_wgmma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last,
              static_cast<const float*>(workspace), shape.n > 0 ? extents.parts : 0, static_cast<T*>(grad_weight));
     }
   });

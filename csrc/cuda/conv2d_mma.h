@@ -22,11 +22,11 @@ void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const voi
 // Whether the library has machine code of the kernels that use wgmma.
 bool compiled_for_wgmma();
 
-// grad_weight is contiguous.
+// grad_weight is channels_last if `weight_last`, else contiguous.
 int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
-                                   const void* grad_output, const void* input, void* workspace, void* grad_weight,
-                                   void* stream);
+                                   bool weight_last, const void* grad_output, const void* input, void* workspace,
+                                   void* grad_weight, void* stream);
 
 }  // extern "C"
 }  // namespace tmc

@@ -64,8 +64,8 @@ void fuse(const ConvActPool2dShape& shape, const StagePlan& plan, const Tensor& 
   const Dtype dtype = dtype_of(input);
   const bool operands_last = channels_last || !plan.conv.packing.needed;
   const Tensor image = aligned(dense(input, operands_last)), matrix = aligned(dense(weight, operands_last));
-  if (bias) bias = torch::stable::contiguous(*bias);
-  Tensor workspace = empty_vector(input, conv2d_mma_workspace(dtype, plan.conv), ScalarType::Byte);
+  if (bias && !bias->is_contiguous()) bias = torch::stable::contiguous(*bias);
+  Tensor workspace = empty_bytes(input, conv2d_mma_workspace(dtype, plan.conv));
   const auto data_or_null = [](Tensor& tensor) { return tensor.numel() > 0 ? tensor.mutable_data_ptr() : nullptr; };
   launch_conv_act_pool2d_mma(dtype, shape, plan, operands_last, image.const_data_ptr(), matrix.const_data_ptr(),
                              bias ? bias->const_data_ptr() : nullptr, workspace.mutable_data_ptr(),
@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   const auto convolved = [&](const Tensor& images) {
     return conv2d_cuda(images, weight, bias, stride, padding, dilation, groups, precision);
   };
-  Tensor nothing = empty_vector(input, 0, input.scalar_type());
+  Tensor nothing = empty_list(input, 0);
   if (shape.pooling == Pooling::none) {
     Tensor output = convolved(input);
     activate(shape, output);
@@ -120,7 +120,15 @@ std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& we
   const Precision checked_precision = check_precision("conv_act_pool2d_algorithm", precision);
   const DeviceGuard guard(input.get_device_index());
   const bool keeps_map = keep_activated && activates_map(shape);
-  return describe(plan_stage(dtype_of(input), shape, checked_precision, keeps_map, device_of(input)));
+  const Dtype dtype = dtype_of(input);
+  const Conv2dDevice device = device_of(input);
+  const StagePlan plan = plan_stage(dtype, shape, checked_precision, keeps_map, device);
+  const Conv2dPlan conv = plan.fused ? plan.conv : plan_conv2d(dtype, shape.conv, checked_precision, device);
+  const bool has_map = !plan.fused && !keeps_map && shape.pooling != Pooling::none;
+  const int64_t map =
+      shape.conv.n * shape.conv.k * shape.conv.p * shape.conv.q * static_cast<int64_t>(input.element_size());
+  return describe(plan) + "; scratch memory: " + std::to_string(forward_scratch(dtype, conv) + (has_map ? map : 0)) +
+         " bytes";
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
@@ -143,9 +151,9 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
 
   const DeviceGuard guard(grad_output.get_device_index());
   void* const stream = current_stream(grad_output);
-  const Tensor nothing = empty_vector(grad_output, 0, grad_output.scalar_type());
+  const Tensor nothing = empty_list(grad_output, 0);
   Tensor map_gradient = empty_nchw(grad_output, conv.n, conv.k, conv.p, conv.q, true);
-  Tensor grad_bias = want_bias ? empty_vector(grad_output, conv.k, grad_output.scalar_type()) : nothing;
+  Tensor grad_bias = want_bias ? empty_list(grad_output, conv.k) : nothing;
   if (map_gradient.numel() == 0) {
     torch::stable::zero_(grad_bias);
   } else {
@@ -156,8 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
     const Tensor gradient = aligned(dense(grad_output, true));
     if (activated) activated = aligned(dense(*activated, true));
     if (winners) winners = aligned(dense(*winners, true));
-    Tensor workspace = empty_vector(grad_output, want_bias ? conv_act_pool2d_map_gradient_workspace(dtype, shape) : 0,
-                                    ScalarType::Byte);
+    Tensor workspace = empty_bytes(grad_output, want_bias ? conv_act_pool2d_map_gradient_workspace(dtype, shape) : 0);
     launch_conv_act_pool2d_map_gradient(
         dtype, shape, gradient.const_data_ptr(), activated ? activated->const_data_ptr() : nullptr,
         winners ? winners->const_data_ptr() : nullptr, workspace.mutable_data_ptr(), map_gradient.mutable_data_ptr(),
@@ -171,8 +178,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
         conv2d_grad_input_cuda(map_gradient, *weight, IntList(size, 2), stride, padding, dilation, groups, precision),
         channels_last);
   if (want_weight)
-    grad_weight = conv2d_grad_weight_cuda(map_gradient, *input, IntList(kernel_size, 2), stride, padding, dilation,
-                                          groups, precision);
+    grad_weight = conv2d_grad_weight_in(is_channels_last(grad_output) || is_channels_last(*input), map_gradient, *input,
+                                        IntList(kernel_size, 2), stride, padding, dilation, groups, precision);
   return {grad_input, grad_weight, grad_bias};
 }
 

@@ -50,9 +50,10 @@ inline Tensor aligned(const Tensor& tensor) {
   return is_aligned ? tensor : torch::stable::clone(tensor);
 }
 
-// A new uninitialised tensor [count] beside `like`.
-inline Tensor empty_vector(const Tensor& like, int64_t count, ScalarType dtype) {
-  return torch::stable::empty(IntList(&count, 1), dtype, std::nullopt, like.device());
+// Scratch memory beside `like`, from torch's allocator: of the current stream, and of a CUDA graph while one is
+// captured.
+inline Tensor empty_bytes(const Tensor& like, int64_t bytes) {
+  return empty_list(like, bytes, ScalarType::Byte);
 }
 
 }  // namespace tmc

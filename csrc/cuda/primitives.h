@@ -141,6 +141,7 @@ __device__ __forceinline__ float round_to_tf32(float value) {
 #include "emulated_tensor_cores.h"
 #include "emulated_types.h"
 #include "fibers.h"
+#include "recorder.h"
 
 namespace tmc {
 
@@ -158,13 +159,15 @@ inline float approximate_reciprocal(float x) {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, void*, Arguments&&... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, void* stream, Arguments&&... arguments) {
+  recorder::launched(stream);
   fibers::run_grid(grid, threads, 0, [&] { kernel(arguments...); });
 }
 
 template <class... Parameters, class... Arguments>
-void launch_with_shared_memory(void (*kernel)(Parameters...), dim3 grid, unsigned threads, int bytes, void*,
+void launch_with_shared_memory(void (*kernel)(Parameters...), dim3 grid, unsigned threads, int bytes, void* stream,
                                Arguments&&... arguments) {
+  recorder::launched(stream);
   fibers::run_grid(grid, threads, bytes, [&] { kernel(arguments...); });
 }
 

@@ -10,7 +10,7 @@ namespace {
 Tensor sigmoid_cuda(Tensor input) {
   check_floating("sigmoid", "input", input);
   const DeviceGuard guard(input.get_device_index());
-  Tensor output = torch::stable::empty_like(input);
+  Tensor output = empty_as(input);
   if (output.numel() == 0) return output;
   const Tensor source = ordered_as(input, output);
   launch_sigmoid(dtype_of(source), source.const_data_ptr(), output.mutable_data_ptr(), output.numel(),
@@ -24,7 +24,7 @@ Tensor sigmoid_grad_input_cuda(Tensor grad_output, Tensor output) {
   check_floating("sigmoid_grad_input", "output", output);
   check_like("sigmoid_grad_input", "grad_output", grad_output, "output", output);
   const DeviceGuard guard(output.get_device_index());
-  Tensor grad_input = torch::stable::empty_like(output);
+  Tensor grad_input = empty_as(output);
   if (grad_input.numel() == 0) return grad_input;
   const Tensor gradient = ordered_as(grad_output, grad_input), value = ordered_as(output, grad_input);
   launch_sigmoid_grad_input(dtype_of(value), gradient.const_data_ptr(), value.const_data_ptr(),

@@ -8,6 +8,7 @@
 #include <source_location>
 
 #include "emulated_tensor_cores.h"
+#include "recorder.h"
 
 #define __grid_constant__
 
@@ -22,8 +23,9 @@ inline int multiprocessors() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_on_hopper(void (*kernel)(Parameters...), dim3 grid, unsigned threads, int bytes, void*,
+void launch_on_hopper(void (*kernel)(Parameters...), dim3 grid, unsigned threads, int bytes, void* stream,
                       Arguments&&... arguments) {
+  recorder::launched(stream);
   constexpr std::size_t kMostBytes = 227 << 10;
   fibers::run_grid(grid, threads, bytes, [&] { kernel(arguments...); }, kMostBytes);
 }

@@ -52,7 +52,7 @@ def compile_and_link(name, sources, flags=(), libraries=()):
 @functools.cache
 def build_kernels():
     """The harness and every kernel file, compiled as C++."""
-    machine = [HARNESS / "fibers.cpp", HARNESS / "emulated_hopper.cpp"]
+    machine = [HARNESS / "fibers.cpp", HARNESS / "emulated_hopper.cpp", HARNESS / "recorder.cpp"]
     sources = [*machine, *sorted(HARNESS.glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cu"))]
     return compile_and_link("kernels", sources, INCLUDES)
 
@@ -60,7 +60,7 @@ def build_kernels():
 @functools.cache
 def build_wide_pools():
     """The pooling kernels, choosing as they do for tensors beyond 32-bit indices."""
-    sources = [HARNESS / "fibers.cpp", *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
+    sources = [HARNESS / "fibers.cpp", HARNESS / "recorder.cpp", *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
     return compile_and_link("wide_pools", sources, [*INCLUDES, "-DTMC_POOL_NARROW_LIMIT=1"])
 
 
@@ -72,7 +72,7 @@ def load_entry_points():
     flags = [*INCLUDES, f"-I{package / 'include'}", "-include", "torch_on_cpu.h", "-DUSE_CUDA"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # as in setup.py
     # -Bsymbolic: ours before torch's own functions of the same name.
-    libraries = [build_kernels(), f"-L{package / 'lib'}", "-lc10", "-ltorch_cpu", "-Wl,-Bsymbolic"]
+    libraries = [build_kernels(), f"-L{package / 'lib'}", "-lc10", "-ltorch_cpu", "-ldl", "-Wl,-Bsymbolic"]
     torch.ops.load_library(str(compile_and_link("entry_points", sources, flags, libraries)))
     return torch.ops.tmc_cuda_on_cpu
 
@@ -189,13 +189,14 @@ class Kernels:
         return grad_input
 
     def conv2d_grad_weight(self, conv, channels_last, grad_output, input):
-        grad_weight = poisoned(conv.sizes[1], input.dtype)
+        grad_weight = poisoned(conv.sizes[1], input.dtype, channels_last)
         parts = self.library.conv2d_grad_weight_parts(conv.struct())
         workspace = poisoned((parts, grad_weight.numel()), accumulation_dtype(input.dtype))
-        operands = dense(grad_output, channels_last), dense(input, channels_last)
-        self.call(
-            "launch_conv2d_grad_weight", input.dtype, conv, channels_last, *operands, workspace, grad_weight, None
+        layouts, operands = (
+            (channels_last, channels_last),
+            (dense(grad_output, channels_last), dense(input, channels_last)),
         )
+        self.call("launch_conv2d_grad_weight", input.dtype, conv, *layouts, *operands, workspace, grad_weight, None)
         return grad_weight
 
     def conv2d_grad_bias(self, channels_last, grad_output):

@@ -96,7 +96,7 @@ def _algorithm(problem, settings):
     form = torch.contiguous_format if settings.device == "cpu" else torch.channels_last  # what is faster there
     operands = (
         torch.empty(shape, dtype=settings.torch_dtype, device=settings.device, memory_format=form)
-        for shape in ((1, layer.c, layer.h, layer.w), (layer.k, layer.c // layer.groups, layer.r, layer.s))
+        for shape in ((problem.images, layer.c, layer.h, layer.w), (layer.k, layer.c // layer.groups, layer.r, layer.s))
     )
     chosen = conv2d_algorithms(*operands, layer.stride, layer.padding, layer.dilation, layer.groups)
     return chosen[problem.what]

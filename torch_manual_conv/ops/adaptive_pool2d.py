@@ -151,7 +151,8 @@ def _adaptive_max_pool2d_grad_input_fake(grad_output, winners, input_size):
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_output(op, "winners", winners, grad_output.shape)
     _check_winners(op, winners, input_size)
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+    channels_last = is_channels_last(grad_output) or is_channels_last(winners)
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
 def _adaptive_max_pool2d_select_fake(input, winners):

@@ -212,7 +212,8 @@ def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
         As conv2d; only shapes, dtype and device of input and weight matter (torch.empty will do).
     Returns:
         {"forward": (name, reason), "grad_input": ..., "grad_weight": ...}. The choice depends on the shape of one
-        sample, never on the batch size or the number of threads.
+        sample, never on the batch size or the number of threads. On CUDA the reason ends with the bytes of scratch
+        memory that this batch takes.
     Raises:
         RuntimeError, TypeError: as conv2d.
     """

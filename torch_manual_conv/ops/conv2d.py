@@ -231,7 +231,7 @@ def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, d
     shape = (grad_output.size(1), input.size(1) // groups, *kernel_size)
     output = output_shape(op, input.shape, shape, stride, padding, dilation, groups)
     check_fake_output(op, "grad_output", grad_output, output)
-    return empty_nchw(input, shape, channels_last=False)
+    return empty_nchw(input, shape, is_channels_last(grad_output) or is_channels_last(input))
 
 
 def _conv2d_grad_bias_fake(grad_output):

@@ -202,10 +202,13 @@ def _conv_act_pool2d_gradients_fake(
     check_fake_floating(op, "grad_output", grad_output)
     _, shape = check_arguments(op, input_size, weight_size, Stage(*stage))
     check_fake_output(op, "grad_output", grad_output, shape)
-    channels_last = is_channels_last(grad_output) or (weight is not None and is_channels_last(weight))
+    input_last, weight_last = (
+        is_channels_last(grad_output) or (partner is not None and is_channels_last(partner))
+        for partner in (weight, input)
+    )
     return (
-        empty_nchw(grad_output, input_size, channels_last) if want_input else grad_output.new_empty((0,)),
-        empty_nchw(grad_output, weight_size, False) if want_weight else grad_output.new_empty((0,)),
+        empty_nchw(grad_output, input_size, input_last) if want_input else grad_output.new_empty((0,)),
+        empty_nchw(grad_output, weight_size, weight_last) if want_weight else grad_output.new_empty((0,)),
         grad_output.new_empty((weight_size[0],) if want_bias else (0,)),
     )
 

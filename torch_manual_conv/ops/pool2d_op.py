@@ -182,7 +182,8 @@ def _max_pool2d_grad_input_fake(grad_output, winners, input_size, *window):
     _check_output(op, "grad_output", grad_output, input_size, *window)
     check_fake_output(op, "winners", winners, grad_output.shape)
     check_fake_winners(op, winners, window[0][0] * window[0][1])
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+    channels_last = is_channels_last(grad_output) or is_channels_last(winners)
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
 def _max_pool2d_select_fake(input, winners, *window):
