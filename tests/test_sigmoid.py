@@ -27,6 +27,47 @@ def test_tails(dtype, device):
     check_values(F.sigmoid, torch.sigmoid, [x.to(device, dtype)], trusted=False)
 
 
+def units_off(x):
+    """The error of sigmoid(x), in units of the exact result's last place."""
+    exact = torch.sigmoid(x.double())
+    info = torch.finfo(x.dtype)
+    unit = torch.exp2(torch.floor(torch.log2(exact))) * info.eps
+    return ((F.sigmoid(x) - exact).abs() / unit.clamp(min=info.smallest_normal * info.eps))[~x.isnan()]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_every_half_is_rounded_to_nearest(half):
+    """All 65536 of them. Half a unit would be perfect; eq. 31 leaves 2^-18.5 of the value, a hundredth of a unit."""
+    x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16).view(half)
+    assert units_off(x).max() < 0.51
+    assert torch.equal(F.sigmoid(x).isnan(), x.isnan())
+
+
+def test_float_within_two_units():
+    """Of every exponent and sign, values at a prime distance: down to subnormal results, up to infinity."""
+    x = torch.arange(-(1 << 31), 1 << 31, 5003).to(torch.int32).view(torch.float32)
+    assert units_off(x).max() < 1.7
+    assert torch.equal(F.sigmoid(x).isnan(), x.isnan())
+
+
+@pytest.mark.parametrize("size", [1 << 20, (2 << 20) + 4099], ids=["small", "large"])
+def test_same_bits_for_any_threads_and_place(dtype, size):
+    """An element's bits come from itself: not from a thread's share, nor from the way that its result is written."""
+    few = torch.randn(4099, generator=torch.manual_seed(0)).to(dtype)
+    many, grad = few.repeat(-(-size // 4099))[:size], few.flip(0).repeat(-(-size // 4099))[:size]
+    y, grad_few = F.sigmoid(few), torch.ops.tmc.sigmoid_grad_input(few.flip(0), F.sigmoid(few))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            outputs = F.sigmoid(many)
+            assert torch.equal(outputs, y.repeat(-(-size // 4099))[:size])
+            grads = torch.ops.tmc.sigmoid_grad_input(grad, outputs)
+            assert torch.equal(grads, grad_few.repeat(-(-size // 4099))[:size])
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_saves_only_its_output(device):
     x = torch.randn(5, 7, device=device, requires_grad=True)
     (saved,) = saved_tensors(lambda: F.sigmoid(x))

@@ -13,9 +13,10 @@ namespace tmc {
 namespace {
 
 struct Sigmoid {
-  template <class Real>
+  static constexpr Ties kTies = Ties::up;
+  template <class T, class Real>
   static Lanes<Real> value(Lanes<Real> z) {
-    return sigmoid_of<Real>(z);
+    return sigmoid_of<T>(z);
   }
   template <class Real>
   static Lanes<Real> gradient(Lanes<Real> grad_output, Lanes<Real> o) {
@@ -25,7 +26,8 @@ struct Sigmoid {
 
 // NaN passes, in both directions, as in torch.
 struct Relu {
-  template <class Real>
+  static constexpr Ties kTies = Ties::to_even;
+  template <class T, class Real>
   static Lanes<Real> value(Lanes<Real> z) {
     return z <= 0 ? Lanes<Real>{} : z;
   }
@@ -54,13 +56,14 @@ struct TanhSeries {
 
 // With e = exp(-2 |z|), tanh |z| = (1 - e) / (1 + e) = 1 - 2 e / (1 + e), which cancels near zero: there, the series.
 struct Tanh {
-  template <class Real>
+  static constexpr Ties kTies = Ties::to_even;
+  template <class T, class Real>
   static Lanes<Real> value(Lanes<Real> z) {
     constexpr TanhSeries<Real> kSeries;
     const Lanes<Real> square = z * z;
     Lanes<Real> sum = Lanes<Real>{} + kSeries.terms[kSeries.kTerms - 1];
     for (int n = kSeries.kTerms - 2; n >= 0; --n) sum = sum * square + kSeries.terms[n];
-    const Lanes<Real> magnitude = z < 0 ? -z : z, e = exp_of_negative<Real>(-2 * magnitude);
+    const Lanes<Real> magnitude = z < 0 ? -z : z, e = exp_for<T>(-2 * magnitude);
     const Lanes<Real> far = 1 - 2 * e / (1 + e);
     return magnitude < Real(0.5) ? z * sum : z < 0 ? -far : far;
   }
@@ -73,22 +76,20 @@ struct Tanh {
 template <class Function, class T>
 KERNEL void activate_range(void* values, int64_t begin, int64_t end) {
   using Real = accumulate_t<T>;
-  T* z = static_cast<T*>(values);
-  for_vectors<Real>(begin, end, [=](int64_t i, int64_t count) {
-    store(Function::template value<Real>(load(z + i, count)), z + i, count);
-  });
+  T* z = static_cast<T*>(values) + begin;
+  map_elements<Function::kTies>(
+      false, end - begin, [](Lanes<Real> x) { return Function::template value<T, Real>(x); }, z,
+      static_cast<const T*>(z));
 }
 
 template <class Function, class T>
 KERNEL void activation_gradient_range(const void* grad_output, const void* activated, void* result, int64_t begin,
                                       int64_t end) {
   using Real = accumulate_t<T>;
-  const T* g = static_cast<const T*>(grad_output);
-  const T* o = static_cast<const T*>(activated);
-  T* to = static_cast<T*>(result);
-  for_vectors<Real>(begin, end, [=](int64_t i, int64_t count) {
-    store(Function::template gradient<Real>(load(g + i, count), load(o + i, count)), to + i, count);
-  });
+  map_elements<Ties::to_even>(
+      false, end - begin, [](Lanes<Real> g, Lanes<Real> o) { return Function::template gradient<Real>(g, o); },
+      static_cast<T*>(result) + begin, static_cast<const T*>(grad_output) + begin,
+      static_cast<const T*>(activated) + begin);
 }
 
 template <class Function, class T>

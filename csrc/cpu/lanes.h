@@ -195,26 +195,24 @@ inline void store(Lanes<accumulate_t<T>> values, T* to, int64_t count = kLanes<a
 
 // Past the caches, for results that do not fit there: an ordinary store first reads the line that it writes to. `to` is
 // aligned to the vector; other threads see it after finish_streaming().
+template <class V>
+inline void stream_raw(const V& values, void* to) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(to), bits_as<__m512i>(values));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(static_cast<__m256i*>(to), bits_as<__m256i>(values));
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(to), bits_as<__m128i>(values));
+#endif
+  __builtin_memcpy(to, &values, sizeof(values));
+}
 template <class T>
 inline void stream(Lanes<accumulate_t<T>> values, T* to) {
-#if defined(__AVX__)
   if constexpr (sizeof(T) == 2) {
-    const auto halves = narrow_lanes(values, T{});
-    if constexpr (sizeof(halves) == 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits_as<__m256i>(halves));
-    } else {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to), bits_as<__m128i>(halves));
-    }
+    stream_raw(narrow_lanes(values, T{}), to);
   } else {
-#if defined(__AVX512F__)
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bits_as<__m512i>(values));
-#else
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits_as<__m256i>(values));
-#endif
+    stream_raw(values, to);
   }
-#else
-  store(values, to);
-#endif
 }
 inline void finish_streaming() {
 #if defined(__AVX__)

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "pool2d_plan.h"
+#include "tasks.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -13,9 +14,6 @@ namespace tmc {
 constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 // What rows cost to split pays off from these lengths of a phase on, measured on Zen 5 with AVX-512.
 constexpr int64_t kLeastPhase = 24, kLeastPhaseGradient = 12;
-// A result that is larger leaves no room for itself in caches of 32 MB: lines are then not worth reading before they
-// are written. From 18 MB on, streaming takes 0.7 to 0.8 of the time (Zen 5).
-constexpr int64_t kStreamedBytes = 16 << 20;
 // A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
 // where that many windows cover one, or where there is but one output for so many positions.
 constexpr int64_t kMostGathered = 64, kMostPositions = 16;
@@ -60,8 +58,7 @@ inline int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
     plan.block_rows = halved(plan.block_rows);
   const int64_t bytes_of_pixel = plan.shape.c * element_bytes;
   plan.streams = plan.gradient && plan.channels_last && bytes_of_pixel % 64 == 0 &&
-                 reinterpret_cast<uintptr_t>(plan.result) % 64 == 0 &&
-                 plan.planes * plan.shape.h.in * plan.shape.w.in * bytes_of_pixel >= kStreamedBytes;
+                 is_streamed(plan.result, plan.planes * plan.shape.h.in * plan.shape.w.in * bytes_of_pixel);
   return direct_scratch_bytes(plan, element_bytes);
 }
 

@@ -1,14 +1,18 @@
 // Sigmoid on the CPU: the operators, as flat passes over dense memory.
 #include "sigmoid.h"
 
+#include <algorithm>
+
 #include "isa.h"
 #include "sigmoid_plan.h"
+#include "tasks.h"
 #include "tensor.h"
 
 namespace tmc {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
+constexpr int64_t kBlock = 1024;  // elements: ranges begin at whole cache lines
+constexpr int64_t kGrain = 32;    // blocks a thread should have: as many elements as at::internal::GRAIN_SIZE
 
 const SigmoidKernels& kernels() {
 #if defined(__x86_64__)
@@ -27,6 +31,13 @@ const SigmoidLoops& loops_for(ScalarType dtype) {
   }
 }
 
+// body(begin, end) for ranges that cover [0, size), in parallel.
+template <class F>
+void for_ranges(int64_t size, F body) {
+  torch::stable::parallel_for(0, ceil_div(size, kBlock), kGrain,
+                              [&](int64_t begin, int64_t end) { body(begin * kBlock, std::min(end * kBlock, size)); });
+}
+
 Tensor sigmoid_cpu(Tensor input) {
   check_floating("sigmoid", "input", input);
   Tensor output = empty_as(input);
@@ -34,8 +45,8 @@ Tensor sigmoid_cpu(Tensor input) {
   const SigmoidLoops& loops = loops_for(input.scalar_type());
   const void* from = source.const_data_ptr();
   void* to = output.mutable_data_ptr();
-  torch::stable::parallel_for(0, output.numel(), kGrain,
-                              [&](int64_t begin, int64_t end) { loops.output(from, to, begin, end); });
+  const bool streams = is_streamed(to, output.numel() * output.element_size());
+  for_ranges(output.numel(), [&](int64_t begin, int64_t end) { loops.output(from, to, begin, end, streams); });
   return output;
 }
 
@@ -49,8 +60,8 @@ Tensor sigmoid_grad_input_cpu(Tensor grad_output, Tensor output) {
   const void* dy = gradient.const_data_ptr();
   const void* y = value.const_data_ptr();
   void* dx = grad_input.mutable_data_ptr();
-  torch::stable::parallel_for(0, grad_input.numel(), kGrain,
-                              [&](int64_t begin, int64_t end) { loops.grad_input(dy, y, dx, begin, end); });
+  const bool streams = is_streamed(dx, grad_input.numel() * grad_input.element_size());
+  for_ranges(grad_input.numel(), [&](int64_t begin, int64_t end) { loops.grad_input(dy, y, dx, begin, end, streams); });
   return grad_input;
 }
 

@@ -25,4 +25,13 @@ inline int64_t workers_for(int64_t tasks) {
   return std::max<int64_t>(1, std::min<int64_t>(tasks, torch::stable::get_num_threads()));
 }
 
+// Whether a result is better written past the caches, which needs whole aligned cache lines. Beside what it is made
+// from, a larger one finds no room in caches of 32 MB, and lines that it would evict are not worth reading before they
+// are written: sigmoid's gradient then takes 0.65 of the time, or 0.85 together with a copy that reads its result next;
+// from 6 MB down, that copy loses what the gradient gains (Zen 5, 32 MB of L3).
+constexpr int64_t kStreamedBytes = 7 << 20;
+inline bool is_streamed(const void* result, int64_t bytes) {
+  return bytes >= kStreamedBytes && reinterpret_cast<uintptr_t>(result) % 64 == 0;
+}
+
 }  // namespace tmc
