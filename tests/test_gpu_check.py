@@ -29,14 +29,18 @@ def run(*arguments):
 
 
 def test_dry_run_of_every_part_that_measures():
-    measuring = ["machine", "bits", "sanitizer", "layers", "pools", "stages", "steps"]
+    measuring = ["machine", "bits", "graphs", "sanitizer", "layers", "pools", "stages", "steps", "batches"]
     done = run("--dry-run", "--only", *measuring)
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = done.stdout.splitlines()[-20:]
+    summary = done.stdout.splitlines()[-25:]
     for part in measuring:
         assert any(line.split()[:2] == [part, "passed"] for line in summary), done.stdout
     assert any(line.startswith("bits: 40 cases, 2 repeats") and "0 differ" in line for line in summary)
-    assert sum("x torch, geometric mean of 1" in line for line in summary) == 4  # layers, pools, stages, steps
+    assert "graphs: 40 cases replayed with other numbers: 0 differ or wait" in summary
+    assert "graphs: 20 cases beside a busy stream: 0 differ or wait" in summary
+    assert sum(line.startswith("largest batch in 24 GB: AlexNet") for line in summary) == 3
+    eager = [line for line in summary if "x torch, geometric mean of 1" in line and "CUDA graph" not in line]
+    assert len(eager) == 4  # layers, pools, stages, steps
 
 
 def test_without_a_gpu_it_says_so(modules, monkeypatch, capsys):
@@ -54,12 +58,12 @@ def test_unknown_part_is_rejected():
 
 def test_dry_run_writes_tables(modules, monkeypatch, tmp_path):
     main, _, _ = modules
-    options = main.build_parser().parse_args(["--dry-run", "--only", "machine", "layers", "pools"])
+    options = main.build_parser().parse_args(["--dry-run", "--only", "machine", "layers", "pools", "stages"])
     found = main.check(options, "cpu", tmp_path)
     (path,) = tmp_path.glob("*.json")
-    assert json.loads(path.read_text()) == found and len(found["records"]) == 2
+    assert json.loads(path.read_text()) == found and len(found["records"]) == 3
     text = path.with_suffix(".md").read_text()
-    assert "No tables" not in text and "conv5" in text and "global 7" in text
+    assert "No tables" not in text and "conv5" in text and "global 7" in text and "CUDA graph, ours / torch" in text
 
 
 def test_tables_that_cannot_be_made_lose_no_numbers(modules, tmp_path, monkeypatch):
@@ -219,15 +223,21 @@ def test_wrong_results_are_named_in_the_summary(modules):
         "checks": [{"name": "sigmoid", "repeats": 100, "differ": 1, "same_in_any_batch": True}],
         "records": [{**record, "verified": True, "ratio": {"median": r}} for r in (1.0, 4.0)]
         + [{**record, "name": "avg", "verified": False}],
+        "captured": [{"name": "a", "same": True}, {"name": "b", "same": False}],
+        "streamed": [{"name": "c", "same": True, "independent": False}],
+        "batches": [{"name": "AlexNet", "gigabytes": 24, "largest": {"ours": 3072, "torch": 2048}}],
         "sanitized": [{"name": "memcheck", "cases": 60, "all": 80}],
         "failed": ["steps: full relu: OutOfMemoryError"],
         "skipped": ["layers: conv5", "layers: conv4"],
     }
     assert results.summary(found).splitlines() == [
         "bits: 1 cases, 100 repeats each and every batch size: 1 differ",
+        "graphs: 2 cases replayed with other numbers: 1 differ or wait, the first: b",
+        "graphs: 1 cases beside a busy stream: 1 differ or wait, the first: c",
         "memcheck: 60 of 80 cases",
         "pools, float32 highest, forward: 2.00 x torch, geometric mean of 2",
         "WRONG: pools avg forward",
+        "largest batch in 24 GB: AlexNet: ours 3072, torch 2048, x1.50",
         "failed: steps: full relu: OutOfMemoryError",
         "no time left for 2 cases, the first: layers: conv5",
     ]

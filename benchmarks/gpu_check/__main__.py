@@ -70,7 +70,7 @@ def gpu_is_there():
 def check(options, device, folder):
     """Runs the parts in their order and returns all that they found."""
     found = {"environment": {}, "parts": [], "checks": [], "peaks": [], "records": []}
-    found |= {"sanitized": [], "failed": [], "skipped": []}
+    found |= {"sanitized": [], "captured": [], "streamed": [], "batches": [], "failed": [], "skipped": []}
     wanted = [name for name in PARTS if name in (options.only or PARTS)]
     end = time.monotonic() + 60 * options.minutes
     for place, name in enumerate(wanted):

@@ -50,5 +50,5 @@ def results(name, operands):
     """Output, then the gradient of every operand, for a grad_output that any part of the batch would get too."""
     leaves = [t.detach().requires_grad_() for t in operands]
     output = CASES[name][0](*leaves)
-    row = torch.linspace(-1, 1, output[0].numel()).reshape(output[0].shape).to(output)
+    row = torch.linspace(-1, 1, output[0].numel(), device=output.device).reshape(output[0].shape).to(output.dtype)
     return output.detach(), *torch.autograd.grad(output, leaves, row.expand(output.shape))

@@ -8,7 +8,10 @@ import os
 import platform
 import sys
 import time
+from typing import NamedTuple
 
+import batches
+import capturing
 import cases
 import torch
 from running import LOST
@@ -111,6 +114,30 @@ def run_bits(device, tell, deadline, begin):
     return each(small_cases("bits", device, KINDS), begin, deadline, tell, compute)
 
 
+# ---- CUDA graphs, streams.
+
+
+def run_graphs(device, tell, deadline, begin):
+    """Each case captured and replayed with other numbers; the first ones also on another stream than the default."""
+    alone = set(small_cases("graphs", device, (BFLOAT16, STRICT), ("channels_last",)))
+
+    def compute(named):
+        name, case = named
+        operands, others = prepare(case), [t.flip(0) for t in prepare(case)]
+        same = capturing.replays(case[0], operands, others, device)
+        tell(captured={"name": name, "same": same})
+        if name in alone:
+            unchanged, independent = capturing.beside_a_busy_stream(case[0], operands, device)
+            tell(streamed={"name": name, "same": unchanged, "independent": independent})
+            same = same and unchanged and independent
+        if not same:
+            print(f"{name}: differs as a CUDA graph or on another stream", flush=True)
+        return same
+
+    wanted = small_cases("graphs", device, (BFLOAT16, STRICT, TENSOR))
+    return each({name: (name, case) for name, case in wanted.items()}, begin, deadline, tell, compute)
+
+
 def run_sanitizer(device, tell, deadline, begin):
     """Each case once, in as many kinds as there are main loops; compute-sanitizer watches."""
     done = []
@@ -128,9 +155,9 @@ def run_sanitizer(device, tell, deadline, begin):
     return passed and bool(done)
 
 
-def small_cases(part, device, kinds):
+def small_cases(part, device, kinds, layouts=tuple(cases.LAYOUTS)):
     """{what it is called: (name, settings, layout)}."""
-    product = itertools.product(cases.LAYOUTS, cases.CASES, kinds[:1] if device == "cpu" else kinds)
+    product = itertools.product(layouts, cases.CASES, kinds[:1] if device == "cpu" else kinds)
     return {
         f"{part}: {name}, {' '.join(kind)}, {layout}": (name, Settings(kind[0], device, 1, kind[1]), layout)
         for layout, name, kind in product
@@ -148,8 +175,8 @@ def prepare(case):
 
 def run_layers(device, tell, deadline, begin):
     layers = [Case("alexnet", layer.name, what) for layer in NETWORKS["alexnet"].layers for what in PASSES]
-    wanted = [(kind, case, 256, False) for kind in (BFLOAT16, STRICT, TENSOR) for case in layers]
-    wanted += [(BFLOAT16, case, 256, True) for case in layers]  # compiling takes long: last
+    wanted = [Row(kind, case) for kind in (BFLOAT16, STRICT, TENSOR) for case in layers]
+    wanted += [Row(BFLOAT16, case, compiled=True) for case in layers]  # compiling takes long: last
     return tables("layers", wanted, device, tell, deadline, begin)
 
 
@@ -159,54 +186,96 @@ def run_pools(device, tell, deadline, begin):
     both = ("forward", "grad_input")
     pools = [Case("pools", name, what) for name in names for what in both]
     sigmoids = [Case("sigmoid", name, what) for name in SIGMOIDS for what in both]
-    wanted = [(kind, case, 256, False) for kind in (BFLOAT16, STRICT) for case in (*pools[:2], *sigmoids, *pools[2:])]
+    wanted = [Row(kind, case) for kind in (BFLOAT16, STRICT) for case in (*pools[:2], *sigmoids, *pools[2:])]
     return tables("pools", wanted, device, tell, deadline, begin)
 
 
 def run_stages(device, tell, deadline, begin):
-    names = [f"{layer} {activation}" for activation in ("relu", "sigmoid") for layer in ("conv1", "conv5", "conv2")]
+    """In bfloat16 every way to run them; then in one kernel what conv2d would leave to wgmma: docs/gpu.md."""
+    names = [f"{layer} {activation}" for activation in ("relu", "sigmoid") for layer in ("conv1", "conv2", "conv5")]
     stages = [Case("stages", name, what) for name in names for what in ("forward", "forward + backward")]
-    wanted = [(kind, case, 256, kind == BFLOAT16) for kind in (BFLOAT16, STRICT, TENSOR) for case in stages]
+    wanted = [Row(BFLOAT16, case, compiled=True) for case in stages]
+    wanted += [Row(BFLOAT16, case, algorithm="tensor_cores") for case in stages[2:6]]
+    wanted += [Row(kind, case) for kind in (STRICT, TENSOR) for case in stages]
     return tables("stages", wanted, device, tell, deadline, begin)
 
 
 def run_steps(device, tell, deadline, begin):
-    full, features = (Case("step", f"{part} relu", "forward + backward") for part in ("full", "features"))
-    wanted = [(kind, full, batch, False) for batch in (256, 1024) for kind in (BFLOAT16, TENSOR, STRICT)]
-    wanted += [(BFLOAT16, full, 256, True), (BFLOAT16, full, 1024, True)]
-    wanted += [(TENSOR, full, 256, True), (STRICT, full, 256, True), (BFLOAT16, features, 256, True)]
+    full, features, sigmoid = (
+        Case("step", name, "forward + backward") for name in ("full relu", "features relu", "full sigmoid")
+    )
+    wanted = [Row(BFLOAT16, case, compiled=True) for case in (full, features)]
+    wanted += [Row(BFLOAT16, full, 1024, compiled=True), Row(BFLOAT16, sigmoid, compiled=True)]
+    wanted += [Row(kind, full, batch) for batch in (256, 1024) for kind in (TENSOR, STRICT)]
+    wanted += [Row(kind, case, compiled=True) for case in (full, features) for kind in (TENSOR, STRICT)]
     return tables("steps", wanted, device, tell, deadline, begin)
+
+
+def run_batches(device, tell, deadline, begin):
+    """The largest batch that a training step takes in so many gigabytes."""
+
+    def compute(case):
+        (dtype, precision), activation = case
+        settings = Settings(dtype, device, 1, precision)
+        settings.apply()
+        torch.backends.cudnn.benchmark = False  # it would try every algorithm's workspace for each batch
+        sizes = {side: batches.largest(side, settings, activation) for side in ("ours", "torch")}
+        name = f"AlexNet, {activation}, {dtype}"
+        tell(batch={"name": name, "gigabytes": batches.GIGABYTES, "largest": sizes})
+        print(f"{name}: {sizes}", flush=True)
+        return True
+
+    wanted = [(BFLOAT16, "relu"), (BFLOAT16, "sigmoid"), (TENSOR, "relu")]
+    return each({f"batches: {kind[0]} {act}": (kind, act) for kind, act in wanted}, begin, deadline, tell, compute)
 
 
 PASSES = ("forward", "grad_input", "grad_weight")
 DRY_BATCH = 1  # and of a dry run's tables the last case alone, which is the smallest
 
 
+class Row(NamedTuple):
+    """A row of a table; compiled: torch.compile is in it, and of stages and steps every other way (bench/ways.py)."""
+
+    kind: tuple  # dtype, precision
+    case: Case
+    batch: int = 256
+    compiled: bool = False
+    algorithm: str = ""  # that ours prefers
+
+    def about(self):
+        """What it differs in from rows of the bench's own tables."""
+        named = f", {self.algorithm} preferred" if self.algorithm else ""
+        return f", batch {self.batch}" + named + ", compiled" * self.compiled
+
+    def name(self, part):
+        return f"{part}: {self.case.name}, {self.case.what}, {' '.join(self.kind)}{self.about()}"
+
+
 def tables(part, wanted, device, tell, deadline, begin):
-    """Measures [((dtype, precision), case, batch, whether torch.compile is in the table)], as time allows."""
+    """Measures the rows, as time allows."""
     dry, facts = device == "cpu", environment(device)
 
-    def compute(wanted):
-        (dtype, precision), case, batch, compiled = wanted
-        settings = Settings(dtype, device, 1, precision, 1 if dry else 9, compiled and not dry)
+    def compute(row):
+        dtype, precision = row.kind
+        ways = part in ("stages", "steps") and (row.compiled or dry)
+        settings = Settings(dtype, device, 1, precision, 1 if dry else 9, row.compiled and not dry, ways)
         settings.apply()
+        torch.ops.tmc.prefer_conv2d_algorithm("" if dry else row.algorithm)
         try:
-            record = measure(case.problem(settings, DRY_BATCH if dry else batch), settings, facts, rates(device))
+            record = measure(
+                row.case.problem(settings, DRY_BATCH if dry else row.batch), settings, facts, rates(device)
+            )
         finally:
+            torch.ops.tmc.prefer_conv2d_algorithm("")
             if device == "cuda" and not gpu_is_lost():
                 torch.cuda.empty_cache()
-        # In a table of their own: those that differ in more than the bench's tables show.
-        record["group"] += f", batch {batch}" + ", with torch.compile" * compiled
+        record["group"] += row.about()  # in a table of its own
         tell(record=record)
-        show(named(wanted), record)
+        show(row.name(part), record)
         return record["verified"]
 
-    def named(wanted):
-        (dtype, precision), case, batch, compiled = wanted
-        return f"{part}: {case.name}, {case.what}, {dtype} {precision}, batch {batch}" + ", compiled" * compiled
-
     chosen = wanted[-1:] if dry else wanted
-    return each({named(one): one for one in chosen}, begin, deadline, tell, compute)
+    return each({row.name(part): row for row in chosen}, begin, deadline, tell, compute)
 
 
 @functools.cache

@@ -69,15 +69,17 @@ def sanitizer(device):
 
 
 PARTS = {
-    "library": Part(90, build, patience=280),  # without it all others are lost
+    "library": Part(75, build, patience=280),  # without it all others are lost
     "machine": Part(15, itself("machine")),
-    "tests": Part(110, tests, min(TEST_PROCESSES, os.cpu_count() or 1)),
-    "bits": Part(40, itself("bits")),
-    "sanitizer": Part(80, sanitizer, len(SANITIZERS), missing="compute-sanitizer was not found"),
-    "layers": Part(100, itself("layers")),
-    "pools": Part(45, itself("pools")),
-    "stages": Part(40, itself("stages")),
-    "steps": Part(80, itself("steps")),
+    "tests": Part(95, tests, min(TEST_PROCESSES, os.cpu_count() or 1)),
+    "bits": Part(35, itself("bits")),
+    "graphs": Part(25, itself("graphs")),
+    "sanitizer": Part(65, sanitizer, len(SANITIZERS), missing="compute-sanitizer was not found"),
+    "layers": Part(80, itself("layers")),
+    "pools": Part(35, itself("pools")),
+    "stages": Part(65, itself("stages")),
+    "steps": Part(95, itself("steps")),
+    "batches": Part(15, itself("batches")),
 }
 
 USES_A_KERNEL = "import torch, torch_manual_conv.functional as F; F.sigmoid(torch.zeros(1, device='{}')).cpu()"

@@ -20,7 +20,7 @@ def collect(found, folder):
             if kind == "environment":
                 found["environment"] = value
             elif kind != "lost":
-                found[{"check": "checks", "record": "records"}.get(kind, kind)].append(value)
+                found[{"check": "checks", "record": "records", "batch": "batches"}.get(kind, kind)].append(value)
 
 
 def write(found, folder):
@@ -51,7 +51,8 @@ def summary(found):
     for part in found["parts"]:
         verdict = "passed" if part["passed"] else "FAILED"
         lines.append(f"{part['name']:10}{verdict}  {part['seconds']:6.1f} s  {part['note']}".rstrip())
-    lines += bits(found["checks"]) + sanitized(found["sanitized"]) + speeds(found["records"])
+    lines += bits(found["checks"]) + graphs(found) + sanitized(found["sanitized"]) + speeds(found["records"])
+    lines += batches(found.get("batches", []))
     lines += [f"failed: {name}" for name in found["failed"][:MOST_FAILURES]]
     if len(found["failed"]) > MOST_FAILURES:
         lines.append(f"failed: {len(found['failed']) - MOST_FAILURES} more")
@@ -68,19 +69,43 @@ def bits(checks):
     return [f"bits: {len(checks)} cases, {repeats} repeats each and every batch size: {len(wrong)} differ"]
 
 
+def graphs(found):
+    lines = []
+    for kind, about in (("captured", "replayed with other numbers"), ("streamed", "beside a busy stream")):
+        told = found.get(kind, [])
+        wrong = [case["name"] for case in told if not (case["same"] and case.get("independent", True))]
+        if told:
+            first = f", the first: {wrong[0]}" if wrong else ""
+            lines.append(f"graphs: {len(told)} cases {about}: {len(wrong)} differ or wait{first}")
+    return lines
+
+
+def batches(sizes):
+    return [
+        f"largest batch in {size['gigabytes']} GB: {size['name']}: ours {size['largest']['ours']}, "
+        f"torch {size['largest']['torch']}, x{size['largest']['ours'] / size['largest']['torch']:.2f}"
+        for size in sizes
+    ]
+
+
 def sanitized(tools):
     return [f"{tool['name']}: {tool['cases']} of {tool['all']} cases" for tool in tools]
 
 
 def speeds(records):
-    """torch's time over ours, as the geometric mean of each group, dtype, precision and pass."""
+    """torch's time over ours, as the geometric mean of each group, dtype, precision, pass and way to run it."""
     from torch_manual_conv.bench.measure import geometric_mean
+    from torch_manual_conv.bench.ways import WAYS
 
     groups = {}
     for record in records:
         key = f"{record['group']}, {record['dtype']} {record['precision']}, {record['pass']}"
         if "ratio" in record:
             groups.setdefault(key, []).append(record["ratio"]["median"])
+        for way, (ours, torchs) in list(WAYS.items())[1:]:
+            seconds = record.get("seconds", {})
+            if ours in seconds and torchs in seconds:
+                groups.setdefault(f"{key}, {way}", []).append(seconds[torchs] / seconds[ours])
     lines = [
         f"{key}: {geometric_mean(ratios):.2f} x torch, geometric mean of {len(ratios)}"
         for key, ratios in groups.items()

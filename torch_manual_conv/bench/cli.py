@@ -44,7 +44,9 @@ def main(argv=None):
 
 def compare(options, results):
     for threads in options.threads:
-        settings = Settings("float32", options.device, threads, options.precision, options.rounds, options.compile)
+        settings = Settings(
+            "float32", options.device, threads, options.precision, options.rounds, options.compile, options.graphs
+        )
         settings.apply()
         rates = machine.peaks(options.device)
         results["peaks"].append({"threads": threads, "rates": rates})

@@ -70,7 +70,7 @@ def stage_problem(settings, group, name, batch, what):
         operations=(1 + sum(needs[:2])) * 2 * batch * layer.k * p * q * fan_in,
         needed=(1 + sum(needs[:2])) * 2 * batch * layer.k * layer.c * layer.taps(),
         images=batch,
-        compiled=lambda: partial(torch.compile(runs["torch"]), *last),
+        compiled=lambda side: partial(torch.compile(runs[side]), *last),
         keeps={side: partial(stage, *last) for side, stage in stages.items()} if with_gradients else {},
         parameters=last[1:3] if needs[0] else last[:3],
         chooses=True,
@@ -95,16 +95,21 @@ def step_problem(settings, group, name, batch, what):
     hidden = None if part == "full" else 16  # the linear layers are not part of it
     original = models.alexnet(CLASSES, dropout=0.0, activation=activation, layers="torch", hidden=hidden)
     original.to(settings.device)
-    run = _features if part == "features" else _full_step
+    run = _features if part == "features" else full_step
 
     def contestant(network, form=torch.contiguous_format):
         network.to(memory_format=form)
         optimizer = torch.optim.SGD(network.parameters(), **SGD) if part == "full" else None
-        return partial(run, network, images.contiguous(memory_format=form), labels, optimizer, settings.autocast())
+        own_images = images.contiguous(memory_format=form)
+        kept_anyway.append(own_images)
+        return partial(run, network, own_images, labels, optimizer, settings.autocast())
 
-    def compiled():
+    def compiled(side):
         network = copy.deepcopy(original)
+        if side == "ours":
+            convert(network, fuse=True)
         (network if part == "full" else network.features).compile()
+        kept_anyway.extend(network.parameters())
         return contestant(network, torch.channels_last)
 
     networks = {
@@ -112,6 +117,7 @@ def step_problem(settings, group, name, batch, what):
         for side in ("ours", "torch")
         for layout in LAYOUTS
     }
+    kept_anyway = [images, *(p for network in networks.values() for p in network.parameters())]
     forward = {side: partial(_loss, networks[side, "channels_last"], part) for side in ("ours", "torch")}
     exact = copy.deepcopy(original).double()
     return Problem(
@@ -129,7 +135,7 @@ def step_problem(settings, group, name, batch, what):
         images=batch,
         compiled=compiled,
         keeps={side: partial(loss, images, labels, settings.autocast()) for side, loss in forward.items()},
-        parameters=(images, *(p for network in networks.values() for p in network.parameters())),
+        parameters=kept_anyway,
         chooses=True,
         records_graph=True,
     )
@@ -154,7 +160,7 @@ def _features(network, images, labels, optimizer, autocast=NO_AUTOCAST):
     return loss.detach(), *torch.autograd.grad(loss, list(network.features.parameters()))
 
 
-def _full_step(network, images, labels, optimizer, autocast=NO_AUTOCAST):
+def full_step(network, images, labels, optimizer, autocast=NO_AUTOCAST):
     network.zero_grad(set_to_none=True)
     loss = _loss(network, "full", images, labels, autocast)
     loss.backward()

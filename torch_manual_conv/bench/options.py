@@ -83,6 +83,7 @@ def build_parser():
                      help="of float32: torch.set_float32_matmul_precision; default: highest")  # fmt: skip
     how.add_argument("--rounds", type=at_least(1), default=9, help="turns of each contestant; default: 9")
     how.add_argument("--compile", action="store_true", help="also torch.compile (takes a compiler, and a while)")
+    how.add_argument("--graphs", action="store_true", help="also as CUDA graphs and, with --compile, ours compiled")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     how.add_argument("--isa", help="base, avx2, avx512, ...: CPU kernels to use; default: the best (TMC_CPU_ISA)")
     how.add_argument("--scaling", action="store_true", help="time an image by batch, image size and threads instead")
@@ -113,6 +114,8 @@ def parse(argv):
         parser.error(f"--threads: must be at most the {cores} cores of this process, got {max(options.threads)}")
     if options.device == "cuda" and not cuda_state()[0]:
         parser.error(f"--device cuda: {cuda_state()[1]}")
+    if options.graphs and options.device != "cuda":
+        parser.error("--graphs: needs --device cuda")
     _check_memory(parser, options)
     check_file(parser, "json", options.json)
     check_file(parser, "markdown", options.markdown)

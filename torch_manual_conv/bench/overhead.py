@@ -49,7 +49,9 @@ def overhead_problem(settings, group, name, batch, what):
         },
         reference=partial(run, theirs, *wide),
         images=batch,
-        compiled=lambda: partial(torch.compile(partial(run, theirs)), *operands["channels_last"]),
+        compiled=lambda side: partial(
+            torch.compile(partial(run, ours if side == "ours" else theirs)), *operands["channels_last"]
+        ),
         chooses=True,
         records_graph=with_gradients,
     )

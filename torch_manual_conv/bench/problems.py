@@ -36,10 +36,10 @@ class Problem:
     """Bytes that must be read and written: each operand and result once; 0 where that is no bound."""
     images: int = 0
     compiled: object = None
-    """A function that returns torch.compile's contestant: compiling takes a while, so only on demand."""
+    """A function of 'ours' or 'torch' that returns it through torch.compile: that takes a while, so only on demand."""
     keeps: dict = field(default_factory=dict)
     """{'ours': function, 'torch': function} that record a graph: what autograd saves is counted."""
-    parameters: tuple = ()
+    parameters: tuple | list = ()
     """Tensors that are kept anyway."""
     layer: object = None
     """The convolution, for those who want to know which algorithm runs."""
@@ -59,7 +59,7 @@ def between(ours, theirs, operands):
     return {
         "calls": calls,
         "reference": partial(theirs, *wide),
-        "compiled": lambda: partial(torch.compile(theirs), *operands["channels_last"]),
+        "compiled": lambda side: partial(torch.compile(ours if side == "ours" else theirs), *operands["channels_last"]),
     }
 
 

@@ -11,8 +11,9 @@ from ..memory.ledger import saved_bytes
 from ..memory.peak import peak_bytes
 from . import machine
 from .measure import alternate, clock_name, ratio
+from .problems import LAYOUTS
+from .ways import COMPILED, OURS_COMPILED, as_graphs
 
-COMPILED = "torch.compile"
 TORCH_FACTOR = 2  # ours may be off by twice torch's own error, as in torch_manual_conv.verify, or by one rounding
 ROUNDING = {"highest": 2.0**-23, "high": 2.0**-16, "medium": 2.0**-8}  # of float32's operands, by precision
 # A winner chosen between two values that rounding cannot tell apart moves a whole gradient. In a batch of AlexNet that
@@ -30,6 +31,8 @@ class Settings:
     precision: str = "highest"
     rounds: int = 9
     compile: bool = False
+    ways: bool = False
+    """Ours through torch.compile as well, and CUDA graphs (ways.py)."""
 
     @property
     def torch_dtype(self):
@@ -68,16 +71,20 @@ def measure(problem, settings, environment, rates):
         "bytes_moved": problem.moved,
     }
     if problem.layer is not None:
-        record["algorithm"] = _algorithm(problem, settings)
+        record["algorithm"], record["scratch_bytes"] = _algorithm(problem, settings)
     with torch.set_grad_enabled(problem.records_graph):
         calls = dict(problem.calls)
         if settings.compile:
-            calls[COMPILED] = problem.compiled()
+            calls[COMPILED] = problem.compiled("torch")
+        if settings.ways and settings.compile:
+            calls[OURS_COMPILED] = problem.compiled("ours")
         record["error"], calls = _errors(calls, problem.reference)
         record["error_limit"] = _limit(record["error"], problem, settings)
         wrong = [name for name in record["error"] if not record["error"][name] <= record["error_limit"]]
         record["verified"] = not any(name.startswith("ours") for name in wrong)
         calls = {name: call for name, call in calls.items() if name not in wrong}
+        if settings.ways:
+            calls |= as_graphs(calls, settings.device)
         limits, bounds = _limits(problem, settings, rates)
         seconds = alternate(calls | limits, settings.rounds, settings.device)
         record["seconds"] = {name: statistics.median(seconds[name]) for name in calls}
@@ -87,7 +94,8 @@ def measure(problem, settings, environment, rates):
             record["limit_seconds"], record["limit_by"] = max((bound(least), by) for by, bound in bounds.items())
         record["peak_bytes"] = {side: peak_bytes(calls[name], settings.device) for side, name in record["best"].items()}
     with torch.enable_grad():
-        record["saved_bytes"] = {side: saved_bytes(call, problem.parameters) for side, call in problem.keeps.items()}
+        keeps = problem.keeps | ({COMPILED: calls[COMPILED]} if problem.records_graph and COMPILED in calls else {})
+        record["saved_bytes"] = {side: saved_bytes(call, problem.parameters) for side, call in keeps.items()}
     return record
 
 
@@ -99,7 +107,9 @@ def _algorithm(problem, settings):
         for shape in ((problem.images, layer.c, layer.h, layer.w), (layer.k, layer.c // layer.groups, layer.r, layer.s))
     )
     chosen = conv2d_algorithms(*operands, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return chosen[problem.what]
+    name, reason = chosen[problem.what]
+    reason, _, scratch = reason.partition("; scratch memory: ")  # on CUDA
+    return (name, reason), int(scratch.split()[0]) if scratch else None
 
 
 def _errors(calls, reference):
@@ -112,9 +122,9 @@ def _errors(calls, reference):
         try:
             results = _tuple(call())
         except (RuntimeError, NotImplementedError):
-            if name.startswith("ours"):
+            if name.startswith("ours") and name != OURS_COMPILED:
                 raise
-            continue  # torch has no kernel for this dtype here
+            continue  # torch has no kernel for this dtype here, or cannot compile
         errors[name] = max(_error(*pair) for pair in zip(results, expected, strict=True))
         working[name] = call
     return errors, working
@@ -144,7 +154,7 @@ def _compare(seconds, medians):
     """Each side's faster layout, and how many times faster ours is than torch's in the same turns."""
     best = {}
     for side in ("ours", "torch"):
-        names = [name for name in medians if name.startswith(f"{side} ")]
+        names = [f"{side} {layout}" for layout in LAYOUTS if f"{side} {layout}" in medians]
         if names:
             best[side] = min(names, key=medians.get)
     faster = {"best": best}
@@ -152,7 +162,7 @@ def _compare(seconds, medians):
         faster["ratio"] = ratio(seconds[best["torch"]], seconds[best["ours"]])._asdict()
         faster["ratio_by_layout"] = {
             layout: ratio(seconds[f"torch {layout}"], seconds[f"ours {layout}"]).median
-            for layout in ("contiguous", "channels_last")
+            for layout in LAYOUTS
             if f"torch {layout}" in seconds and f"ours {layout}" in seconds
         }
     return faster

@@ -4,7 +4,7 @@ import sys
 
 from .cases import GROUPS
 from .measure import geometric_mean
-from .record import COMPILED
+from .ways import COMPILED, WAYS
 
 LAYOUTS = ("contiguous", "channels_last")
 NOTHING = "·"  # in a cell
@@ -80,13 +80,32 @@ def _worst(record, side):
 
 def memory_table(records):
     """(header, rows) in MB of the records that have something to tell; ([], []) if none has."""
+    compiled = [COMPILED] if any(COMPILED in record["saved_bytes"] for record in records) else []
     rows = []
     for record in records:
         saved, peak = record["saved_bytes"], record["peak_bytes"]
         if saved:
-            pairs = [d.get(side) for d in (saved, peak) for side in ("ours", "torch")]
-            rows.append([record["name"], record["pass"], *map(megabytes, pairs)])
-    return (["case", "pass", "saved, ours", "torch", "peak, ours", "torch"], rows) if rows else ([], [])
+            sizes = [saved.get(side) for side in ("ours", "torch", *compiled)] + [
+                peak.get(s) for s in ("ours", "torch")
+            ]
+            rows.append([record["name"], record["pass"], *map(megabytes, sizes)])
+    header = ["case", "pass", "saved, ours", "torch", *compiled, "peak, ours", "torch"]
+    return (header, rows) if rows else ([], [])
+
+
+def ways_table(records):
+    """(header, rows) of what was also run compiled or as a CUDA graph: ours / torch, then torch's time over ours."""
+    chosen = [record for record in records if any(name in record["seconds"] for name in WAYS["CUDA graph"])]
+    rows = []
+    for record in chosen:
+        row = [record["name"], record["pass"]]
+        for pair in WAYS.values():
+            ours, torchs = (record["seconds"].get(name) for name in pair)
+            cells = [NOTHING if s is None else number(value(record, s)) for s in (ours, torchs)]
+            row += [" / ".join(cells), number(torchs / ours) if ours and torchs else NOTHING]
+        rows.append(row)
+    header = [cell for way in WAYS for cell in (f"{way}, ours / torch", "x torch")]
+    return (["case", "pass", *header], rows) if rows else ([], [])
 
 
 def summary(records):
@@ -137,10 +156,13 @@ def show(key, records):
     _print_table(*speed_table(records))
     for line in summary(records):
         print(f"  {line}")
-    header, rows = memory_table(records)
-    if rows:
-        print("memory, MB: saved for backward, parameters aside; peak of one call, operands aside")
-        _print_table(header, rows)
+    for about, (header, rows) in (
+        ("ways to run it, channels_last", ways_table(records)),
+        ("memory, MB: saved for backward, parameters aside; peak of one call, operands aside", memory_table(records)),
+    ):
+        if rows:
+            print(about)
+            _print_table(header, rows)
 
 
 def _print_table(header, rows):
@@ -190,9 +212,12 @@ def markdown(results):
     for key, records in sections(results["records"]):
         lines += ["", f"## {title(key)}", "", *markdown_table(*speed_table(records)), ""]
         lines += [f"- {line}" for line in summary(records)]
-        header, rows = memory_table(records)
-        if rows:
-            lines += ["", "Memory, MB:", "", *markdown_table(header, rows)]
+        for about, (header, rows) in (
+            ("Ways to run it, channels_last:", ways_table(records)),
+            ("Memory, MB:", memory_table(records)),
+        ):
+            if rows:
+                lines += ["", about, "", *markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
 
