@@ -24,9 +24,6 @@ Conv2dShape finish(const char* op, int64_t n, int64_t c, Pair input_size, int64_
   const Pair stride = check_pair(op, "stride", arguments.stride, 1);
   const Pair dilation = check_pair(op, "dilation", arguments.dilation, 1);
   const Dims pads = arguments.padding;
-  if (pads.count != 2 && pads.count != 4)
-    fail("%s: padding must have 2 values (height, width) or 4 (top, bottom, left, right), got %s", op,
-         text(pads).chars);
   for (int64_t i = 0; i < pads.count; ++i)
     if (pads[i] < 0) fail("%s: padding must be >= 0, got %s", op, text(pads).chars);
   const int64_t groups = arguments.groups;

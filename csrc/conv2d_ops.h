@@ -10,9 +10,14 @@ namespace tmc {
 
 // The arguments that every op of the family ends with.
 struct Conv2dGeometry {
-  IntList stride, padding, dilation;
+  IntList geometry;
   int64_t groups;
-  Conv2dArguments arguments() const { return {dims(stride), dims(padding), dims(dilation), groups}; }
+  Conv2dArguments arguments(const char* op) const {
+    const int64_t count = geometry.size();
+    if (count != 6 && count != 8)
+      fail("%s: geometry must have 6 or 8 values (stride, dilation, padding), got %s", op, text(dims(geometry)).chars);
+    return {{geometry.data(), 2}, {geometry.data() + 4, count - 4}, {geometry.data() + 2, 2}, groups};
+  }
 };
 
 inline Precision check_precision(const char* op, const std::string& precision) {
@@ -26,7 +31,7 @@ inline Conv2dShape check_conv2d(const Tensor& input, const Tensor& weight, const
                                 const Conv2dGeometry& geometry) {
   const Dims bias_sizes = bias ? sizes(*bias) : Dims{};
   const Conv2dShape shape =
-      conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr, geometry.arguments());
+      conv2d_shape(sizes(input), sizes(weight), bias ? &bias_sizes : nullptr, geometry.arguments("conv2d"));
   check_floating("conv2d", "input", input);
   check_like("conv2d", "weight", weight, "input", input);
   if (bias) check_like("conv2d", "bias", *bias, "input", input);
@@ -35,8 +40,8 @@ inline Conv2dShape check_conv2d(const Tensor& input, const Tensor& weight, const
 
 inline Conv2dShape check_conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, IntList input_size,
                                            const Conv2dGeometry& geometry) {
-  const Conv2dShape shape =
-      conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size), geometry.arguments());
+  const Conv2dShape shape = conv2d_grad_input_shape(sizes(grad_output), sizes(weight), dims(input_size),
+                                                    geometry.arguments("conv2d_grad_input"));
   check_floating("conv2d_grad_input", "grad_output", grad_output);
   check_like("conv2d_grad_input", "weight", weight, "grad_output", grad_output);
   return shape;
@@ -44,8 +49,8 @@ inline Conv2dShape check_conv2d_grad_input(const Tensor& grad_output, const Tens
 
 inline Conv2dShape check_conv2d_grad_weight(const Tensor& grad_output, const Tensor& input, IntList kernel_size,
                                             const Conv2dGeometry& geometry) {
-  const Conv2dShape shape =
-      conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size), geometry.arguments());
+  const Conv2dShape shape = conv2d_grad_weight_shape(sizes(grad_output), sizes(input), dims(kernel_size),
+                                                     geometry.arguments("conv2d_grad_weight"));
   check_floating("conv2d_grad_weight", "grad_output", grad_output);
   check_like("conv2d_grad_weight", "input", input, "grad_output", grad_output);
   return shape;

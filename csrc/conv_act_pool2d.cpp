@@ -27,10 +27,9 @@ ConvActPool2dShape conv_act_pool2d_shape(Dims input, Dims weight, const Dims* bi
   shape.activation = static_cast<Activation>(check_name("activation", arguments.activation, kActivations));
   shape.pooling = static_cast<Pooling>(check_name("pool", arguments.pool, kPoolings));
   const int64_t features[] = {shape.conv.n, shape.conv.k, shape.conv.p, shape.conv.q};
-  PoolArguments pool{{kOnes, 2}, {kOnes, 2}, {kZeros, 2}, {kOnes, 2}, false};
-  if (shape.pooling != Pooling::none)
-    pool = {arguments.pool_size, arguments.pool_stride, arguments.pool_padding, {kOnes, 2}, false};
-  shape.pool = pool2d_shape("conv_act_pool2d", {features, 4}, pool);
+  const PoolArguments single{{kOnes, 2}, {kOnes, 2}, {kZeros, 2}, {kOnes, 2}, false};
+  shape.pool =
+      pool2d_shape("conv_act_pool2d", {features, 4}, shape.pooling == Pooling::none ? single : arguments.window);
   return shape;
 }
 

@@ -36,7 +36,7 @@ HOST_DEVICE AverageRule average_rule(const ConvActPool2dShape& shape) {
 struct ConvActPool2dArguments {
   Conv2dArguments conv;
   const char *activation, *pool;
-  Dims pool_size, pool_stride, pool_padding;
+  PoolArguments window;
 };
 
 // Every check of the sizes, then the shape. bias may be null.

@@ -13,9 +13,10 @@ namespace tmc {
 struct ConvActPool2dStage {
   Conv2dGeometry conv;
   std::string activation, pool;
-  IntList pool_size, pool_stride, pool_padding;
+  IntList window;
   ConvActPool2dArguments arguments() const {
-    return {conv.arguments(), activation.c_str(), pool.c_str(), dims(pool_size), dims(pool_stride), dims(pool_padding)};
+    const char* op = "conv_act_pool2d";
+    return {conv.arguments(op), activation.c_str(), pool.c_str(), average_arguments(op, window, false)};
   }
 };
 

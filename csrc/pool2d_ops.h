@@ -22,58 +22,66 @@ inline void check_winners_tensor(const char* op, const Tensor& winners, const Po
   check_dtype(op, "winners", winners, winners_dtype(shape), "windows of up to 256 positions have uint8, larger int32");
 }
 
+// The arguments of max pooling, and of average pooling, whose windows have no dilation.
+inline PoolArguments max_arguments(const char* op, IntList window, bool ceil_mode) {
+  if (window.size() != 8)
+    fail("%s: window must have 8 values (kernel_size, stride, padding, dilation), got %s", op,
+         text(dims(window)).chars);
+  return {{window.data(), 2}, {window.data() + 2, 2}, {window.data() + 4, 2}, {window.data() + 6, 2}, ceil_mode};
+}
+inline PoolArguments average_arguments(const char* op, IntList window, bool ceil_mode) {
+  static constexpr int64_t kOnes[] = {1, 1};
+  if (window.size() != 6)
+    fail("%s: window must have 6 values (kernel_size, stride, padding), got %s", op, text(dims(window)).chars);
+  return {{window.data(), 2}, {window.data() + 2, 2}, {window.data() + 4, 2}, {kOnes, 2}, ceil_mode};
+}
+
+inline AverageRule average_rule(const char* op, bool count_include_pad, std::optional<int64_t> divisor_override) {
+  return check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr);
+}
+
 template <class Backend>
 struct Pool2dOps {
-  static constexpr int64_t kOnes[] = {1, 1};
-  static constexpr Dims kNoDilation{kOnes, 2};
-
-  static std::tuple<Tensor, Tensor> max_pool2d(Tensor input, IntList kernel_size, IntList stride, IntList padding,
-                                               IntList dilation, bool ceil_mode) {
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-    return Backend::max_pool("max_pool2d", input, pool2d_shape("max_pool2d", sizes(input), arguments));
+  static std::tuple<Tensor, Tensor> max_pool2d(Tensor input, IntList window, bool ceil_mode) {
+    const char* op = "max_pool2d";
+    return Backend::max_pool(op, input, pool2d_shape(op, sizes(input), max_arguments(op, window, ceil_mode)));
   }
 
-  static Tensor max_pool2d_grad_input(Tensor grad_output, Tensor winners, IntList input_size, IntList kernel_size,
-                                      IntList stride, IntList padding, IntList dilation, bool ceil_mode) {
+  static Tensor max_pool2d_grad_input(Tensor grad_output, Tensor winners, IntList input_size, IntList window,
+                                      bool ceil_mode) {
     const char* op = "max_pool2d_grad_input";
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-    const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size), arguments);
+    const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size),
+                                                  max_arguments(op, window, ceil_mode));
     return Backend::max_pool_gradient(op, grad_output, winners, shape);
   }
 
-  static Tensor max_pool2d_select(Tensor input, Tensor winners, IntList kernel_size, IntList stride, IntList padding,
-                                  IntList dilation, bool ceil_mode) {
+  static Tensor max_pool2d_select(Tensor input, Tensor winners, IntList window, bool ceil_mode) {
     const char* op = "max_pool2d_select";
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-    return Backend::select_winners(op, input, winners, pool2d_shape(op, sizes(input), arguments));
+    return Backend::select_winners(op, input, winners,
+                                   pool2d_shape(op, sizes(input), max_arguments(op, window, ceil_mode)));
   }
 
-  static Tensor max_pool2d_indices(Tensor winners, IntList input_size, IntList kernel_size, IntList stride,
-                                   IntList padding, IntList dilation, bool ceil_mode) {
+  static Tensor max_pool2d_indices(Tensor winners, IntList input_size, IntList window, bool ceil_mode) {
     const char* op = "max_pool2d_indices";
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), dims(dilation), ceil_mode};
-    return Backend::winner_indices(op, winners,
-                                   pool2d_gradient_shape(op, "winners", sizes(winners), dims(input_size), arguments));
+    const PoolShape shape =
+        pool2d_gradient_shape(op, "winners", sizes(winners), dims(input_size), max_arguments(op, window, ceil_mode));
+    return Backend::winner_indices(op, winners, shape);
   }
 
-  static Tensor avg_pool2d(Tensor input, IntList kernel_size, IntList stride, IntList padding, bool ceil_mode,
-                           bool count_include_pad, std::optional<int64_t> divisor_override) {
+  static Tensor avg_pool2d(Tensor input, IntList window, bool ceil_mode, bool count_include_pad,
+                           std::optional<int64_t> divisor_override) {
     const char* op = "avg_pool2d";
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), kNoDilation, ceil_mode};
-    const PoolShape shape = pool2d_shape(op, sizes(input), arguments);
-    return Backend::average_pool(
-        op, input, shape, check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr));
+    const PoolShape shape = pool2d_shape(op, sizes(input), average_arguments(op, window, ceil_mode));
+    return Backend::average_pool(op, input, shape, average_rule(op, count_include_pad, divisor_override));
   }
 
-  static Tensor avg_pool2d_grad_input(Tensor grad_output, IntList input_size, IntList kernel_size, IntList stride,
-                                      IntList padding, bool ceil_mode, bool count_include_pad,
-                                      std::optional<int64_t> divisor_override) {
+  static Tensor avg_pool2d_grad_input(Tensor grad_output, IntList input_size, IntList window, bool ceil_mode,
+                                      bool count_include_pad, std::optional<int64_t> divisor_override) {
     const char* op = "avg_pool2d_grad_input";
-    const PoolArguments arguments{dims(kernel_size), dims(stride), dims(padding), kNoDilation, ceil_mode};
-    const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size), arguments);
-    return Backend::average_pool_gradient(
-        op, grad_output, shape,
-        check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr));
+    const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size),
+                                                  average_arguments(op, window, ceil_mode));
+    return Backend::average_pool_gradient(op, grad_output, shape,
+                                          average_rule(op, count_include_pad, divisor_override));
   }
 
   static std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor input, IntList output_size) {

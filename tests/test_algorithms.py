@@ -30,8 +30,8 @@ def test_the_choice_does_not_depend_on_the_batch():
 
 def test_a_stage_has_a_name_and_a_reason():
     def chosen(n, *names):
-        operands = torch.empty(n, 8, 13, 13), torch.empty(16, 8, 3, 3), [1, 1], [1, 1], [1, 1], 1
-        return torch.ops.tmc.conv_act_pool2d_algorithm(*operands, *names, [3, 3], [2, 2], [0, 0], "highest", True)
+        operands = torch.empty(n, 8, 13, 13), torch.empty(16, 8, 3, 3), [1] * 6, 1
+        return torch.ops.tmc.conv_act_pool2d_algorithm(*operands, *names, [3, 3, 2, 2, 0, 0], "highest", True)
 
     assert chosen(3, "relu", "max") == "fused: 3 images at a time, whose maps stay in cache"
     assert chosen(0, "relu", "avg").startswith("fused: ")
@@ -59,4 +59,4 @@ def test_shapes_that_conv2d_refuses_are_refused():
 def test_precision_must_be_one_of_torchs_three():
     operands = torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3)
     with pytest.raises(RuntimeError, match="conv2d: precision must be highest, high or medium, got exact"):
-        torch.ops.tmc.conv2d(*operands, None, [1, 1], [0, 0], [1, 1], 1, "exact")
+        torch.ops.tmc.conv2d(*operands, None, [1, 1, 1, 1, 0, 0], 1, "exact")

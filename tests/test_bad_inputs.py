@@ -154,8 +154,8 @@ PUBLIC = {
     "revert(None)": "revert model NoneType",
 }
 
-WINDOW = "[2,2], [2,2], [0,0], [1,1], False"  # kernel_size, stride, padding, dilation, ceil_mode
-CONV = "[1,1], [0,0], [1,1], 1"  # stride, padding, dilation, groups
+WINDOW = "[2,2,2,2,0,0,1,1], False"  # kernel_size, stride, padding, dilation; ceil_mode
+CONV = "[1,1,1,1,0,0], 1"  # stride, dilation, padding; groups
 RAW = {
     # B05, B08, B14, B26: gradient operands of other shapes
     f"ops.conv2d_grad_input(x(1,4,5,6), x(4,3,3,3), [8,8], {CONV})": "conv2d_grad_input grad_output [1,~4,~5,~6]",
@@ -164,26 +164,26 @@ RAW = {
     f"ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [-8,8], {CONV})": "conv2d_grad_input input_size -8",
     f"ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [2**62,8], {CONV})": f"conv2d_grad_input overflow {2**62 - 2}",
     f"ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3), [8,8], {CONV})": "conv2d_grad_input weight [4,~3,~3]",
-    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [0,1], [0,0], [1,1], 1)": "conv2d_grad_input stride 0",
-    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1], [0,0,0], [1,1], 1)": "conv2d_grad_input padding",
-    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1], [0,0], [1,1], 0)": "conv2d_grad_input groups 0",
-    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1], [0,0], [1,1], 2**62)": "conv2d_grad_input groups",
+    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [0,1,1,1,0,0], 1)": "conv2d_grad_input stride 0",
+    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1,1,1,0,0,0], 1)": "conv2d_grad_input geometry 6",
+    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1,1,1,0,0], 0)": "conv2d_grad_input groups 0",
+    "ops.conv2d_grad_input(x(1,4,6,6), x(4,3,3,3), [8,8], [1,1,1,1,0,0], 2**62)": "conv2d_grad_input groups",
     f"ops.conv2d_grad_weight(x(2,4,6,6), x(1,3,8,8), [3,3], {CONV})": "conv2d_grad_weight grad_output [2,~4,~6,~6]",
     f"ops.conv2d_grad_weight(x(1,4,6,6), x(1,3,8,8), [0,3], {CONV})": "conv2d_grad_weight kernel_size 0",
     f"ops.conv2d_grad_weight(x(1,4,6,6), x(1,3,8,8), [9,3], {CONV})": "conv2d_grad_weight kernel_size 9 8",
     f"ops.conv2d_grad_weight(x(1,4,6,6), x(1,0,8,8), [3,3], {CONV})": "conv2d_grad_weight input [1,~0,~8,~8]",
-    "ops.conv2d_grad_weight(x(1,4,6,6), x(1,3,8,8), [3,3], [1,1], [0,0], [1,1], 2)": "conv2d_grad_weight groups 2",
+    "ops.conv2d_grad_weight(x(1,4,6,6), x(1,3,8,8), [3,3], [1,1,1,1,0,0], 2)": "conv2d_grad_weight groups 2",
     f"ops.conv2d_grad_weight(x(1,4,6,6), x(1,3,8,8).double(), [3,3], {CONV})": "conv2d_grad_weight input float64",
     "ops.conv2d_grad_bias(x(4,6,6))": "conv2d_grad_bias grad_output [4,~6,~6]",
     "ops.conv2d_grad_bias(x(1,4,6,6).long())": "conv2d_grad_bias grad_output int64",
     "ops.sigmoid_grad_input(x(3), x(4))": "sigmoid_grad_input grad_output [3] [4]",
     "ops.sigmoid_grad_input(x(1,1), x(3))": "sigmoid_grad_input grad_output [1,~1] [3]",
     "ops.sigmoid_grad_input(x(3).half(), x(3))": "sigmoid_grad_input float16 float32",
-    "ops.avg_pool2d_grad_input(x(3,1,1,1), [7,7], [2,2], [2,2], [0,0], False, True, None)": "grad_output [3,~1,~1,~1]",
-    "ops.avg_pool2d_grad_input(x(1,3,4,4), [8,8], [2,2], [2,2], [0,0], False, True, 0)": "divisor_override 0",
-    "ops.avg_pool2d_grad_input(x(1,3,4,4), [-8,8], [2,2], [2,2], [0,0], False, True, None)": "input_size -8",
+    "ops.avg_pool2d_grad_input(x(3,1,1,1), [7,7], [2,2,2,2,0,0], False, True, None)": "grad_output [3,~1,~1,~1]",
+    "ops.avg_pool2d_grad_input(x(1,3,4,4), [8,8], [2,2,2,2,0,0], False, True, 0)": "divisor_override 0",
+    "ops.avg_pool2d_grad_input(x(1,3,4,4), [-8,8], [2,2,2,2,0,0], False, True, None)": "input_size -8",
     # B15: window and stride far larger than the input
-    "ops.avg_pool2d_grad_input(x(1,3,2,2), [8,8], [40,128], [128,128], [0,0], False, True, None)": "kernel_size 40",
+    "ops.avg_pool2d_grad_input(x(1,3,2,2), [8,8], [40,128,128,128,0,0], False, True, None)": "kernel_size 40",
     "ops.adaptive_avg_pool2d_grad_input(x(1,3,4,4), [0,8])": "adaptive_avg_pool2d_grad_input input_size 0",
     "ops.adaptive_avg_pool2d_grad_input(x(1,3,4,4), [2**62,8])": "adaptive_avg_pool2d_grad_input",
     "ops.adaptive_avg_pool2d_grad_input(x(3,4,4), [8,8])": "adaptive_avg_pool2d_grad_input grad_output [3,~4,~4]",
@@ -193,8 +193,8 @@ RAW = {
     f"ops.max_pool2d_select(x(1,3,8,8), bytes_(1,3,4,4, value=200), {WINDOW})": "max_pool2d_select winners 200",
     f"ops.max_pool2d_indices(bytes_(1,3,4,4, value=7), [8,8], {WINDOW})": "max_pool2d_indices winners 7",
     # ... inside the window, but in the padding
-    "ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [8,8], [3,3], [2,2], [1,1], [1,1], False)": "winners 0",
-    "ops.max_pool2d_select(x(1,1,40,40), torch.full((1,1,2,2), -5, dtype=torch.int32), [20,20], [20,20], [0,0], [1,1],"
+    "ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [8,8], [3,3,2,2,1,1,1,1], False)": "winners 0",
+    "ops.max_pool2d_select(x(1,1,40,40), torch.full((1,1,2,2), -5, dtype=torch.int32), [20,20,20,20,0,0,1,1],"
     " False)": "max_pool2d_select winners -5",
     "ops.adaptive_max_pool2d_grad_input(x(1,3,2,2), bytes_(1,3,2,2, value=99), [8,8])": "winners 99",
     "ops.adaptive_max_pool2d_select(x(1,3,8,8), bytes_(1,3,2,2, value=16))": "adaptive_max_pool2d_select winners 16",
@@ -206,12 +206,12 @@ RAW = {
     f"ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4), [8,8], {WINDOW})": "winners [1,~3,~4]",
     f"ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [9000,8], {WINDOW})": "grad_output [1,~3,~4,~4]",
     f"ops.max_pool2d_select(x(1,3,8,8).int(), bytes_(1,3,4,4), {WINDOW})": "max_pool2d_select input int32",
-    "ops.max_pool2d_indices(bytes_(1,3,4,4), [8,8], [2,2], [0,2], [0,0], [1,1], False)": "max_pool2d_indices stride 0",
+    "ops.max_pool2d_indices(bytes_(1,3,4,4), [8,8], [2,2,0,2,0,0,1,1], False)": "max_pool2d_indices stride 0",
     # lists of the wrong length reach C++ only here
-    "ops.max_pool2d(x(1,3,8,8), [2,2,2], [2,2], [0,0], [1,1], False)": "max_pool2d kernel_size [2,~2,~2]",
-    "ops.max_pool2d(x(1,3,8,8), [], [2,2], [0,0], [1,1], False)": "max_pool2d kernel_size []",
-    "ops.conv2d(x(1,3,8,8), x(4,3,3,3), None, [1,1], [], [1,1], 1)": "conv2d padding []",
-    "ops.conv2d(x(1,3,8,8), x(4,3,3,3), None, [1,1], [0]*9999, [1,1], 1)": "conv2d padding ...",
+    "ops.max_pool2d(x(1,3,8,8), [2,2,2,2,0,0], False)": "max_pool2d window 8 [2,~2,~2,~2,~0,~0]",
+    "ops.avg_pool2d(x(1,3,8,8), [], False, True, None)": "avg_pool2d window 6 []",
+    "ops.conv2d(x(1,3,8,8), x(4,3,3,3), None, [], 1)": "conv2d geometry []",
+    "ops.conv2d(x(1,3,8,8), x(4,3,3,3), None, [0]*9999, 1)": "conv2d geometry ...",
     "ops.adaptive_max_pool2d(x(1,3,8,8), [1,2,3])": "adaptive_max_pool2d output_size [1,~2,~3]",
     "ops.adaptive_avg_pool2d_grad_input(x(1,3,4,4), [])": "adaptive_avg_pool2d_grad_input input_size []",
 }
@@ -272,7 +272,7 @@ def test_a_crash_is_one_failed_case():
 
 # Tracing sees neither values nor devices beside its own, and leaves the overflow of a whole tensor to the kernel.
 NOT_ON_META = [line for line in [*PUBLIC, *RAW] if "value=" in line or "device=" in line or "2**62, padding" in line]
-NOT_ON_META += ["ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [8,8], [3,3], [2,2], [1,1], [1,1], False)"]
+NOT_ON_META += ["ops.max_pool2d_grad_input(x(1,3,4,4), bytes_(1,3,4,4), [8,8], [3,3,2,2,1,1,1,1], False)"]
 
 
 @pytest.mark.parametrize("line", [line for line in [*PUBLIC, *RAW] if line not in NOT_ON_META])
@@ -290,5 +290,5 @@ def test_rejected_call_leaves_autograd_as_it_was():
     for operand in (input, input.detach()):
         with pytest.raises(RuntimeError, match="channels") as kept:  # whose traceback keeps the frames of the call
             functional.conv2d(operand, torch.ones(1, 3, 3, 3))
-        assert torch.ops.tmc.conv2d(input, weight, None, [1, 1], [0, 0], [1, 1], 1).requires_grad
+        assert torch.ops.tmc.conv2d(input, weight, None, [1, 1, 1, 1, 0, 0], 1).requires_grad
         assert kept.value is not None

@@ -161,7 +161,7 @@ def test_infinite_gradient_stays_near(device):
     """docs/layers.md: it may spread stride - 1 positions too far, and no further."""
     grad_output, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 3, 3, 3)
     grad_output[0, 1, 4, 4] = float("inf")
-    geometry = [17, 17], [2, 2], [0, 0], [1, 1], 1
+    geometry = [17, 17], [2, 2, 1, 1, 0, 0], 1
     ours = torch.ops.tmc.conv2d_grad_input(grad_output.to(device), weight.to(device), *geometry).cpu()
     grad_output[0, 1, 4, 4] = 0
     finite = torch.ops.tmc.conv2d_grad_input(grad_output.to(device), weight.to(device), *geometry).cpu()

@@ -54,7 +54,7 @@ def precision(request):
 
 
 def geometry(conv, allowed):
-    return list(conv.stride), list(conv.pads), list(conv.dilation), conv.groups, allowed
+    return [*conv.stride, *conv.dilation, *conv.pads], conv.groups, allowed
 
 
 def results(on_cuda, conv, operands, allowed, channels_last=True):

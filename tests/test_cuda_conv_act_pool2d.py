@@ -153,12 +153,12 @@ def test_every_missing_barrier_of_the_bias_sums_is_caught(kernels):
 
 # ---- The entry points.
 
-# name: convolution, pool's size, stride and padding
+# name: convolution, pool's window
 STAGES = {
-    "alexnet": (Conv(2, 3, 31, 35, 16, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)), ([3, 3], [2, 2], [0, 0])),
-    "one_filter_chunk": (Conv(2, 8, 9, 10, 8, 3, 3, pads=(1, 1, 1, 1)), ([2, 2], [2, 2], [0, 0])),
-    "odd_channels": (Conv(1, 3, 8, 9, 5, 3, 2, groups=1), ([3, 2], [2, 1], [1, 0])),
-    "one_channel": (Conv(2, 1, 7, 6, 1, 2, 2), ([2, 2], [1, 1], [0, 0])),
+    "alexnet": (Conv(2, 3, 31, 35, 16, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)), [3, 3, 2, 2, 0, 0]),
+    "one_filter_chunk": (Conv(2, 8, 9, 10, 8, 3, 3, pads=(1, 1, 1, 1)), [2, 2, 2, 2, 0, 0]),
+    "odd_channels": (Conv(1, 3, 8, 9, 5, 3, 2, groups=1), [3, 2, 2, 1, 1, 0]),
+    "one_channel": (Conv(2, 1, 7, 6, 1, 2, 2), [2, 2, 1, 1, 0, 0]),
 }
 
 
@@ -168,7 +168,7 @@ def on_cuda(kernels):
 
 
 def stage_arguments(conv, window, activation, pooling, precision="highest"):
-    return *map(list, (conv.stride, conv.pads, conv.dilation)), conv.groups, activation, pooling, *window, precision
+    return [*conv.stride, *conv.dilation, *conv.pads], conv.groups, activation, pooling, window, precision
 
 
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
@@ -183,15 +183,15 @@ def test_stage_is_its_parts(on_cuda, name, pooling, keep, channels_last):
     x, w = dense(x, channels_last), dense(w, channels_last)
     arguments = stage_arguments(conv, window, activation, pooling)
     output, kept = on_cuda.conv_act_pool2d(x, w, b, *arguments, keep)
-    z = on_cuda.conv2d(x if pooling == "none" else dense(x, True), w, b, *arguments[:4], "highest")
+    z = on_cuda.conv2d(x if pooling == "none" else dense(x, True), w, b, *arguments[:2], "highest")
     o, winners, activates = z, None, ACTIVATE[activation]
     if pooling == "max":
-        o, winners = on_cuda.max_pool2d(z, *window, [1, 1], False)
+        o, winners = on_cuda.max_pool2d(z, [*window, 1, 1], False)
         assert torch.equal(kept, winners) and kept.is_contiguous(memory_format=torch.channels_last)
     o = activates(o)
     expected = o
     if pooling in ("avg", "sum"):
-        expected = on_cuda.avg_pool2d(o, *window, False, True, 1 if pooling == "sum" else None)
+        expected = on_cuda.avg_pool2d(o, window, False, True, 1 if pooling == "sum" else None)
     check(output, expected.double(), terms=4)
     same = torch.ops.tmc.conv_act_pool2d(x, w, b, *arguments, keep)
     assert (output.stride(), kept.stride()) == tuple(tensor.stride() for tensor in same)

@@ -25,17 +25,17 @@ def random(*shape):
     return torch.randn(shape, dtype=torch.float64)
 
 
-GEOMETRY = ([2, 1], [1, 0, 2, 1], [1, 2], 2)  # stride, padding, dilation, groups
-WINDOW = ([3, 2], [2, 1], [1, 0])
-STAGE = ("sigmoid", "max", [3, 2], [1, 2], [1, 0])
-PLAIN = ([1, 1], [0, 0], [1, 1], 1)
+GEOMETRY = ([2, 1, 1, 2, 1, 0, 2, 1], 2)  # stride, dilation, padding; groups
+WINDOW = [3, 2, 2, 1, 1, 0]  # kernel_size, stride, padding
+STAGE = ("sigmoid", "max", [3, 2, 1, 2, 1, 0])
+PLAIN = ([1, 1, 1, 1, 0, 0], 1)
 
 
 def operands():
     """{op: arguments}, every op once."""
     torch.manual_seed(0)
     input, weight, output = random(2, 4, 9, 8), random(6, 2, 3, 2), random(2, 6, 4, 9)
-    pooled, winners = torch.ops.tmc.max_pool2d(input, *WINDOW, [1, 1], False)
+    pooled, winners = torch.ops.tmc.max_pool2d(input, [*WINDOW, 1, 1], False)
     adaptive, adaptive_winners = torch.ops.tmc.adaptive_max_pool2d(input, [4, 3])
     size = [9, 8]
     stage_output, stage_winners = torch.ops.tmc.conv_act_pool2d(input, weight, None, *GEOMETRY, *STAGE, "highest", True)
@@ -64,12 +64,12 @@ def operands():
         ),
         "sigmoid": (input,),
         "sigmoid_grad_input": (random(2, 4, 9, 8), input),
-        "max_pool2d": (input, *WINDOW, [1, 1], False),
-        "max_pool2d_grad_input": (pooled, winners, size, *WINDOW, [1, 1], False),
-        "max_pool2d_select": (input, winners, *WINDOW, [1, 1], False),
-        "max_pool2d_indices": (winners, size, *WINDOW, [1, 1], False),
-        "avg_pool2d": (input, *WINDOW, False, False, None),
-        "avg_pool2d_grad_input": (pooled, size, *WINDOW, False, True, 5),
+        "max_pool2d": (input, [*WINDOW, 1, 1], False),
+        "max_pool2d_grad_input": (pooled, winners, size, [*WINDOW, 1, 1], False),
+        "max_pool2d_select": (input, winners, [*WINDOW, 1, 1], False),
+        "max_pool2d_indices": (winners, size, [*WINDOW, 1, 1], False),
+        "avg_pool2d": (input, WINDOW, False, False, None),
+        "avg_pool2d_grad_input": (pooled, size, WINDOW, False, True, 5),
         "adaptive_max_pool2d": (input, [4, 3]),
         "adaptive_max_pool2d_grad_input": (adaptive, adaptive_winners, size),
         "adaptive_max_pool2d_select": (input, adaptive_winners),
@@ -170,9 +170,7 @@ BAD = {
             *PLAIN,
             "none",
             "none",
-            [1, 1],
-            [1, 1],
-            [0, 0],
+            [1, 1, 1, 1, 0, 0],
             "highest",
             True,
             False,
@@ -190,10 +188,10 @@ BAD = {
     "dtypes_differ": ("sigmoid_grad_input", (random(2).float(), random(2))),
     "winners_dtype": (
         "max_pool2d_select",
-        (random(1, 1, 4, 4), torch.zeros(1, 1, 2, 2, dtype=torch.int32), [2, 2], [2, 2], [0, 0], [1, 1], False),
+        (random(1, 1, 4, 4), torch.zeros(1, 1, 2, 2, dtype=torch.int32), [2, 2, 2, 2, 0, 0, 1, 1], False),
     ),
-    "stride": ("avg_pool2d", (random(1, 1, 4, 4), [2, 2], [0, 1], [0, 0], False, True, None)),
-    "divisor": ("avg_pool2d", (random(1, 1, 4, 4), [2, 2], [2, 2], [0, 0], False, True, 0)),
+    "stride": ("avg_pool2d", (random(1, 1, 4, 4), [2, 2, 0, 1, 0, 0], False, True, None)),
+    "divisor": ("avg_pool2d", (random(1, 1, 4, 4), [2, 2, 2, 2, 0, 0], False, True, 0)),
     "output_size": ("adaptive_avg_pool2d", (random(1, 1, 4, 4), [-1, 2])),
 }
 

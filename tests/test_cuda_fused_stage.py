@@ -16,17 +16,17 @@ PRECISIONS = {
     "float32": (torch.float32, "highest"),
     "tf32": (torch.float32, "high"),
 }
-# name: convolution, pool's size, stride and padding
+# name: convolution, pool's window
 FUSED = {
-    "one_tile": (Conv(2, 8, 13, 13, 16, 3, 3), ([3, 3], [2, 2], [0, 0])),
-    "several_tiles": (Conv(2, 16, 27, 29, 24, 3, 3, pads=(1, 1, 1, 1)), ([2, 2], [2, 2], [0, 0])),
-    "padded_windows": (Conv(1, 24, 30, 31, 40, 3, 3), ([3, 3], [2, 2], [1, 1])),
-    "alexnet_first": (Conv(2, 3, 63, 67, 64, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)), ([3, 3], [2, 2], [0, 0])),
-    "wide": (Conv(1, 8, 17, 17, 136, 3, 3), ([3, 3], [2, 2], [0, 0])),
-    "wider": (Conv(1, 16, 15, 14, 192, 3, 3), ([2, 2], [2, 2], [0, 0])),
-    "wide_and_low": (Conv(1, 24, 15, 15, 256, 3, 3), ([3, 3], [2, 2], [0, 0])),
-    "groups": (Conv(2, 16, 14, 13, 32, 3, 3, groups=2), ([3, 2], [2, 2], [0, 0])),
-    "gaps": (Conv(1, 16, 24, 25, 8, 2, 2), ([1, 2], [2, 3], [0, 0])),
+    "one_tile": (Conv(2, 8, 13, 13, 16, 3, 3), [3, 3, 2, 2, 0, 0]),
+    "several_tiles": (Conv(2, 16, 27, 29, 24, 3, 3, pads=(1, 1, 1, 1)), [2, 2, 2, 2, 0, 0]),
+    "padded_windows": (Conv(1, 24, 30, 31, 40, 3, 3), [3, 3, 2, 2, 1, 1]),
+    "alexnet_first": (Conv(2, 3, 63, 67, 64, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)), [3, 3, 2, 2, 0, 0]),
+    "wide": (Conv(1, 8, 17, 17, 136, 3, 3), [3, 3, 2, 2, 0, 0]),
+    "wider": (Conv(1, 16, 15, 14, 192, 3, 3), [2, 2, 2, 2, 0, 0]),
+    "wide_and_low": (Conv(1, 24, 15, 15, 256, 3, 3), [3, 3, 2, 2, 0, 0]),
+    "groups": (Conv(2, 16, 14, 13, 32, 3, 3, groups=2), [3, 2, 2, 2, 0, 0]),
+    "gaps": (Conv(1, 16, 24, 25, 8, 2, 2), [1, 2, 2, 3, 0, 0]),
 }
 
 
@@ -43,23 +43,23 @@ def mma_sync(monkeypatch):
 
 def composed(on_cuda, x, w, b, arguments, activation, pooling, window):  # noqa: F811
     """The stage's output and what it keeps, from the convolution, the pool and the activation alone."""
-    z = on_cuda.conv2d(x, w, b, *arguments[:4], arguments[-1])
+    z = on_cuda.conv2d(x, w, b, *arguments[:2], arguments[-1])
     one = on_cuda.conv_act_pool2d
-    plain = [1, 1], [0, 0], [1, 1]
+    plain = [1, 1, 1, 1, 0, 0]
 
     def activate(values):  # by the kernel that activates alone
         if activation == "none":
             return values
         channels = values.size(1)
         identity = torch.ones(channels, 1, 1, 1, dtype=values.dtype)
-        nothing = activation, "none", [1, 1], [1, 1], [0, 0], "highest"
-        return one(values, identity, None, *plain, channels, *nothing, False)[0]
+        nothing = activation, "none", [1, 1, 1, 1, 0, 0], "highest"
+        return one(values, identity, None, plain, channels, *nothing, False)[0]
 
     if pooling == "max":
-        pooled, winners = on_cuda.max_pool2d(z, *window, [1, 1], False)
+        pooled, winners = on_cuda.max_pool2d(z, [*window, 1, 1], False)
         return activate(pooled), winners
     o = activate(z)
-    return on_cuda.avg_pool2d(o, *window, False, True, 1 if pooling == "sum" else None), o
+    return on_cuda.avg_pool2d(o, window, False, True, 1 if pooling == "sum" else None), o
 
 
 @pytest.mark.usefixtures("mma_sync")
@@ -96,7 +96,7 @@ def test_fused_stage_with_every_activation(on_cuda, activation, pooling):  # noq
 @pytest.mark.usefixtures("mma_sync")
 def test_fused_stage_of_what_is_not_finite(on_cuda):  # noqa: F811
     """NaN wins, the last one of a window; of equal values the first."""
-    conv, window = Conv(1, 8, 12, 12, 8, 1, 1), ([3, 3], [2, 2], [1, 1])
+    conv, window = Conv(1, 8, 12, 12, 8, 1, 1), [3, 3, 2, 2, 1, 1]
     values = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1.0, 1.0])
     generator = torch.Generator().manual_seed(5)
     x = values[torch.randint(0, 7, (1, 8, 12, 12), generator=generator)]
@@ -155,15 +155,15 @@ def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels): 
 
 def test_fused_stage_beside_wgmma(on_cuda, monkeypatch):  # noqa: F811
     """On a Hopper conv2d takes wgmma and the fused kernel mma.sync: the same bits only if conv2d is told to, too."""
-    conv, window = Conv(2, 64, 13, 13, 128, 3, 3, pads=(1, 1, 1, 1)), ([3, 3], [2, 2], [0, 0])
+    conv, window = Conv(2, 64, 13, 13, 128, 3, 3, pads=(1, 1, 1, 1)), [3, 3, 2, 2, 0, 0]
     (x, w, b, _), (exact, *_) = conv_operands(conv, torch.bfloat16)
     x, w = dense(x, True), dense(w, True)
     arguments = stage_arguments(conv, window, "sigmoid", "max")
-    forward = on_cuda.conv2d_algorithms(x, w, *arguments[:4], "highest").splitlines()[0]
+    forward = on_cuda.conv2d_algorithms(x, w, *arguments[:2], "highest").splitlines()[0]
     assert forward.startswith("forward: wgmma")
     assert on_cuda.conv_act_pool2d_algorithm(x, w, *arguments, False).startswith("fused")
     output, winners = on_cuda.conv_act_pool2d(x, w, b, *arguments, False)
-    check(output, torch.sigmoid(F.max_pool2d(exact, *window)), conv.c * conv.r * conv.s)
+    check(output, torch.sigmoid(F.max_pool2d(exact, window[:2], window[2:4], window[4:])), conv.c * conv.r * conv.s)
     monkeypatch.setenv("TMC_CONV2D_ALGORITHM", "tensor_cores")
     expected, expected_winners = composed(on_cuda, x, w, b, arguments, "sigmoid", "max", window)
     assert torch.equal(output, expected) and torch.equal(winners, expected_winners)
@@ -181,7 +181,7 @@ def test_which_stages_are_fused(on_cuda, monkeypatch):  # noqa: F811
             x, w, *stage_arguments(conv, window, "sigmoid", pooling, precision), keep
         )
 
-    overlapping, single = ([3, 3], [2, 2], [0, 0]), ([1, 1], [1, 1], [0, 0])
+    overlapping, single = [3, 3, 2, 2, 0, 0], [1, 1, 1, 1, 0, 0]
     alexnet = (
         Conv(1, 3, 224, 224, 64, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)),
         Conv(1, 64, 27, 27, 192, 5, 5, pads=(2, 2, 2, 2)),
@@ -200,7 +200,7 @@ def test_which_stages_are_fused(on_cuda, monkeypatch):  # noqa: F811
     assert algorithm(alexnet[0], single, "none").startswith("composed: no pooling")
     assert "tensor cores" in algorithm(alexnet[0], overlapping, dtype=torch.float64)
     assert "tensor cores" in algorithm(replace(alexnet[0], k=63), overlapping)
-    assert "larger than a tile" in algorithm(alexnet[0], ([17, 17], [8, 8], [0, 0]))
-    assert "too often" in algorithm(alexnet[0], ([9, 9], [1, 1], [0, 0]))
+    assert "larger than a tile" in algorithm(alexnet[0], [17, 17, 8, 8, 0, 0])
+    assert "too often" in algorithm(alexnet[0], [9, 9, 1, 1, 0, 0])
     monkeypatch.setenv("TMC_HARNESS_CAPABILITY", "7")
     assert "tensor cores" in algorithm(alexnet[0], overlapping)

@@ -51,7 +51,7 @@ STAGES = {
     "composed": (Conv(1, 6, 9, 8, 10, 3, 2), torch.float32, "max"),
     "composed_average": (Conv(1, 6, 9, 8, 10, 3, 2), torch.float64, "avg"),
 }
-WINDOW = ([3, 3], [2, 2], [0, 0])
+WINDOW = [3, 3, 2, 2, 0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_scratch_memory_is_bounded(on_cuda, monkeypatch):
 
 
 def scratch(on_cuda, x, weight, stride, pad, groups):
-    arguments = [stride] * 2, [pad] * 2, [1, 1], groups, "highest"
+    arguments = [stride, stride, 1, 1, pad, pad], groups, "highest"
     lines = on_cuda.conv2d_algorithms(x, weight, *arguments).splitlines()
     return {line.split(":")[0]: int(re.search(r"scratch memory: (\d+) bytes", line)[1]) for line in lines}
 

@@ -17,9 +17,9 @@ import torch_manual_conv.functional as F
 CALLS_PER_OP = 200
 
 # A valid call of every op: the garbage replaces some of its arguments.
-CONV, WINDOW = "[2, 1], [1, 1], [1, 2], 2", "[2, 3], [2, 2], [1, 0], [1, 1], True"
-AVERAGE = "[2, 3], [2, 2], [1, 0], True, False, None"
-STAGE = f"{CONV}, 'relu', 'max', [2, 3], [2, 2], [0, 1], 'highest'"
+CONV, WINDOW = "[2, 1, 1, 2, 1, 1], 2", "[2, 3, 2, 2, 1, 0, 1, 1], True"
+AVERAGE = "[2, 3, 2, 2, 1, 0], True, False, None"
+STAGE = f"{CONV}, 'relu', 'max', [2, 3, 2, 2, 0, 1], 'highest'"
 VALID = {
     "conv2d": f"x(2,4,7,8), x(6,2,3,3), x(6), {CONV}",
     "conv2d_grad_input": f"x(2,6,4,6), x(6,2,3,3), [7, 8], {CONV}",

@@ -138,7 +138,7 @@ def test_same_bits(kernel, stored, layout, winograd, threads):
     """From run to run, for any number of threads, for a sample whatever its batch."""
     x, w, b = operands((9, 40, 17, 14), (70, 40, kernel, kernel), stored)
     x = x.contiguous(memory_format=layout)
-    geometry = [1, 1], [1, 1], [1, 1], 1
+    geometry = [1] * 6, 1
 
     def run(x):
         output = torch.ops.tmc.conv2d(x, w, b, *geometry)
@@ -164,7 +164,7 @@ def test_what_is_not_finite_stays_where_it_is(value, stored, winograd):
     """The image that holds it comes out as of a direct sum, and no other is touched, though a tile mixes its pixels."""
     x, w, grad_output = torch.randn(3, 5, 9, 9), torch.randn(4, 5, 3, 3) / 16, torch.randn(3, 4, 9, 9) / 16
     x, w, grad_output = (t.to(stored) for t in (x, w, grad_output))
-    geometry = [1, 1], [1, 1], [1, 1], 1
+    geometry = [1] * 6, 1
 
     def maps():
         return (

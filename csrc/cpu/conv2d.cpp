@@ -77,9 +77,9 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
 
 namespace {
 
-Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
-                  IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
+Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
+                  int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d(input, weight, bias, {geometry, groups});
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d", precision)};
   Tensor output =
       empty_nchw(input, shape.n, shape.k, shape.p, shape.q, is_channels_last(input) || is_channels_last(weight));
@@ -87,10 +87,9 @@ Tensor conv2d_cpu(const Tensor& input, const Tensor& weight, std::optional<Tenso
   return output;
 }
 
-Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
-                             IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape =
-      check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
+Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList geometry,
+                             int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d_grad_input(grad_output, weight, input_size, {geometry, groups});
   const Conv2dProblem problem = {shape, dtype_of(grad_output), check_precision("conv2d_grad_input", precision)};
   Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h, shape.w,
                                  is_channels_last(grad_output) || is_channels_last(weight));
@@ -98,10 +97,9 @@ Tensor conv2d_grad_input_cpu(const Tensor& grad_output, const Tensor& weight, In
   return grad_input;
 }
 
-Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
-                              IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape =
-      check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
+Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList geometry,
+                              int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d_grad_weight(grad_output, input, kernel_size, {geometry, groups});
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_grad_weight", precision)};
   Tensor grad_weight = empty_nchw(grad_output, shape.k, channels_per_group(shape), shape.r, shape.s,
                                   is_channels_last(grad_output) || is_channels_last(input));
@@ -109,9 +107,9 @@ Tensor conv2d_grad_weight_cpu(const Tensor& grad_output, const Tensor& input, In
   return grad_weight;
 }
 
-std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
-                                  IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
+std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, IntList geometry, int64_t groups,
+                                  std::string precision) {
+  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {geometry, groups});
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_algorithms", precision)};
   std::string lines;
   for (const Conv2dPass pass : {Conv2dPass::forward, Conv2dPass::grad_input, Conv2dPass::grad_weight}) {

@@ -13,14 +13,12 @@
 namespace tmc {
 namespace {
 
-std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std::optional<Tensor> bias, IntList stride,
-                                               IntList padding, IntList dilation, int64_t groups,
-                                               std::string activation, std::string pool, IntList pool_size,
-                                               IntList pool_stride, IntList pool_padding, std::string precision_name,
+std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std::optional<Tensor> bias,
+                                               IntList geometry, int64_t groups, std::string activation,
+                                               std::string pool, IntList window, std::string precision_name,
                                                bool keep_activated) {
-  const ConvActPool2dShape shape = check_conv_act_pool2d(
-      input, weight, bias,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  const ConvActPool2dShape shape =
+      check_conv_act_pool2d(input, weight, bias, {{geometry, groups}, activation, pool, window});
   const Precision precision = check_precision("conv_act_pool2d", precision_name);
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   const bool pools = shape.pooling != Pooling::none, keeps_winners = shape.pooling == Pooling::max;
@@ -56,13 +54,11 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std:
   return {output, kept};
 }
 
-std::string conv_act_pool2d_algorithm_cpu(Tensor input, Tensor weight, IntList stride, IntList padding,
-                                          IntList dilation, int64_t groups, std::string activation, std::string pool,
-                                          IntList pool_size, IntList pool_stride, IntList pool_padding,
+std::string conv_act_pool2d_algorithm_cpu(Tensor input, Tensor weight, IntList geometry, int64_t groups,
+                                          std::string activation, std::string pool, IntList window,
                                           std::string precision_name, bool) {
-  const ConvActPool2dShape shape = check_conv_act_pool2d(
-      input, weight, std::nullopt,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  const ConvActPool2dShape shape =
+      check_conv_act_pool2d(input, weight, std::nullopt, {{geometry, groups}, activation, pool, window});
   check_precision("conv_act_pool2d_algorithm", precision_name);
   const int64_t images = std::min(shape.conv.n, images_in_chunk(shape, input.element_size()));
   return "fused: " + std::to_string(images) + " images at a time, whose maps stay in cache";

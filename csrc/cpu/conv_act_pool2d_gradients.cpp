@@ -87,15 +87,12 @@ void add(const Tensor& part, Tensor& total) {
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
     Tensor grad_output, std::optional<Tensor> input, std::optional<Tensor> weight, std::optional<Tensor> bias,
     std::optional<Tensor> activated, std::optional<Tensor> winners, IntList input_size, IntList weight_size,
-    IntList stride, IntList padding, IntList dilation, int64_t groups, std::string activation, std::string pool,
-    IntList pool_size, IntList pool_stride, IntList pool_padding, std::string precision_name, bool want_input,
-    bool want_weight, bool want_bias) {
+    IntList geometry, int64_t groups, std::string activation, std::string pool, IntList window,
+    std::string precision_name, bool want_input, bool want_weight, bool want_bias) {
   const char* op = "conv_act_pool2d_gradients";
   ConvActPool2dGiven given{grad_output, input, weight, bias, activated, winners};
   const ConvActPool2dShape shape = check_conv_act_pool2d_gradients(
-      given, input_size, weight_size,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding}, want_input,
-      want_weight);
+      given, input_size, weight_size, {{geometry, groups}, activation, pool, window}, want_input, want_weight);
   const Precision precision = check_precision(op, precision_name);
   const DType dtype = dtype_of(grad_output);
   const Conv2dShape& conv = shape.conv;

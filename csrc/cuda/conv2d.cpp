@@ -48,9 +48,9 @@ Conv2dDevice device_of(const Tensor& tensor) {
   return device;
 }
 
-Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
-                   IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape = check_conv2d(input, weight, bias, {stride, padding, dilation, groups});
+Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
+                   int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d(input, weight, bias, {geometry, groups});
   const Dtype dtype = dtype_of(input);
 
   const DeviceGuard guard(input.get_device_index());
@@ -77,10 +77,9 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
   return output;
 }
 
-Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
-                              IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape =
-      check_conv2d_grad_input(grad_output, weight, input_size, {stride, padding, dilation, groups});
+Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList geometry,
+                              int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d_grad_input(grad_output, weight, input_size, {geometry, groups});
   const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
@@ -105,17 +104,15 @@ Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, I
   return grad_input;
 }
 
-Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
-                               IntList padding, IntList dilation, int64_t groups, std::string precision) {
+Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList geometry,
+                               int64_t groups, std::string precision) {
   const bool channels_last = is_channels_last(grad_output) || is_channels_last(input);
-  return conv2d_grad_weight_in(channels_last, grad_output, input, kernel_size, stride, padding, dilation, groups,
-                               precision);
+  return conv2d_grad_weight_in(channels_last, grad_output, input, kernel_size, geometry, groups, precision);
 }
 
 Tensor conv2d_grad_weight_in(bool weight_last, const Tensor& grad_output, const Tensor& input, IntList kernel_size,
-                             IntList stride, IntList padding, IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape =
-      check_conv2d_grad_weight(grad_output, input, kernel_size, {stride, padding, dilation, groups});
+                             IntList geometry, int64_t groups, std::string precision) {
+  const Conv2dShape shape = check_conv2d_grad_weight(grad_output, input, kernel_size, {geometry, groups});
   const Dtype dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
@@ -161,9 +158,9 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
 
 namespace {
 
-std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
-                                   IntList dilation, int64_t groups, std::string precision) {
-  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {stride, padding, dilation, groups});
+std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, IntList geometry, int64_t groups,
+                                   std::string precision) {
+  const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {geometry, groups});
   const Precision checked = check_precision("conv2d_algorithms", precision);
   const DeviceGuard guard(input.get_device_index());
   const Dtype dtype = dtype_of(input);

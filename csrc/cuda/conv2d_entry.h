@@ -15,15 +15,15 @@ Conv2dDevice device_of(const Tensor& tensor);
 // Bytes of scratch memory that conv2d_cuda takes by this plan, beside its operands and result.
 int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan);
 
-Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList stride,
-                   IntList padding, IntList dilation, int64_t groups, std::string precision);
-Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList stride,
-                              IntList padding, IntList dilation, int64_t groups, std::string precision);
-Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList stride,
-                               IntList padding, IntList dilation, int64_t groups, std::string precision);
+Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
+                   int64_t groups, std::string precision);
+Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList geometry,
+                              int64_t groups, std::string precision);
+Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, IntList kernel_size, IntList geometry,
+                               int64_t groups, std::string precision);
 // The same into a gradient that is channels_last, or contiguous, whatever the operands are.
 Tensor conv2d_grad_weight_in(bool channels_last, const Tensor& grad_output, const Tensor& input, IntList kernel_size,
-                             IntList stride, IntList padding, IntList dilation, int64_t groups, std::string precision);
+                             IntList geometry, int64_t groups, std::string precision);
 Tensor conv2d_grad_bias_cuda(const Tensor& grad_output);
 
 }  // namespace tmc

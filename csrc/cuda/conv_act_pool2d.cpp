@@ -75,20 +75,18 @@ void fuse(const ConvActPool2dShape& shape, const StagePlan& plan, const Tensor& 
 }
 
 std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias,
-                                                IntList stride, IntList padding, IntList dilation, int64_t groups,
-                                                std::string activation, std::string pool, IntList pool_size,
-                                                IntList pool_stride, IntList pool_padding, std::string precision,
+                                                IntList geometry, int64_t groups, std::string activation,
+                                                std::string pool, IntList window, std::string precision,
                                                 bool keep_activated) {
-  const ConvActPool2dShape shape = check_conv_act_pool2d(
-      input, weight, bias,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  const ConvActPool2dShape shape =
+      check_conv_act_pool2d(input, weight, bias, {{geometry, groups}, activation, pool, window});
   const Precision checked_precision = check_precision("conv_act_pool2d", precision);
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   const bool keeps_map = keep_activated && activates_map(shape);
 
   const DeviceGuard guard(input.get_device_index());
   const auto convolved = [&](const Tensor& images) {
-    return conv2d_cuda(images, weight, bias, stride, padding, dilation, groups, precision);
+    return conv2d_cuda(images, weight, bias, geometry, groups, precision);
   };
   Tensor nothing = empty_list(input, 0);
   if (shape.pooling == Pooling::none) {
@@ -110,13 +108,11 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   return {in_layout(output, channels_last), keeps_map ? map : winners};
 }
 
-std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& weight, IntList stride, IntList padding,
-                                           IntList dilation, int64_t groups, std::string activation, std::string pool,
-                                           IntList pool_size, IntList pool_stride, IntList pool_padding,
+std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& weight, IntList geometry, int64_t groups,
+                                           std::string activation, std::string pool, IntList window,
                                            std::string precision, bool keep_activated) {
-  const ConvActPool2dShape shape = check_conv_act_pool2d(
-      input, weight, std::nullopt,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding});
+  const ConvActPool2dShape shape =
+      check_conv_act_pool2d(input, weight, std::nullopt, {{geometry, groups}, activation, pool, window});
   const Precision checked_precision = check_precision("conv_act_pool2d_algorithm", precision);
   const DeviceGuard guard(input.get_device_index());
   const bool keeps_map = keep_activated && activates_map(shape);
@@ -134,15 +130,12 @@ std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& we
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
     const Tensor& grad_output, std::optional<Tensor> input, std::optional<Tensor> weight, std::optional<Tensor> bias,
     std::optional<Tensor> activated, std::optional<Tensor> winners, IntList input_size, IntList weight_size,
-    IntList stride, IntList padding, IntList dilation, int64_t groups, std::string activation, std::string pool,
-    IntList pool_size, IntList pool_stride, IntList pool_padding, std::string precision, bool want_input,
-    bool want_weight, bool want_bias) {
+    IntList geometry, int64_t groups, std::string activation, std::string pool, IntList window, std::string precision,
+    bool want_input, bool want_weight, bool want_bias) {
   const char* op = "conv_act_pool2d_gradients";
   const ConvActPool2dGiven given{grad_output, input, weight, bias, activated, winners};
   const ConvActPool2dShape shape = check_conv_act_pool2d_gradients(
-      given, input_size, weight_size,
-      {{stride, padding, dilation, groups}, activation, pool, pool_size, pool_stride, pool_padding}, want_input,
-      want_weight);
+      given, input_size, weight_size, {{geometry, groups}, activation, pool, window}, want_input, want_weight);
   check_precision(op, precision);
   if (shape.pooling == Pooling::max) check_winners_tensor(op, *winners, shape.pool);
   const Conv2dShape& conv = shape.conv;
@@ -158,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
     torch::stable::zero_(grad_bias);
   } else {
     if (recomputes(shape, given)) {
-      activated = conv2d_cuda(dense(*input, true), *weight, bias, stride, padding, dilation, groups, precision);
+      activated = conv2d_cuda(dense(*input, true), *weight, bias, geometry, groups, precision);
       activate(shape, *activated);
     }
     const Tensor gradient = aligned(dense(grad_output, true));
@@ -174,12 +167,11 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
   const int64_t size[] = {conv.h, conv.w}, kernel_size[] = {conv.r, conv.s};
   Tensor grad_input = nothing, grad_weight = nothing;
   if (want_input)
-    grad_input = in_layout(
-        conv2d_grad_input_cuda(map_gradient, *weight, IntList(size, 2), stride, padding, dilation, groups, precision),
-        channels_last);
+    grad_input = in_layout(conv2d_grad_input_cuda(map_gradient, *weight, IntList(size, 2), geometry, groups, precision),
+                           channels_last);
   if (want_weight)
     grad_weight = conv2d_grad_weight_in(is_channels_last(grad_output) || is_channels_last(*input), map_gradient, *input,
-                                        IntList(kernel_size, 2), stride, padding, dilation, groups, precision);
+                                        IntList(kernel_size, 2), geometry, groups, precision);
   return {grad_input, grad_weight, grad_bias};
 }
 

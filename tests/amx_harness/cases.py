@@ -15,7 +15,7 @@ PRECISIONS = ("highest", "high", "medium")
 
 def ours(x, w, g, precision="highest"):
     """(output, grad_input, grad_weight) of x, w and grad_output g."""
-    geometry = STRIDE, PADDING, DILATION, 1, precision
+    geometry = STRIDE + DILATION + PADDING, 1, precision
     return (
         torch.ops.tmc.conv2d(x, w, None, *geometry),
         torch.ops.tmc.conv2d_grad_input(g, w, x.shape[2:], *geometry),

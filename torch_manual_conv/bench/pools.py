@@ -1,5 +1,7 @@
 """Pooling and sigmoid: bound by memory, so the rate is in bytes that must be moved, and a copy is the limit."""
 
+from itertools import chain
+
 import torch
 
 from .. import functional
@@ -53,11 +55,12 @@ def pool_problem(settings, group, name, batch, what):
 
 def _max_windows(x, window):
     rest, size = ([1, 1], False), list(x.shape[2:])
-    y, winners = tmc.max_pool2d(x, *window, *rest)
+    ours = [*chain(*window), 1, 1], False
+    y, winners = tmc.max_pool2d(x, *ours)
     indices = F.max_pool2d(x, *window, return_indices=True)[1]
-    forward = lambda x, *_: tmc.max_pool2d(x, *window, *rest)[0], lambda x, *_: F.max_pool2d(x, *window)
+    forward = lambda x, *_: tmc.max_pool2d(x, *ours)[0], lambda x, *_: F.max_pool2d(x, *window)
     backward = (
-        lambda x, g, winners, _: tmc.max_pool2d_grad_input(g, winners, size, *window, *rest),
+        lambda x, g, winners, _: tmc.max_pool2d_grad_input(g, winners, size, *ours),
         lambda x, g, _, indices: aten.max_pool2d_with_indices_backward(g, x, *window, *rest, indices),
     )
     kept = lambda x: functional.max_pool2d(x, *window), lambda x: F.max_pool2d(x, *window)
@@ -66,9 +69,10 @@ def _max_windows(x, window):
 
 def _avg_windows(x, window):
     rest, size = (False, True, None), list(x.shape[2:])
-    forward = lambda x, _: tmc.avg_pool2d(x, *window, *rest), lambda x, _: F.avg_pool2d(x, *window)
+    ours = list(chain(*window)), *rest
+    forward = lambda x, _: tmc.avg_pool2d(x, *ours), lambda x, _: F.avg_pool2d(x, *window)
     backward = (
-        lambda x, g: tmc.avg_pool2d_grad_input(g, size, *window, *rest),
+        lambda x, g: tmc.avg_pool2d_grad_input(g, size, *ours),
         lambda x, g: aten.avg_pool2d_backward(g, x, *window, *rest),
     )
     kept = lambda x: functional.avg_pool2d(x, *window), lambda x: F.avg_pool2d(x, *window)

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 import torch
 
 from .. import functional
+from ..ops.conv import packed
 
 F, aten, tmc = torch.nn.functional, torch.ops.aten, torch.ops.tmc
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -135,6 +136,6 @@ def _conv_functions(layer, geometry, what, precision):
 
     if what == "grad_input":
         size = [layer.h, layer.w]
-        return lambda x, weight, grad: tmc.conv2d_grad_input(grad, weight, size, *geometry, precision), theirs
+        return lambda x, weight, grad: tmc.conv2d_grad_input(grad, weight, size, *packed(*geometry), precision), theirs
     size = [layer.r, layer.s]
-    return lambda x, weight, grad: tmc.conv2d_grad_weight(grad, x, size, *geometry, precision), theirs
+    return lambda x, weight, grad: tmc.conv2d_grad_weight(grad, x, size, *packed(*geometry), precision), theirs

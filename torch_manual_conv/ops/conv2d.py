@@ -43,7 +43,7 @@ class Conv2dFunction(torch.autograd.Function):
         grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
         grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
         grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
-        return grad_input, grad_weight, grad_bias, None, None, None, None, None
+        return grad_input, grad_weight, grad_bias, None, None, None
 
     @staticmethod
     def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
@@ -54,7 +54,7 @@ class Conv2dFunction(torch.autograd.Function):
         if weight_tangent is not None:
             tangents.append(conv2d_op(input, weight_tangent, None, *ctx.geometry))
         if bias_tangent is not None:
-            shape = conv2d_output_size(ctx.input_size, ctx.kernel_size, *ctx.geometry[:3])
+            shape = conv2d_output_size(ctx.input_size, ctx.kernel_size, ctx.geometry[0])
             tangents.append(bias_tangent.view(-1, 1, 1).expand(input.size(0), -1, *shape))
         return sum(tangents[1:], tangents[0])
 
@@ -75,7 +75,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
         for_weight = (
             conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
         )
-        return for_output, for_weight, None, None, None, None, None, None
+        return for_output, for_weight, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, weight_tangent, *_):
@@ -103,7 +103,7 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
         for_input = (
             conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
         )
-        return for_output, for_input, None, None, None, None, None, None
+        return for_output, for_input, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, input_tangent, *_):
@@ -150,8 +150,9 @@ def product_rule(bilinear, left, right):
 # ---- Shapes for tracing.
 
 
-def conv2d_output_size(input_size, kernel_size, stride, padding, dilation):
+def conv2d_output_size(input_size, kernel_size, geometry):
     """(P, Q): floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1 along each axis (eq. 2)."""
+    stride, dilation, padding = geometry[:2], geometry[2:4], geometry[4:]
     pads = (padding[0] + padding[1], padding[2] + padding[3]) if len(padding) == 4 else (2 * padding[0], 2 * padding[1])
     return tuple(
         (size + pad - d * (k - 1) - 1) // s + 1
@@ -164,11 +165,12 @@ def check_precision(op, precision):
         raise RuntimeError(f"{op}: precision must be highest, high or medium, got {precision}")
 
 
-def output_shape(op, input_shape, weight_shape, stride, padding, dilation, groups):
+def output_shape(op, input_shape, weight_shape, geometry, groups):
     """[N, K, P, Q] of a convolution with these operands, after the checks that tracing can make."""
+    if len(geometry) not in (6, 8):
+        raise RuntimeError(f"{op}: geometry must have 6 or 8 values (stride, dilation, padding), got {list(geometry)}")
+    stride, dilation, padding = geometry[:2], geometry[2:4], geometry[4:]
     for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        if len(values) != 2 and not (name == "padding" and len(values) == 4):
-            raise RuntimeError(f"{op}: {name} must have 2 values (height, width), got {list(values)}")
         if any(v < low for v in values):
             raise RuntimeError(f"{op}: {name} must be >= {low}, got {list(values)}")
     if groups < 1:
@@ -185,7 +187,7 @@ def output_shape(op, input_shape, weight_shape, stride, padding, dilation, group
             f"{op}: groups={groups} must divide {k} output channels, and {c} input channels into "
             f"groups of weight.size(1) = {c_per_group}"
         )
-    size = conv2d_output_size(input_size, kernel_size, stride, padding, dilation)
+    size = conv2d_output_size(input_size, kernel_size, geometry)
     if any(extent < 1 for extent in size):
         raise RuntimeError(
             f"{op}: kernel_size must not exceed the padded input, got kernel_size={list(kernel_size)}, "
@@ -194,13 +196,13 @@ def output_shape(op, input_shape, weight_shape, stride, padding, dilation, group
     return n, k, *size
 
 
-def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups, precision="highest"):
+def _conv2d_fake(input, weight, bias, geometry, groups, precision="highest"):
     op = "conv2d"
     check_precision(op, precision)
     check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
     check_fake_floating(op, "input", input)
     check_fake_like(op, "weight", weight, "input", input)
-    shape = output_shape(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    shape = output_shape(op, input.shape, weight.shape, geometry, groups)
     if bias is not None:
         check_fake_like(op, "bias", bias, "input", input)
         if bias.size(0) != weight.size(0):
@@ -208,19 +210,19 @@ def _conv2d_fake(input, weight, bias, stride, padding, dilation, groups, precisi
     return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight))
 
 
-def _conv2d_grad_input_fake(grad_output, weight, input_size, stride, padding, dilation, groups, precision="highest"):
+def _conv2d_grad_input_fake(grad_output, weight, input_size, geometry, groups, precision="highest"):
     op = "conv2d_grad_input"
     check_precision(op, precision)
     check_fake(op, ("grad_output", grad_output, 4), ("weight", weight, 4))
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_like(op, "weight", weight, "grad_output", grad_output)
     shape = (grad_output.size(0), weight.size(1) * groups, *input_size)
-    output = output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
+    output = output_shape(op, shape, weight.shape, geometry, groups)
     check_fake_output(op, "grad_output", grad_output, output)
     return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
 
 
-def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, dilation, groups, precision="highest"):
+def _conv2d_grad_weight_fake(grad_output, input, kernel_size, geometry, groups, precision="highest"):
     op = "conv2d_grad_weight"
     check_precision(op, precision)
     check_fake(op, ("grad_output", grad_output, 4), ("input", input, 4))
@@ -229,7 +231,7 @@ def _conv2d_grad_weight_fake(grad_output, input, kernel_size, stride, padding, d
     if groups < 1 or input.size(1) % groups != 0:
         raise RuntimeError(f"{op}: groups must divide the input channels, got {input.size(1)} and groups={groups}")
     shape = (grad_output.size(1), input.size(1) // groups, *kernel_size)
-    output = output_shape(op, input.shape, shape, stride, padding, dilation, groups)
+    output = output_shape(op, input.shape, shape, geometry, groups)
     check_fake_output(op, "grad_output", grad_output, output)
     return empty_nchw(input, shape, is_channels_last(grad_output) or is_channels_last(input))
 
@@ -246,29 +248,29 @@ def _conv2d_grad_bias_fake(grad_output):
 def _operand_vmap(call):
     """For call(images, weight, ...), the images [N, ...] and the weight [K, ...] of conv2d or conv2d_grad_input."""
 
-    def rule(info, in_dims, images, weight, bias_or_size, stride, padding, dilation, groups, precision="highest"):
+    def rule(info, in_dims, images, weight, bias_or_size, geometry, groups, precision="highest"):
         is_bias = isinstance(bias_or_size, torch.Tensor)
         if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
             images = fold_into_batch(info, images, in_dims[0])
-            output = call(images, weight, bias_or_size, stride, padding, dilation, groups, precision)
+            output = call(images, weight, bias_or_size, geometry, groups, precision)
             return unfold_batch(info, output), 0
         images = fold_into_channels(info, images, in_dims[0], 1)
         weight = fold_into_channels(info, weight, in_dims[1], 0)
         if is_bias:
             bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
         groups *= info.batch_size
-        output = call(images, weight, bias_or_size, stride, padding, dilation, groups, precision)
+        output = call(images, weight, bias_or_size, geometry, groups, precision)
         return output.unflatten(1, (info.batch_size, -1)), 1
 
     return rule
 
 
 def _grad_weight_vmap(call):
-    def rule(info, in_dims, grad_output, input, kernel_size, stride, padding, dilation, groups, precision="highest"):
+    def rule(info, in_dims, grad_output, input, kernel_size, geometry, groups, precision="highest"):
         grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
         input = fold_into_channels(info, input, in_dims[1], 1)
         groups *= info.batch_size
-        grad_weight = call(grad_output, input, kernel_size, stride, padding, dilation, groups, precision)
+        grad_weight = call(grad_output, input, kernel_size, geometry, groups, precision)
         return grad_weight.unflatten(0, (info.batch_size, -1)), 0
 
     return rule

@@ -14,7 +14,7 @@ from ._register import (
     in_forward_ad,
     integers,
 )
-from .conv import conv2d, conv_geometry, float32_precision
+from .conv import conv2d, conv_geometry, float32_precision, packed
 from .conv_act_pool2d_op import conv_act_pool2d_op
 from .stage import ACTIVATIONS, POOLS
 
@@ -83,7 +83,8 @@ def conv_act_pool2d(
     if in_compiled_forward_ad():
         return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
     input, weight, bias = autocast(input, weight, bias)
-    stage = *geometry, activation or "none", pool or "none", size, step, pad, float32_precision(input.is_cuda)
+    window = [*size, *step, *pad]
+    stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad())
     return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
 

@@ -167,10 +167,10 @@ def check_arguments(op, input_size, weight_size, stage):
     for name, value, known in (("activation", stage.activation, ACTIVATIONS), ("pool", stage.pool, POOLS)):
         if value not in known:
             raise RuntimeError(f"{op}: {name} must be one of {', '.join(known)}, got {value}")
-    n, k, *size = output_shape(op, input_size, weight_size, stage.stride, stage.padding, stage.dilation, stage.groups)
+    n, k, *size = output_shape(op, input_size, weight_size, stage.geometry, stage.groups)
     pooled = size
     if stage.pool != "none":
-        pooled = pool2d_output_size(op, size, *stage.window[:3], (1, 1), False)
+        pooled = pool2d_output_size(op, size, stage.window, False, length=6)
     return (n, k, *size), (n, k, *pooled)
 
 
@@ -187,7 +187,7 @@ def _conv_act_pool2d_fake(input, weight, bias, *arguments):
         check_fake_output(op, "bias", bias, (weight.size(0),))
     kept = input.new_empty((0,))
     if stage.pool == "max":
-        kept = empty_nchw(input, shape, True, winners_dtype(stage.pool_size[0] * stage.pool_size[1]))
+        kept = empty_nchw(input, shape, True, winners_dtype(stage.window[0] * stage.window[1]))
     elif stage.activates_map and keep_activated:
         kept = empty_nchw(input, map_shape, True)
     return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight)), kept
@@ -217,15 +217,15 @@ def _conv_act_pool2d_gradients_fake(
 
 
 def _conv_act_pool2d_vmap(call):
-    def rule(info, in_dims, input, weight, bias, stride, padding, dilation, groups, *arguments):
+    def rule(info, in_dims, input, weight, bias, geometry, groups, *arguments):
         if in_dims[1] is None and (bias is None or in_dims[2] is None):
             input = fold_into_batch(info, input, in_dims[0])
-            results = call(input, weight, bias, stride, padding, dilation, groups, *arguments)
+            results = call(input, weight, bias, geometry, groups, *arguments)
             return tuple(unfold_batch(info, result) for result in results), (0, 0)
         input = fold_into_channels(info, input, in_dims[0], 1)
         weight = fold_into_channels(info, weight, in_dims[1], 0)
         bias = None if bias is None else fold_into_channels(info, bias, in_dims[2], 0)
-        output, kept = call(input, weight, bias, stride, padding, dilation, groups * info.batch_size, *arguments)
+        output, kept = call(input, weight, bias, geometry, groups * info.batch_size, *arguments)
         axis = 1 if kept.dim() == 4 else 0
         return (_split(info, output, 1), _split(info, kept, axis)), (1, axis)
 
@@ -240,9 +240,9 @@ def _conv_act_pool2d_gradients_vmap(call):
             None if tensor is None else fold_into_channels(info, tensor, dim, axis)
             for tensor, dim, axis in zip(args[:6], in_dims[:6], (1, 1, 0, 0, 1, 1), strict=True)
         ]
-        (n, c, *size), (k, *filter_size), stride, padding, dilation, groups, *arguments = args[6:]
+        (n, c, *size), (k, *filter_size), geometry, groups, *arguments = args[6:]
         sizes = (n, c * info.batch_size, *size), (k * info.batch_size, *filter_size)
-        results = call(*tensors, *sizes, stride, padding, dilation, groups * info.batch_size, *arguments)
+        results = call(*tensors, *sizes, geometry, groups * info.batch_size, *arguments)
         axes = [1 if result.dim() == 4 and i == 0 else 0 for i, result in enumerate(results)]
         return tuple(_split(info, result, axis) for result, axis in zip(results, axes, strict=True)), tuple(axes)
 

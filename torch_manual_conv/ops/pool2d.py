@@ -6,11 +6,11 @@ from ._register import batched, in_compiled_forward_ad, integer, integers
 from .pool2d_op import avg_pool2d_op, max_pool2d_op
 
 
-def _windows(op, kernel_size, stride, padding):
+def _window(op, kernel_size, stride, padding):
     kernel_size = integers(op, "kernel_size", kernel_size, 2)
     omitted = stride is None or (isinstance(stride, (tuple, list)) and len(stride) == 0)
     stride = kernel_size if omitted else integers(op, "stride", stride, 2)
-    return kernel_size, stride, integers(op, "padding", padding, 2)
+    return [*kernel_size, *stride, *integers(op, "padding", padding, 2)]
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -35,13 +35,14 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
     op = "max_pool2d"
-    dilation = integers(op, "dilation", dilation, 2)
-    window = *_windows(op, kernel_size, stride, padding), dilation, bool(ceil_mode)
     if in_compiled_forward_ad():
-        return torch.nn.functional.max_pool2d(input, *window, return_indices)
+        return torch.nn.functional.max_pool2d(
+            input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=return_indices
+        )
+    window = _window(op, kernel_size, stride, padding) + integers(op, "dilation", dilation, 2)
     if return_indices:
-        return batched(op, input, _max_pool2d_and_indices, *window)
-    return batched(op, input, max_pool2d_op, *window)[0]
+        return batched(op, input, _max_pool2d_and_indices, window, bool(ceil_mode))
+    return batched(op, input, max_pool2d_op, window, bool(ceil_mode))[0]
 
 
 def _max_pool2d_and_indices(input, *window):
@@ -71,11 +72,13 @@ def avg_pool2d(
     Saves for backward: sizes only, no tensor.
     """
     op = "avg_pool2d"
-    divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
-    window = *_windows(op, kernel_size, stride, padding), bool(ceil_mode), bool(count_include_pad), divisor
     if in_compiled_forward_ad():
-        return torch.nn.functional.avg_pool2d(input, *window)
-    return batched(op, input, avg_pool2d_op, *window)
+        return torch.nn.functional.avg_pool2d(
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        )
+    window = _window(op, kernel_size, stride, padding)
+    divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
+    return batched(op, input, avg_pool2d_op, window, bool(ceil_mode), bool(count_include_pad), divisor)
 
 
 def sum_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False):

@@ -124,9 +124,13 @@ def winners_dtype(taps):
     return torch.uint8 if taps <= MAX_BYTE_TAPS else torch.int32
 
 
-def pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, ceil_mode):
+def pool2d_output_size(op, input_size, window, ceil_mode, length=8):
     """(P, Q), with torch's ceil_mode: the last window must start inside the input or its leading padding."""
     check_fake_pair(op, "input_size", input_size, 1)
+    if len(window) != length:
+        names = "kernel_size, stride, padding, dilation" if length == 8 else "kernel_size, stride, padding"
+        raise RuntimeError(f"{op}: window must have {length} values ({names}), got {list(window)}")
+    kernel_size, stride, padding, dilation = window[:2], window[2:4], window[4:6], window[6:] or (1, 1)
     for name, values, low in (("kernel_size", kernel_size, 1), ("stride", stride, 1), ("padding", padding, 0)):
         check_fake_pair(op, name, values, low)
     check_fake_pair(op, "dilation", dilation, 1)
@@ -149,12 +153,12 @@ def pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, c
     return out
 
 
-def _max_pool2d_fake(input, kernel_size, stride, padding, dilation, ceil_mode):
+def _max_pool2d_fake(input, window, ceil_mode):
     check_fake_pooled("max_pool2d", input)
-    size = pool2d_output_size("max_pool2d", input.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
+    size = pool2d_output_size("max_pool2d", input.shape[2:], window, ceil_mode)
     shape = (*input.shape[:2], *size)
     channels_last = is_channels_last(input)
-    dtype = winners_dtype(kernel_size[0] * kernel_size[1])
+    dtype = winners_dtype(window[0] * window[1])
     return empty_nchw(input, shape, channels_last), empty_nchw(input, shape, channels_last, dtype)
 
 
@@ -170,53 +174,51 @@ def _check_divisor(op, divisor_override):
         raise RuntimeError(f"{op}: divisor_override must not be 0")
 
 
-def _check_output(op, name, tensor, input_size, kernel_size, stride, padding, dilation, ceil_mode):
-    size = pool2d_output_size(op, input_size, kernel_size, stride, padding, dilation, ceil_mode)
+def _check_output(op, name, tensor, input_size, window, ceil_mode, length=8):
+    size = pool2d_output_size(op, input_size, window, ceil_mode, length)
     check_fake_output(op, name, tensor, (*tensor.shape[:2], *size))
 
 
-def _max_pool2d_grad_input_fake(grad_output, winners, input_size, *window):
+def _max_pool2d_grad_input_fake(grad_output, winners, input_size, window, ceil_mode):
     op = "max_pool2d_grad_input"
     check_fake(op, ("grad_output", grad_output, 4), ("winners", winners, 4))
     check_fake_floating(op, "grad_output", grad_output)
-    _check_output(op, "grad_output", grad_output, input_size, *window)
+    _check_output(op, "grad_output", grad_output, input_size, window, ceil_mode)
     check_fake_output(op, "winners", winners, grad_output.shape)
-    check_fake_winners(op, winners, window[0][0] * window[0][1])
+    check_fake_winners(op, winners, window[0] * window[1])
     channels_last = is_channels_last(grad_output) or is_channels_last(winners)
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
-def _max_pool2d_select_fake(input, winners, *window):
+def _max_pool2d_select_fake(input, winners, window, ceil_mode):
     op = "max_pool2d_select"
     check_fake(op, ("input", input, 4), ("winners", winners, 4))
     check_fake_pooled(op, input)
     check_fake_output(op, "winners", winners, (*input.shape[:2], *winners.shape[2:]))
-    _check_output(op, "winners", winners, input.shape[2:], *window)
-    check_fake_winners(op, winners, window[0][0] * window[0][1])
+    _check_output(op, "winners", winners, input.shape[2:], window, ceil_mode)
+    check_fake_winners(op, winners, window[0] * window[1])
     return empty_nchw(input, winners.shape, is_channels_last(input))
 
 
-def _max_pool2d_indices_fake(winners, input_size, *window):
+def _max_pool2d_indices_fake(winners, input_size, window, ceil_mode):
     check_fake("max_pool2d_indices", ("winners", winners, 4))
-    _check_output("max_pool2d_indices", "winners", winners, input_size, *window)
-    check_fake_winners("max_pool2d_indices", winners, window[0][0] * window[0][1])
+    _check_output("max_pool2d_indices", "winners", winners, input_size, window, ceil_mode)
+    check_fake_winners("max_pool2d_indices", winners, window[0] * window[1])
     return empty_nchw(winners, winners.shape, is_channels_last(winners), torch.int64)
 
 
-def _avg_pool2d_fake(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+def _avg_pool2d_fake(input, window, ceil_mode, count_include_pad, divisor_override):
     check_fake_pooled("avg_pool2d", input)
-    size = pool2d_output_size("avg_pool2d", input.shape[2:], kernel_size, stride, padding, (1, 1), ceil_mode)
+    size = pool2d_output_size("avg_pool2d", input.shape[2:], window, ceil_mode, length=6)
     _check_divisor("avg_pool2d", divisor_override)
     return empty_nchw(input, (*input.shape[:2], *size), is_channels_last(input))
 
 
-def _avg_pool2d_grad_input_fake(
-    grad_output, input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-):
+def _avg_pool2d_grad_input_fake(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override):
     op = "avg_pool2d_grad_input"
     check_fake(op, ("grad_output", grad_output, 4))
     check_fake_floating(op, "grad_output", grad_output)
-    _check_output(op, "grad_output", grad_output, input_size, kernel_size, stride, padding, (1, 1), ceil_mode)
+    _check_output(op, "grad_output", grad_output, input_size, window, ceil_mode, length=6)
     _check_divisor(op, divisor_override)
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 

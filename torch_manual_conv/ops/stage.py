@@ -22,28 +22,23 @@ POOLS = ("none", "max", "avg", "sum")
 class Stage(NamedTuple):
     """The arguments that follow the tensors in both ops, in their order."""
 
-    stride: list
-    padding: list
-    dilation: list
+    geometry: list
     groups: int
     activation: str
     pool: str
-    pool_size: list
-    pool_stride: list
-    pool_padding: list
+    window: list
     precision: str
 
     @property
     def conv(self):
-        return *self[:4], self.precision
+        return self.geometry, self.groups, self.precision
 
     @property
-    def window(self):
+    def pooling(self):
         """The pool's arguments, as the ops max_pool2d and avg_pool2d take them."""
-        sizes = self.pool_size, self.pool_stride, self.pool_padding
-        return (
-            (*sizes, (1, 1), False) if self.pool == "max" else (*sizes, False, True, 1 if self.pool == "sum" else None)
-        )
+        if self.pool == "max":
+            return [*self.window, 1, 1], False
+        return self.window, False, True, 1 if self.pool == "sum" else None
 
     @property
     def averages(self):
@@ -79,7 +74,7 @@ class Stage(NamedTuple):
         """The pooled map of z, whatever wins: eq. 7, 10."""
         if self.pool == "none":
             return z
-        return max_pool2d_select(z, winners, *self.window) if self.pool == "max" else avg_pool2d_op(z, *self.window)
+        return max_pool2d_select(z, winners, *self.pooling) if self.pool == "max" else avg_pool2d_op(z, *self.pooling)
 
     def spread(self, grad, winners, sizes):
         """Each pooled gradient to the positions that it came from: eq. 8, 9."""
@@ -87,8 +82,8 @@ class Stage(NamedTuple):
             return grad
         size = self.map_size(sizes)
         if self.pool == "max":
-            return max_pool2d_grad_input(grad, winners, size, *self.window)
-        return avg_pool2d_grad_input(grad, size, *self.window)
+            return max_pool2d_grad_input(grad, winners, size, *self.pooling)
+        return avg_pool2d_grad_input(grad, size, *self.pooling)
 
     def map_gradient(self, grad_output, activated, winners, sizes):
         """dJ/dz from dJ/dy."""
@@ -100,7 +95,7 @@ class Stage(NamedTuple):
 
     def map_size(self, sizes):
         input_size, weight_size = sizes
-        return conv2d_output_size(input_size[2:], weight_size[2:], *self.conv[:3])
+        return conv2d_output_size(input_size[2:], weight_size[2:], self.geometry)
 
     def conv_gradients(self, grad_z, input, weight, sizes, wanted):
         """dJ/dx, dJ/dw, dJ/db from dJ/dz (eq. 5, 3, 4); None where not wanted."""
