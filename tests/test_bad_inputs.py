@@ -128,7 +128,7 @@ PUBLIC = {
     "F.avg_pool2d(x(1,3,8,8, dtype=torch.uint8), 2)": "avg_pool2d input uint8",
     "F.adaptive_max_pool2d(x(1,3,8,8, dtype=torch.int32), 2)": "adaptive_max_pool2d input int32",
     "F.sigmoid(x(3, dtype=torch.complex128))": "sigmoid input complex128",
-    "F.sigmoid(x(3, dtype=torch.int64))": "sigmoid input int64",
+    "ops.sigmoid(x(3, dtype=torch.int64))": "sigmoid input int64",
     # B32: devices and layouts
     "F.conv2d(x(1,3,8,8), x(4,3,3,3, device='meta'))": "conv2d weight meta cpu",
     "F.conv2d(x(1,3,8,8, device='meta'), x(4,3,3,3))": "conv2d weight cpu meta",

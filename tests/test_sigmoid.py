@@ -68,6 +68,12 @@ def test_same_bits_for_any_threads_and_place(dtype, size):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("integers", [torch.bool, torch.uint8, torch.int16, torch.int64])
+def test_integers_become_floating(integers, device):
+    x = torch.tensor([0, 1, 5], device=device).to(integers)
+    torch.testing.assert_close(F.sigmoid(x), torch.sigmoid(x))
+
+
 def test_saves_only_its_output(device):
     x = torch.randn(5, 7, device=device, requires_grad=True)
     (saved,) = saved_tensors(lambda: F.sigmoid(x))

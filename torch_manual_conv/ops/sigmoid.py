@@ -94,16 +94,19 @@ def sigmoid(input):
     """The logistic function 1 / (1 + exp(-input)), elementwise.
 
     Args:
-        input: any shape and strides; float64, float32, bfloat16 or float16.
+        input: any shape and strides; float64, float32, bfloat16 or float16, or integers or bools, which become
+            torch.get_default_dtype().
     Returns:
         A tensor of the same shape, dtype and strides, with values in [0, 1].
     Raises:
-        RuntimeError: for a dtype that is not one of the four.
+        RuntimeError: for any other dtype.
 
     Equivalent to: torch.sigmoid(input).
     Saves for backward: the output.
     """
     check_tensor("sigmoid", "input", input)
+    if not (input.is_floating_point() or input.is_complex()):
+        input = input.to(torch.get_default_dtype())
     if in_compiled_forward_ad():
         return torch.sigmoid(input)
     return sigmoid_op(input)
