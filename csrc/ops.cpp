@@ -56,7 +56,8 @@ STABLE_TORCH_LIBRARY(tmc, m) {
         " str pool, int[] window, str precision, bool want_input, bool want_weight, bool want_bias)"
         " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   // How the stage is computed: "fused: <in which pieces>", or "composed: <why>", one operator after the other, which
-  // only CUDA does.
+  // only CUDA does. There a second line tells of backward where the input needs no gradient: "gradient of the map: ",
+  // and "rebuilt: <why>", on the chip, or "stored: <why>", in memory.
   m.def("conv_act_pool2d_algorithm(Tensor input, Tensor weight, int[] geometry, SymInt groups, str activation,"
         " str pool, int[] window, str precision, bool keep_activated) -> str");
 

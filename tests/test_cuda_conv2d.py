@@ -6,7 +6,8 @@ shapes reach every size of blocks, sums in parts and several launches for one ba
 
 import pytest
 import torch
-from cuda_harness.kernels import Conv, EntryPoints, Kernels, dense
+from cuda_harness.kernels import EntryPoints, Kernels, dense
+from cuda_harness.shapes import Conv
 from test_cuda_harness import goes_wrong
 from test_cuda_kernels import SEEDS, conv_operands
 

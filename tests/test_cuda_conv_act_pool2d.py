@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import ACTIVATIONS, Conv, EntryPoints, Kernels, Pool, Stage, dense
+from cuda_harness.kernels import EntryPoints, Kernels, dense
+from cuda_harness.shapes import ACTIVATIONS, Conv, Pool, Stage
 from test_cuda_harness import goes_wrong
 from test_cuda_kernels import SEEDS, check, conv_operands
 from test_cuda_pool2d import torch_max_pool2d

@@ -15,8 +15,6 @@ import torch
 from cuda_harness.kernels import SANITIZED, HarnessError, Kernels
 from test_cuda_kernels import CONVS, EMPTY_BATCH, SEEDS, check, conv_operands
 
-SANITIZED_FILES = "harness", "kernels", "pool2d", "sigmoid", "conv_act_pool2d"
-
 
 @pytest.fixture
 def kernels():
@@ -110,7 +108,7 @@ def test_an_access_outside_is_seen(kernels):
 
 
 SANITIZED_FILES = ("harness", "kernels", "pool2d", "sigmoid", "tensor_cores", "conv2d", "hopper", "wgmma")
-SANITIZED_FILES += ("conv_act_pool2d", "fused_stage")
+SANITIZED_FILES += ("conv_act_pool2d", "fused_stage", "stage_gradients")
 # Tests of bits go the same ways again; indices beyond 32 bits would take a build of their own.
 SANITIZED_TESTS = "(float32 or outside or (wgmma and matches and bfloat16)) and not bits"
 

@@ -8,7 +8,8 @@ import ctypes
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import Conv, Kernels
+from cuda_harness.kernels import Kernels
+from cuda_harness.shapes import Conv
 
 SEEDS = (0, 1, 2)  # 0: threads in order; others: random warps, each run to its next barrier
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import AverageRule, Kernels, Pool, WidePools
+from cuda_harness.kernels import Kernels, WidePools
+from cuda_harness.shapes import AverageRule, Pool
 from test_cuda_kernels import SEEDS, check
 
 LAYOUTS = {

@@ -6,7 +6,7 @@ computed so because it is asked for.
 
 import pytest
 import torch
-from cuda_harness.kernels import Conv
+from cuda_harness.shapes import Conv
 from test_cuda_conv2d import PRECISIONS, algorithms, check, geometry, kernels, on_cuda, results  # noqa: F401
 from test_cuda_harness import goes_wrong
 from test_cuda_kernels import SEEDS, conv_operands

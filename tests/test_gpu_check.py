@@ -35,9 +35,9 @@ def test_dry_run_of_every_part_that_measures():
     summary = done.stdout.splitlines()[-25:]
     for part in measuring:
         assert any(line.split()[:2] == [part, "passed"] for line in summary), done.stdout
-    assert any(line.startswith("bits: 40 cases, 2 repeats") and "0 differ" in line for line in summary)
-    assert "graphs: 40 cases replayed with other numbers: 0 differ or wait" in summary
-    assert "graphs: 20 cases beside a busy stream: 0 differ or wait" in summary
+    assert any(line.startswith("bits: 42 cases, 2 repeats") and "0 differ" in line for line in summary)
+    assert "graphs: 42 cases replayed with other numbers: 0 differ or wait" in summary
+    assert "graphs: 21 cases beside a busy stream: 0 differ or wait" in summary
     assert sum(line.startswith("largest batch in 24 GB: AlexNet") for line in summary) == 3
     eager = [line for line in summary if "x torch, geometric mean of 1" in line and "CUDA graph" not in line]
     assert len(eager) == 4  # layers, pools, stages, steps

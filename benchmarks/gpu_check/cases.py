@@ -33,6 +33,13 @@ CASES = {
         ),
         ((2, 16, 13, 13), (32, 16, 3, 3), (32,)),
     ),
+    # Its image needs no gradient: the gradient of its map is not written.
+    "conv_act_pool2d first": (
+        lambda x, w, b: F.conv_act_pool2d(
+            x.detach(), w, b, 4, 2, activation="relu", pool="max", pool_size=3, pool_stride=2
+        ),
+        ((3, 3, 63, 67), (64, 3, 11, 11), (64,)),
+    ),
 }
 # If time does not suffice for all, the last ones are left out.
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -47,8 +54,9 @@ def tensors(name, dtype, device, layout):
 
 
 def results(name, operands):
-    """Output, then the gradient of every operand, for a grad_output that any part of the batch would get too."""
+    """Output, then the gradient of every operand, for a grad_output that any part of the batch would get too. A
+    gradient that nobody needs is zero."""
     leaves = [t.detach().requires_grad_() for t in operands]
     output = CASES[name][0](*leaves)
     row = torch.linspace(-1, 1, output[0].numel(), device=output.device).reshape(output[0].shape).to(output.dtype)
-    return output.detach(), *torch.autograd.grad(output, leaves, row.expand(output.shape))
+    return output.detach(), *torch.autograd.grad(output, leaves, row.expand(output.shape), materialize_grads=True)

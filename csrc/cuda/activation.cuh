@@ -6,6 +6,7 @@
 #include "../conv_act_pool2d.h"
 #include "../sigmoid.h"
 #include "primitives.h"
+#include "vector.h"
 
 namespace tmc {
 
@@ -39,6 +40,23 @@ __device__ A times_slope(Activation activation, A grad, A o) {
     case Activation::sigmoid: return sigmoid_gradient(grad, o);
     case Activation::relu: return o <= 0 ? 0 : grad;
     default: return grad * (1 - o * o);
+  }
+}
+
+// The same for neighbouring values of T: one branch for all of them.
+template <Activation kActivation, int kLanes, class T, class A>
+__device__ void times_slopes(A (&grads)[kLanes], const T* o) {
+  const Vector<T, kLanes> values = load<kLanes>(o);
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) grads[i] = times_slope(kActivation, grads[i], static_cast<A>(values.lanes[i]));
+}
+template <int kLanes, class T, class A>
+__device__ void times_slopes(Activation activation, A (&grads)[kLanes], const T* o) {
+  switch (activation) {
+    case Activation::none: return;
+    case Activation::sigmoid: return times_slopes<Activation::sigmoid>(grads, o);
+    case Activation::relu: return times_slopes<Activation::relu>(grads, o);
+    default: return times_slopes<Activation::tanh>(grads, o);
   }
 }
 

@@ -154,6 +154,16 @@ int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
   return packed + parts_workspace(plan);
 }
 
+void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+                          const float* sums, int parts, void* grad_weight, void* stream) {
+  const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
+  dispatch_mma(dtype, [&](auto type) {
+    using T = decltype(type);
+    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last, sums,
+           parts, static_cast<T*>(grad_weight));
+  });
+}
+
 void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    bool weight_last, const void* grad_output, const void* input, void* workspace,
                                    void* grad_weight, void* stream) {
@@ -178,10 +188,9 @@ void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const 
                                                                      stream);
       });
     }
-    const int64_t count = int64_t{extents.groups} * extents.rows * extents.columns;
-    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last,
-           static_cast<const float*>(workspace), extents.parts, static_cast<T*>(grad_weight));
   });
+  const auto* const sums = static_cast<const float*>(workspace);
+  launch_sum_mma_parts(dtype, shape, plan, weight_last, sums, extents.parts, grad_weight, stream);
 }
 
 }  // namespace tmc

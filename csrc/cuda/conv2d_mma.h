@@ -28,5 +28,9 @@ void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const 
                                    bool weight_last, const void* grad_output, const void* input, void* workspace,
                                    void* grad_weight, void* stream);
 
+// grad_weight from the sums of the parts, [parts, groups, rows, columns] of plan.shape, added in order.
+void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+                          const float* sums, int parts, void* grad_weight, void* stream);
+
 }  // extern "C"
 }  // namespace tmc

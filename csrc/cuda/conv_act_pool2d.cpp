@@ -1,6 +1,8 @@
 // A whole stage on CUDA (eq. 21, 23): checks, allocation, launch. What is inside is channels_last throughout.
 #include "conv_act_pool2d.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <tuple>
 
@@ -108,6 +110,14 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   return {in_layout(output, channels_last), keeps_map ? map : winners};
 }
 
+// A preference in the environment, for tests and comparisons.
+std::optional<MapGradient> preferred_map_gradient() {
+  const char* const preferred = std::getenv("TMC_STAGE_MAP_GRADIENT");
+  if (preferred != nullptr && std::strcmp(preferred, "stored") == 0) return MapGradient::stored;
+  if (preferred != nullptr && std::strcmp(preferred, "rebuilt") == 0) return MapGradient::rebuilt;
+  return std::nullopt;
+}
+
 std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& weight, IntList geometry, int64_t groups,
                                            std::string activation, std::string pool, IntList window,
                                            std::string precision, bool keep_activated) {
@@ -123,8 +133,12 @@ std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& we
   const bool has_map = !plan.fused && !keeps_map && shape.pooling != Pooling::none;
   const int64_t map =
       shape.conv.n * shape.conv.k * shape.conv.p * shape.conv.q * static_cast<int64_t>(input.element_size());
-  return describe(plan) + "; scratch memory: " + std::to_string(forward_scratch(dtype, conv) + (has_map ? map : 0)) +
-         " bytes";
+  const auto bytes = [](int64_t count) { return "; scratch memory: " + std::to_string(count) + " bytes"; };
+  const StageGradientsPlan gradients =
+      plan_stage_gradients(dtype, shape, checked_precision, device, preferred_map_gradient());
+  return describe(plan) + bytes(forward_scratch(dtype, conv) + (has_map ? map : 0)) +
+         "\ngradient of the map: " + describe(gradients) +
+         (gradients.rebuilt ? bytes(conv_act_pool2d_grad_weight_workspace(dtype, shape, gradients)) : "");
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
@@ -136,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
   const ConvActPool2dGiven given{grad_output, input, weight, bias, activated, winners};
   const ConvActPool2dShape shape = check_conv_act_pool2d_gradients(
       given, input_size, weight_size, {{geometry, groups}, activation, pool, window}, want_input, want_weight);
-  check_precision(op, precision);
+  const Precision checked_precision = check_precision(op, precision);
   if (shape.pooling == Pooling::max) check_winners_tensor(op, *winners, shape.pool);
   const Conv2dShape& conv = shape.conv;
   const Dtype dtype = dtype_of(grad_output);
@@ -145,23 +159,43 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
   const DeviceGuard guard(grad_output.get_device_index());
   void* const stream = current_stream(grad_output);
   const Tensor nothing = empty_list(grad_output, 0);
-  Tensor map_gradient = empty_nchw(grad_output, conv.n, conv.k, conv.p, conv.q, true);
   Tensor grad_bias = want_bias ? empty_list(grad_output, conv.k) : nothing;
-  if (map_gradient.numel() == 0) {
+  void* const grad_bias_data = want_bias ? grad_bias.mutable_data_ptr() : nullptr;
+  const bool is_empty = conv.n * conv.k * conv.p * conv.q == 0;
+  Tensor gradient = grad_output;
+  if (is_empty) {
     torch::stable::zero_(grad_bias);
   } else {
     if (recomputes(shape, given)) {
       activated = conv2d_cuda(dense(*input, true), *weight, bias, geometry, groups, precision);
       activate(shape, *activated);
     }
-    const Tensor gradient = aligned(dense(grad_output, true));
+    gradient = aligned(dense(grad_output, true));
     if (activated) activated = aligned(dense(*activated, true));
     if (winners) winners = aligned(dense(*winners, true));
+  }
+  const void* const activated_data = activated ? activated->const_data_ptr() : nullptr;
+  const void* const winners_data = winners ? winners->const_data_ptr() : nullptr;
+  const StageGradientsPlan plan =
+      plan_stage_gradients(dtype, shape, checked_precision, device_of(grad_output), preferred_map_gradient());
+  if (plan.rebuilt && want_weight && !want_input && !is_empty) {
+    const bool weight_last = is_channels_last(grad_output) || is_channels_last(*input);
+    Tensor grad_weight = empty_nchw(grad_output, conv.k, channels_per_group(conv), conv.r, conv.s, weight_last);
+    const bool image_last = is_channels_last(*input) || !plan.conv.packing.needed;
+    const Tensor image = aligned(to_layout(*input, image_last));
+    Tensor workspace = empty_bytes(grad_output, conv_act_pool2d_grad_weight_workspace(dtype, shape, plan));
+    launch_conv_act_pool2d_grad_weight(
+        dtype, shape, plan, image_last, weight_last, gradient.const_data_ptr(), activated_data, winners_data,
+        image.const_data_ptr(), workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(), grad_bias_data, stream);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return {nothing, grad_weight, grad_bias};
+  }
+  Tensor map_gradient = empty_nchw(grad_output, conv.n, conv.k, conv.p, conv.q, true);
+  if (!is_empty) {
     Tensor workspace = empty_bytes(grad_output, want_bias ? conv_act_pool2d_map_gradient_workspace(dtype, shape) : 0);
-    launch_conv_act_pool2d_map_gradient(
-        dtype, shape, gradient.const_data_ptr(), activated ? activated->const_data_ptr() : nullptr,
-        winners ? winners->const_data_ptr() : nullptr, workspace.mutable_data_ptr(), map_gradient.mutable_data_ptr(),
-        want_bias ? grad_bias.mutable_data_ptr() : nullptr, stream);
+    launch_conv_act_pool2d_map_gradient(dtype, shape, gradient.const_data_ptr(), activated_data, winners_data,
+                                        workspace.mutable_data_ptr(), map_gradient.mutable_data_ptr(), grad_bias_data,
+                                        stream);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   const int64_t size[] = {conv.h, conv.w}, kernel_size[] = {conv.r, conv.s};

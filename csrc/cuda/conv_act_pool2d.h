@@ -18,5 +18,9 @@ void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& 
                                          const void* activated, const void* winners, void* workspace,
                                          void* map_gradient, void* grad_bias, void* stream);
 
+// grad_bias from the sums of parts, [parts, k] in the accumulation type, added in order.
+void launch_sum_bias_parts(Dtype dtype, const void* bias_parts, int64_t parts, int64_t k, void* grad_bias,
+                           void* stream);
+
 }  // extern "C"
 }  // namespace tmc

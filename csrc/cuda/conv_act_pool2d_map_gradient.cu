@@ -232,6 +232,15 @@ int64_t conv_act_pool2d_map_gradient_workspace(Dtype dtype, const ConvActPool2dS
   return bytes;
 }
 
+void launch_sum_bias_parts(Dtype dtype, const void* bias_parts, int64_t parts, int64_t k, void* grad_bias,
+                           void* stream) {
+  dispatch(dtype, [&](auto type) {
+    using T = decltype(type);
+    launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(k, kSumLanes)), kSumLanes * kSumRows, stream,
+           static_cast<const accumulate_t<T>*>(bias_parts), parts, k, static_cast<T*>(grad_bias));
+  });
+}
+
 void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& shape, const void* grad_output,
                                          const void* activated, const void* winners, void* workspace,
                                          void* map_gradient, void* grad_bias, void* stream) {
@@ -255,8 +264,7 @@ void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& 
       else if constexpr (Windows::kBlock == 1)  // fixed windows are small
         run(map_gradient_kernel<T, int32_t, Lanes, Windows>);
       if (grad_bias != nullptr)
-        launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(shape.pool.c, kSumLanes)), kSumLanes * kSumRows, stream,
-               bias_parts, division.parts, shape.pool.c, static_cast<T*>(grad_bias));
+        launch_sum_bias_parts(dtype, bias_parts, division.parts, shape.pool.c, grad_bias, stream);
     });
   });
 }

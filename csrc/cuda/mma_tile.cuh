@@ -179,15 +179,16 @@ __device__ void prepare(uint32_t (&registers)[kTiles][4], uint32_t (&lo)[kTiles]
 }
 
 // sums += rows x columns over the kStepBytes of depth of one step: kRowTiles of 16 rows, kColumnTiles of 8 columns.
-template <class T, bool kSplit, class RowTile, class ColumnTile, int kRowTiles, int kColumnTiles>
-__device__ void multiply_step(float (&sums)[kRowTiles][kColumnTiles][4], const Chunk* row_tile, int row,
-                              const Chunk* column_tile, int column, int step) {
+// `rows` and `columns` are what RowTile and ColumnTile load from: where a tile begins, as a rule.
+template <class T, bool kSplit, class RowTile, class ColumnTile, class Rows, int kRowTiles, int kColumnTiles>
+__device__ void multiply_step(float (&sums)[kRowTiles][kColumnTiles][4], const Rows& rows, int row,
+                              const Chunk* columns, int column, int step) {
   uint32_t a[kRowTiles][4], a_lo[kRowTiles][4];
   uint32_t b_pairs[kColumnTiles / 2][4], b_pairs_lo[kColumnTiles / 2][4];
 #pragma unroll
-  for (int i = 0; i < kRowTiles; ++i) RowTile::load_rows(a[i], row_tile, row + i * 16, step);
+  for (int i = 0; i < kRowTiles; ++i) RowTile::load_rows(a[i], rows, row + i * 16, step);
 #pragma unroll
-  for (int j = 0; j < kColumnTiles; j += 2) ColumnTile::load_columns(b_pairs[j / 2], column_tile, column + j * 8, step);
+  for (int j = 0; j < kColumnTiles; j += 2) ColumnTile::load_columns(b_pairs[j / 2], columns, column + j * 8, step);
   prepare<T, kSplit>(a, a_lo);
   prepare<T, kSplit>(b_pairs, b_pairs_lo);
 #pragma unroll

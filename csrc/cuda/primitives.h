@@ -74,14 +74,15 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
 }
 
 // Starts to copy 16 bytes from global to shared memory past the registers; writes zeros where !valid. The first goes
-// past L1 as well; the second through it, for what the multiprocessor will copy again soon.
+// past L1 as well; the second through it, for what the multiprocessor will copy again soon, or 4 or 8 bytes.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
   TMC_SM80_PTX("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(valid ? 16 : 0) : "memory");
 }
+template <int kBytes = 16>
 __device__ __forceinline__ void copy_async_through_cache(void* shared, const void* global, bool valid) {
-  TMC_SM80_PTX("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 16 : 0) : "memory");
+  TMC_SM80_PTX("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global), "n"(kBytes),
+               "r"(valid ? kBytes : 0) : "memory");
 }
 // Closes a group of the thread's copies; wait_for_copies waits until all but its last kPending groups have landed.
 __device__ __forceinline__ void commit_copies() {

@@ -22,8 +22,10 @@ inline char* dynamic_shared_memory() {
 inline void copy_async(void* shared, const void* global, bool valid) {
   fibers::copy_async(shared, global, valid);
 }
-inline void copy_async_through_cache(void* shared, const void* global, bool valid) {
-  fibers::copy_async(shared, global, valid);
+template <int kBytes = 16>
+void copy_async_through_cache(void* shared, const void* global, bool valid) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  fibers::copy_async(shared, global, valid, kBytes);
 }
 inline void commit_copies() {
   fibers::commit_copies();

@@ -1,17 +1,14 @@
 #include "fibers.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
-#include <deque>
-#include <memory>
-#include <new>
 #include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "context.h"
+#include "shared_memory.h"
 
 namespace fibers {
 namespace {
@@ -31,24 +28,16 @@ void fail(const std::string& what) {
 
 namespace {
 
-// CUDA's limits on a launch and on static shared memory.
+// CUDA's limits on a launch.
 constexpr unsigned kMaxThreads = 1024, kMaxGridX = 2147483647, kMaxGridYZ = 65535;
-constexpr std::size_t kMaxSharedBytes = 48 << 10, kSharedAlignment = 1024, kCopyBytes = 16;
 
 enum class State { ready, at_warp_instruction, at_barrier, waiting, done };
-
-struct Copy {
-  void* shared;
-  const void* global;
-  bool valid;
-};
 
 struct Fiber {
   Context context;
   State state = State::done;
-  std::string site;                      // of the barrier or condition it waits at
-  std::function<bool()> condition;       // of State::waiting
-  std::deque<std::vector<Copy>> copies;  // on their way, by group; the last group is still open
+  std::string site;                 // of the barrier or condition it waits at
+  std::function<bool()> condition;  // of State::waiting
 };
 
 struct Warp {
@@ -57,27 +46,18 @@ struct Warp {
   unsigned arrived = 0;
 };
 
-struct SharedDeleter {
-  void operator()(char* bytes) const { operator delete[](bytes, std::align_val_t{kSharedAlignment}); }
-};
-
 std::vector<Fiber> fibers_;
 std::vector<Warp> warps_;
 Fiber* running = nullptr;
 const std::function<void()>* kernel_ = nullptr;
 std::vector<std::function<void()>> beside;  // work that is still to be done
 
-// The block's shared memory, of either kind.
-std::unique_ptr<char[], SharedDeleter> shared;
-std::size_t shared_bytes = 0, dynamic_bytes = 0;
-bool shared_is_fresh = false;
-
 // A fiber serves one thread of every block, one after the other.
 void serve() {
   running->context.arrived();
   for (;;) {
     (*kernel_)();
-    if (running->copies.size() > 1 || !running->copies.back().empty()) fail("copies that nobody waits for");
+    check_copies_were_awaited();
     running->state = State::done;
     running->context.stop();
   }
@@ -155,13 +135,10 @@ bool release() {
 }
 
 void run_block() {
-  shared_is_fresh = false;
+  begin_shared_memory(fibers_.size());
   beside.clear();
   if (block_begins != nullptr) block_begins();
-  for (Fiber& fiber : fibers_) {
-    fiber.state = State::ready;
-    fiber.copies.assign(1, {});
-  }
+  for (Fiber& fiber : fibers_) fiber.state = State::ready;
   for (Warp& warp : warps_) warp.arrived = 0;
   std::vector<unsigned> order(warps_.size());
   do {
@@ -177,34 +154,12 @@ void run_block() {
   if (block_ends != nullptr) block_ends();
 }
 
-void* fresh_shared_memory(std::size_t bytes) {
-  if (shared_is_fresh && bytes != shared_bytes) fail("a second shared object in one kernel");
-  if (!shared_is_fresh) {
-    if (bytes != shared_bytes) shared.reset(new (std::align_val_t{kSharedAlignment}) char[bytes]);
-    std::memset(shared.get(), 0xFF, bytes);  // NaN in every floating type
-    shared_bytes = bytes;
-    shared_is_fresh = true;
-  }
-  return shared.get();
-}
-
 // "file:line", noted among the places that harness_configure can leave out.
 std::string noted(std::source_location site) {
   const std::string path = site.file_name();
   const std::string here = path.substr(path.rfind('/') + 1) + ":" + std::to_string(site.line());
   sites.insert(here);
   return here;
-}
-
-void land(const Copy& copy) {
-  if (copy.valid)
-    std::memcpy(copy.shared, copy.global, kCopyBytes);
-  else
-    std::memset(copy.shared, 0, kCopyBytes);
-}
-
-bool is_aligned(const void* address) {
-  return reinterpret_cast<std::uintptr_t>(address) % kCopyBytes == 0;
 }
 
 }  // namespace
@@ -225,14 +180,6 @@ void run_grid(dim3 grid, unsigned threads, std::size_t dynamic_shared_bytes, con
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < grid.x && report.empty(); ++blockIdx.x) run_block();
-}
-
-void* shared_memory(std::size_t bytes) {
-  if (bytes > kMaxSharedBytes) fail("more static shared memory than CUDA allows");
-  return fresh_shared_memory(bytes);
-}
-void* dynamic_shared_memory() {
-  return fresh_shared_memory(dynamic_bytes);
 }
 
 void wait_until(std::function<bool()> condition, std::source_location site) {
@@ -258,16 +205,6 @@ bool is_done_wrongly(std::source_location site) {
   const std::string wrong = noted(site) + "^";
   sites.insert(wrong);
   return wrong == skipped_site;
-}
-
-unsigned shared_address(const void* address) {
-  return static_cast<unsigned>(static_cast<const char*>(address) - shared.get());
-}
-char* shared_pointer(const char* instruction, unsigned address, std::size_t bytes) {
-  static char nowhere[256 << 10];
-  if (shared_is_fresh && address + bytes <= shared_bytes) return shared.get() + address;
-  fail(std::string(instruction) + ": address outside shared memory");
-  return nowhere;
 }
 
 void barrier(std::source_location site) {
@@ -296,32 +233,6 @@ void warp_instruction(const char* name, void* arguments, void (*act)(const WarpA
 
 void warp_barrier(std::source_location site) {
   if (noted(site) != skipped_site) warp_instruction("__syncwarp", nullptr, [](const WarpArguments&) {});
-}
-
-void copy_async(void* to, const void* global, bool valid) {
-  check_shared("cp.async", to);
-  if (valid && !is_aligned(global)) fail("cp.async: misaligned global address");
-  const Copy copy{to, global, valid};
-  if (at_once())
-    land(copy);
-  else
-    running->copies.back().push_back(copy);
-}
-void commit_copies() {
-  running->copies.emplace_back();
-}
-void wait_for_copies(std::size_t pending_groups, std::source_location site) {
-  if (noted(site) == skipped_site) return;
-  std::deque<std::vector<Copy>>& groups = running->copies;
-  for (; groups.size() > pending_groups + 1; groups.pop_front())
-    for (const Copy& copy : groups.front()) land(copy);
-}
-
-void check_shared(const char* instruction, const void* address) {
-  const auto at = static_cast<const char*>(address);
-  if (!shared_is_fresh || at < shared.get() || at + kCopyBytes > shared.get() + shared_bytes)
-    return fail(std::string(instruction) + ": address outside shared memory");
-  if (!is_aligned(address)) fail(std::string(instruction) + ": misaligned shared address");
 }
 
 }  // namespace fibers

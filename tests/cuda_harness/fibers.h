@@ -73,15 +73,15 @@ bool is_done_wrongly(std::source_location site);
 unsigned shared_address(const void* shared);
 char* shared_pointer(const char* instruction, unsigned address, std::size_t bytes);
 
-// cp.async: 16 bytes, or zeros.
-void copy_async(void* shared, const void* global, bool valid);
+// cp.async: 4, 8 or 16 bytes, or zeros.
+void copy_async(void* shared, const void* global, bool valid, std::size_t bytes = 16);
 void commit_copies();
 void wait_for_copies(std::size_t pending_groups, std::source_location site);
 
 // Reports a mistake of the kernel: the first one counts, and ends the launch.
 void fail(const std::string& what);
-// ... unless `address` is one of 16 aligned bytes inside the block's shared memory.
-void check_shared(const char* instruction, const void* address);
+// ... unless so many aligned bytes from `address` on are inside the block's shared memory.
+void check_shared(const char* instruction, const void* address, std::size_t bytes = 16);
 
 }  // namespace fibers
 

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from .shapes import AverageRule, Conv, Pool, Stage
 
 HARNESS = Path(__file__).parent
 CSRC = HARNESS.parent.parent / "csrc"
@@ -52,15 +53,20 @@ def compile_and_link(name, sources, flags=(), libraries=()):
 @functools.cache
 def build_kernels():
     """The harness and every kernel file, compiled as C++."""
-    machine = [HARNESS / "fibers.cpp", HARNESS / "emulated_hopper.cpp", HARNESS / "recorder.cpp"]
-    sources = [*machine, *sorted(HARNESS.glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cu"))]
+    machine = ("fibers.cpp", "shared_memory.cpp", "emulated_hopper.cpp", "recorder.cpp")
+    sources = [
+        *(HARNESS / name for name in machine),
+        *sorted(HARNESS.glob("*.cu")),
+        *sorted((CSRC / "cuda").glob("*.cu")),
+    ]
     return compile_and_link("kernels", sources, INCLUDES)
 
 
 @functools.cache
 def build_wide_pools():
     """The pooling kernels, choosing as they do for tensors beyond 32-bit indices."""
-    sources = [HARNESS / "fibers.cpp", HARNESS / "recorder.cpp", *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
+    machine = ("fibers.cpp", "shared_memory.cpp", "recorder.cpp")
+    sources = [*(HARNESS / name for name in machine), *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
     return compile_and_link("wide_pools", sources, [*INCLUDES, "-DTMC_POOL_NARROW_LIMIT=1"])
 
 
@@ -79,82 +85,6 @@ def load_entry_points():
 
 class HarnessError(AssertionError):
     """The harness saw a mistake in how a kernel uses the machine."""
-
-
-@dataclass(frozen=True)
-class Conv:
-    n: int
-    c: int
-    h: int
-    w: int
-    k: int
-    r: int
-    s: int
-    stride: tuple = (1, 1)
-    pads: tuple = (0, 0, 0, 0)  # top, bottom, left, right
-    dilation: tuple = (1, 1)
-    groups: int = 1
-
-    @property
-    def p(self):
-        return (self.h + sum(self.pads[:2]) - self.dilation[0] * (self.r - 1) - 1) // self.stride[0] + 1
-
-    @property
-    def q(self):
-        return (self.w + sum(self.pads[2:]) - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
-
-    @property
-    def sizes(self):
-        """Of input, weight and output."""
-        return (
-            (self.n, self.c, self.h, self.w),
-            (self.k, self.c // self.groups, self.r, self.s),
-            (self.n, self.k, self.p, self.q),
-        )
-
-    def struct(self):
-        extents = self.n, self.c, self.h, self.w, self.k, self.r, self.s, self.p, self.q
-        return (ctypes.c_int64 * 18)(*extents, *self.stride, *self.pads, *self.dilation, self.groups)
-
-
-@dataclass(frozen=True)
-class Pool:
-    n: int
-    c: int
-    input_size: tuple
-    output_size: tuple
-    kernel: tuple
-    stride: tuple = (0, 0)  # 0: adaptive
-    pad: tuple = (0, 0)
-    dilation: tuple = (1, 1)
-
-    @property
-    def sizes(self):
-        """Of input and output."""
-        return (self.n, self.c, *self.input_size), (self.n, self.c, *self.output_size)
-
-    @property
-    def winner_dtype(self):
-        return torch.uint8 if self.kernel[0] * self.kernel[1] <= 256 else torch.int32
-
-    def struct(self):
-        axes = zip(self.input_size, self.output_size, self.kernel, self.stride, self.pad, self.dilation, strict=True)
-        return (ctypes.c_int64 * 14)(self.n, self.c, *(value for axis in axes for value in axis))
-
-
-ACTIVATIONS, POOLINGS = ("none", "sigmoid", "relu", "tanh"), ("none", "max", "avg", "sum")
-
-
-@dataclass(frozen=True)
-class Stage:
-    conv: Conv
-    activation: str
-    pooling: str
-    pool: Pool  # without pooling its windows are single positions
-
-    def struct(self):
-        names = ACTIVATIONS.index(self.activation) + (POOLINGS.index(self.pooling) << 32)
-        return (ctypes.c_int64 * 33)(*self.conv.struct(), names, *self.pool.struct())
 
 
 class Kernels:
@@ -285,10 +215,6 @@ class EntryPoints:
             return result
 
         return call
-
-
-class AverageRule(ctypes.Structure):
-    _fields_ = (("count_include_pad", ctypes.c_bool), ("divisor_override", ctypes.c_int64))
 
 
 def as_c(value):
