@@ -5,32 +5,54 @@
 // The sum is made in rounds of kRoundTiles tiles, of all images in order: first both transforms of the round, of which
 // every thread makes those of some channels, then the products, each thread owning columns of U. So every element of U
 // is one sum in one order. A round adds to U once: 2 * kRoundTiles operations for a float that is read from L3 and
-// written back.
+// written back. AlexNet's first layer is 48 rows of phases by 64 columns of filters: the other way round a quarter of
+// the products would be of columns that do not exist.
 #include <atomic>
 
 #include "winograd_plan.h"
 
 namespace tmc::winograd {
 
+namespace {
+
 constexpr int64_t kRoundTiles = 192;
+
+// A transformed operand of the products: element e of channel i of tile t is at e * plane + i / lanes * tiles * lanes +
+// t * lanes + i % lanes.
+struct Operand {
+  float* data;
+  int64_t plane, tiles, count;
+};
+
+// What the micro-kernel computes: any number of rows, whole panels of columns.
+int64_t computed(int64_t rows, int64_t columns, int64_t width) {
+  return rows * round_up(columns, width);
+}
+
+}  // namespace
 
 bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Source& source, DType dtype,
                           const Image& grad_weight) {
   const Blocks blocks(grad_weight, kernels);
   const DType rounded_to = grad_weight.element_size == sizeof(float) ? DType::float32 : dtype;
   const int64_t tile = kernels.tile, halo = kernels.taps - 1, elements = kernels.elements();
-  const int64_t c = round_up(grad_weight.c, kernels.width), k = round_up(grad_output.c, kernels.width);
+  const int64_t lanes = kernels.lanes, width = kernels.width;
+  // Filters are rows and channels columns, or, where that computes less, the other way round. (The input's tiles must
+  // be as many as the output's then.)
+  const bool turned = blocks.count() == 1 &&
+                      computed(grad_weight.c, grad_output.c, width) < computed(grad_output.c, grad_weight.c, width);
+  const int64_t c = round_up(grad_weight.c, turned ? lanes : width);
+  const int64_t k = round_up(grad_output.c, turned ? width : lanes);
   const TileGrid grid(grad_output, tile, kRoundTiles);
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
   // Both operands of a round, and U, in planes; then pixels for each worker.
   const int64_t g_tiles = grid.strip_rows * grid.strip_columns;
   const int64_t v_tiles = (grid.strip_rows + grid.strip_images() * halo_rows) * (grid.strip_columns + halo_columns);
-  const int64_t lanes = kernels.lanes, width = kernels.width, g_plane = g_tiles * k + kPlanePadding,
-                v_plane = v_tiles * c + kPlanePadding;
-  const int64_t u_plane = grad_weight.n * c + kPlanePadding;
-  const int64_t columns = (grid.strip_columns + halo_columns) * tile + halo;
-  const int64_t pixels = ((std::min(grid.strip_rows, grid.rows) + halo_rows) * tile + halo) * columns * width;
+  const int64_t g_plane = g_tiles * k + kPlanePadding, v_plane = v_tiles * c + kPlanePadding;
+  const int64_t u_plane = k * c + kPlanePadding;
+  const int64_t staged_columns = (grid.strip_columns + halo_columns) * tile + halo;
+  const int64_t pixels = ((std::min(grid.strip_rows, grid.rows) + halo_rows) * tile + halo) * staged_columns * width;
   const int64_t workers = workers_for(INT64_MAX), size = static_cast<int64_t>(sizeof(float));
   const Workspace sums(elements * blocks.count() * u_plane * size);
   const Workspace memory((elements * (g_plane + v_plane) + workers * pixels) * size);
@@ -38,8 +60,10 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   float* const g = reinterpret_cast<float*>(memory.at(0));
   float* const v = g + elements * g_plane;
   float* const staged = v + elements * v_plane;
-  std::vector<int64_t> filter_rows(grad_output.c);
-  for (int64_t i = 0; i < grad_output.c; ++i) filter_rows[i] = i / lanes * g_tiles * lanes + i % lanes;
+  const Operand filters = {g, g_plane, g_tiles, grad_output.c}, channels = {v, v_plane, v_tiles, grad_weight.c};
+  const Operand &rows = turned ? channels : filters, &columns = turned ? filters : channels;
+  std::vector<int64_t> row_starts(rows.count);
+  for (int64_t i = 0; i < rows.count; ++i) row_starts[i] = i / lanes * rows.tiles * lanes + i % lanes;
 
   // The products of a round, those with the same element of G one after the other.
   struct Product {
@@ -49,7 +73,8 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   for (int64_t element = 0; element < elements; ++element)
     for (int64_t block = 0; block < blocks.count(); ++block)
       if (!blocks.skipped(block, element)) needed.push_back({block, element});
-  const int64_t slices = (k + c) / width, panels = c / width;
+  const int64_t k_slices = ceil_div(k, width), slices = k_slices + ceil_div(c, width);
+  const int64_t panels = ceil_div(columns.count, width);
 
   const auto round = [&](const Strip& strip, bool add) {
     struct Piece {  // tile rows [begin, end) of image n, and the rows of input tiles below them that no other piece has
@@ -58,11 +83,11 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     std::vector<Piece> pieces;
     std::vector<int64_t> tile_rows;  // where in a vector's column of V the tiles of the round are
     const int64_t input_columns = strip.columns + halo_columns;
-    const int64_t piece_rows = std::max<int64_t>(1, slices * (strip.end - strip.begin) / workers);
+    const int64_t most_rows = std::max<int64_t>(1, slices * (strip.end - strip.begin) / workers);
     int64_t g_tile = 0, v_tile = 0;
     grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; row += piece_rows) {
-        const int64_t row_end = std::min(end, row + piece_rows), halo = row_end == end ? halo_rows : 0;
+      for (int64_t row = begin; row < end; row += most_rows) {
+        const int64_t row_end = std::min(end, row + most_rows), halo = row_end == end ? halo_rows : 0;
         pieces.push_back({n, row, row_end, halo, g_tile, v_tile});
         for (int64_t i = 0; i < row_end - row; ++i)
           for (int64_t j = 0; j < strip.columns; ++j) tile_rows.push_back((v_tile + i * input_columns + j) * lanes);
@@ -72,20 +97,22 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     const int64_t tasks = slices * static_cast<int64_t>(pieces.size());
     for_each_task(tasks, std::min(workers, tasks), [&](int64_t task, int64_t worker) {
       const Piece& piece = pieces[task % pieces.size()];
-      const int64_t slice = task / static_cast<int64_t>(pieces.size()), rows = piece.end - piece.begin;
+      const int64_t slice = task / static_cast<int64_t>(pieces.size());
+      const int64_t piece_rows = piece.end - piece.begin;
       float* const to = staged + worker * pixels;
-      if (slice < k / width) {
-        const int64_t k0 = slice * width;
-        const Region region = {piece.begin * tile, strip.first_column * tile, rows * tile, strip.columns * tile};
-        kernels.stage({grad_output}, dtype, piece.n, region, k0, width, to);
-        kernels.transform_grad_output(to, region.columns, width, rows, strip.columns,
+      if (slice < k_slices) {
+        const int64_t k0 = slice * width, count = std::min(width, k - k0);
+        const Region region = {piece.begin * tile, strip.first_column * tile, piece_rows * tile, strip.columns * tile};
+        kernels.stage({grad_output}, dtype, piece.n, region, k0, count, to);
+        kernels.transform_grad_output(to, region.columns, count, piece_rows, strip.columns,
                                       {g + k0 * g_tiles + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
       } else {
-        const int64_t c0 = slice * width - k, input_rows = rows + piece.halo;
+        const int64_t c0 = (slice - k_slices) * width, count = std::min(width, c - c0);
+        const int64_t input_rows = piece_rows + piece.halo;
         const Region region = {piece.begin * tile, strip.first_column * tile, input_rows * tile + halo,
                                input_columns * tile + halo};
-        kernels.stage(source, dtype, piece.n, region, c0, width, to);
-        kernels.transform_input(to, region.columns, width, input_rows, input_columns,
+        kernels.stage(source, dtype, piece.n, region, c0, count, to);
+        kernels.transform_input(to, region.columns, count, input_rows, input_columns,
                                 {v + c0 * v_tiles + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
       }
     });
@@ -93,18 +120,18 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
       const auto [block, element] = needed[task / panels];
       const int64_t panel = task % panels;
-      const float* const b = v + element * v_plane + panel * v_tiles * width +
+      const float* const b = columns.data + element * columns.plane + panel * columns.tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
-      kernels.multiply({.rows = grad_output.c,
+      kernels.multiply({.rows = rows.count,
                         .depth = static_cast<int64_t>(tile_rows.size()),
-                        .a = g + element * g_plane,
-                        .a_rows = filter_rows.data(),
+                        .a = rows.data + element * rows.plane,
+                        .a_rows = row_starts.data(),
                         .a_step = lanes,
                         .b = b,
                         .b_rows = tile_rows.data(),
-                        .b_vector = v_tiles * lanes,
-                        .next = b + v_tiles * width,
-                        .tile = u + (block * elements + element) * u_plane + panel * grad_weight.n * width,
+                        .b_vector = columns.tiles * lanes,
+                        .next = b + columns.tiles * width,
+                        .tile = u + (block * elements + element) * u_plane + panel * rows.count * width,
                         .tile_row = width,
                         .add = add});
     });
@@ -116,9 +143,9 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   const int64_t tasks = blocks.count() * panels;
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
     const int64_t block = task / panels, panel = task % panels;
-    const Planes planes = {u + block * elements * u_plane + panel * grad_weight.n * width, u_plane, 0, width};
-    const Image channels = grad_weight.channels_from(panel * width, width);
-    if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), rounded_to, channels))
+    const Planes planes = {u + block * elements * u_plane + panel * rows.count * width, u_plane, 0, width};
+    const Image taps = (turned ? grad_weight.swapped() : grad_weight).channels_from(panel * width, width);
+    if (!kernels.transform_grad_weight(planes, blocks.tap_row(block), blocks.tap_column(block), rounded_to, taps))
       finite = false;
   });
   return finite;
