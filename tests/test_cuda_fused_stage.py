@@ -154,25 +154,25 @@ def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels): 
     assert not missed
 
 
-def test_fused_stage_beside_wgmma(on_cuda, monkeypatch):  # noqa: F811
-    """On a Hopper conv2d takes wgmma and the fused kernel mma.sync: the same bits only if conv2d is told to, too."""
-    conv, window = Conv(2, 64, 13, 13, 128, 3, 3, pads=(1, 1, 1, 1)), [3, 3, 2, 2, 0, 0]
+def test_stage_where_conv2d_takes_wgmma(on_cuda, monkeypatch):  # noqa: F811
+    """On a Hopper it is composed, with conv2d's bits, unless its depth is short; fused if conv2d takes mma.sync."""
+    conv, window = Conv(1, 192, 13, 13, 128, 3, 3, pads=(1, 1, 1, 1)), [3, 3, 2, 2, 0, 0]
     (x, w, b, _), (exact, *_) = conv_operands(conv, torch.bfloat16)
     x, w = dense(x, True), dense(w, True)
     arguments = stage_arguments(conv, window, "sigmoid", "max")
     forward = on_cuda.conv2d_algorithms(x, w, *arguments[:2], "highest").splitlines()[0]
     assert forward.startswith("forward: wgmma")
-    assert on_cuda.conv_act_pool2d_algorithm(x, w, *arguments, False).startswith("fused")
-    output, winners = on_cuda.conv_act_pool2d(x, w, b, *arguments, False)
-    check(output, torch.sigmoid(F.max_pool2d(exact, window[:2], window[2:4], window[4:])), conv.c * conv.r * conv.s)
-    monkeypatch.setenv("TMC_CONV2D_ALGORITHM", "tensor_cores")
-    expected, expected_winners = composed(on_cuda, x, w, b, arguments, "sigmoid", "max", window)
-    assert torch.equal(output, expected) and torch.equal(winners, expected_winners)
-    for other, answer in (("wgmma", "composed: the convolution runs by wgmma"), ("implicit_gemm", "composed: ")):
-        monkeypatch.setenv("TMC_CONV2D_ALGORITHM", other)
+    short = stage_arguments(replace(conv, c=64), window, "sigmoid", "max")
+    assert on_cuda.conv_act_pool2d_algorithm(x[:, :64], w[:, :64], *short, False).startswith("fused")
+    by_wgmma = "composed: the convolution runs by wgmma, which "
+    answers = {"": by_wgmma + "saves more time", "wgmma": by_wgmma + "is preferred", "tensor_cores": "fused"}
+    for preferred, answer in (answers | {"implicit_gemm": "composed: "}).items():
+        monkeypatch.setenv("TMC_CONV2D_ALGORITHM", preferred)
         assert on_cuda.conv_act_pool2d_algorithm(x, w, *arguments, False).startswith(answer)
-        output, _ = on_cuda.conv_act_pool2d(x, w, b, *arguments, False)
-        assert torch.equal(output, composed(on_cuda, x, w, b, arguments, "sigmoid", "max", window)[0])
+        output, winners = on_cuda.conv_act_pool2d(x, w, b, *arguments, False)
+        check(output, torch.sigmoid(F.max_pool2d(exact, window[:2], window[2:4], window[4:])), conv.c * conv.r * conv.s)
+        expected, expected_winners = composed(on_cuda, x, w, b, arguments, "sigmoid", "max", window)
+        assert torch.equal(output, expected) and torch.equal(winners, expected_winners)
 
 
 def test_which_stages_are_fused(on_cuda, monkeypatch):  # noqa: F811
@@ -189,13 +189,16 @@ def test_which_stages_are_fused(on_cuda, monkeypatch):  # noqa: F811
     )
     for conv in alexnet:
         for dtype, precision in PRECISIONS.values():
-            one = algorithm(conv, overlapping, "max", dtype, precision)
-            # float32 has no block of 192 filters, in which the second layer would not be computed too often
-            assert one.startswith("fused" if conv.k != 192 or dtype != torch.float32 else "composed"), one
-            assert one == algorithm(replace(conv, n=7), overlapping, "max", dtype, precision)
-            for capability in ("8", "12"):
+            answers = []
+            for capability in ("8", "12", "9"):
                 monkeypatch.setenv("TMC_HARNESS_CAPABILITY", capability)
-                assert one == algorithm(conv, overlapping, "max", dtype, precision)
+                answers.append(algorithm(conv, overlapping, "max", dtype, precision))
+                assert answers[-1] == algorithm(replace(conv, n=7), overlapping, "max", dtype, precision)
+            # float32 has no block of 192 filters, in which the second layer would not be computed too often
+            fused = conv.k != 192 or dtype != torch.float32
+            assert answers[0].startswith("fused" if fused else "composed") and answers[0] == answers[1]
+            has_wgmma = conv.k > 64 and (dtype != torch.float32 or precision == "high")
+            assert answers[2] == answers[0] or (fused and has_wgmma and "by wgmma" in answers[2])
             monkeypatch.delenv("TMC_HARNESS_CAPABILITY")
     assert algorithm(alexnet[0], single, "none").startswith("composed: no pooling")
     assert "tensor cores" in algorithm(alexnet[0], overlapping, dtype=torch.float64)

@@ -8,6 +8,10 @@ namespace {
 // The calculations are no better than a tenth, and what stays on the chip needs less memory.
 constexpr double kLeastGain = 0.9;
 
+// wgmma takes 1 / 1.24 of the time of mma.sync, the geometric mean of AlexNet's conv2 to conv5 as calculated in
+// docs/gpu.md; `make gpu-check` measures stages both ways.
+constexpr double kLeastGainOverWgmma = 1.24;
+
 constexpr const char* kPreferredGradient = "preferred by TMC_STAGE_MAP_GRADIENT";
 
 }  // namespace
@@ -22,12 +26,14 @@ StagePlan plan_stage(Dtype dtype, const ConvActPool2dShape& shape, Precision pre
   };
   if (shape.pooling == Pooling::none) return composed("no pooling: the activation is a pass over the output");
   if (!plan.conv.tensor_cores) return composed("the convolution does not run on tensor cores");
-  if (device.preferred == CudaAlgorithm::wgmma && plan_conv2d(dtype, shape.conv, precision, device).wgmma)
+  const bool wgmma = plan_conv2d(dtype, shape.conv, precision, device).wgmma;
+  if (wgmma && device.preferred == CudaAlgorithm::wgmma)
     return composed("the convolution runs by wgmma, which is preferred");
   double gain = 0;
   plan.tiles = plan_stage_tiles(dtype, shape, plan.conv, keeps_map, &gain);
   if (plan.tiles.rows == 0) return composed("a pooling window is larger than a tile of the map");
   if (gain < kLeastGain) return composed("what tiles of the map share would be computed too often");
+  if (wgmma && gain < kLeastGainOverWgmma) return composed("the convolution runs by wgmma, which saves more time");
   plan.fused = true;
   return plan;
 }
