@@ -18,46 +18,88 @@ struct Products {
   int64_t in_row, in_tap, in_pixel;
   T* sums;
   int64_t sums_row;
+  int64_t blocks;  // that many, one after the other
 };
 
-template <int kRows, int kTaps, class T, class In>
-void add_products(const Products<T, In>& p) {
-  for (int64_t part = 0; part < kParts<T>; ++part) {
-    Lanes<T> sum[kRows][kTaps] = {};
-    const In *grad = p.grad + part * kLanes<T>, *in = p.in + part * kLanes<T>;
-    const int64_t in_row = p.in_row, in_tap = p.in_tap;
-    for (int64_t x = 0; x < p.pixels; ++x, grad += p.grad_pixel, in += p.in_pixel) {
-      const Lanes<T> g = load(grad);
+// kCount pixels; kStep as for add_neighbours, whose columns are these.
+template <int kCount, int kStep, int kRows, int kTaps, class T, class In>
+[[gnu::always_inline]] inline void add_pixels(const Products<T, In>& p, const In* grad, const In* in,
+                                              Lanes<T> (&sum)[kRows][kTaps]) {
+  Lanes<T> g[kCount];
+#pragma GCC unroll 4
+  for (int j = 0; j < kCount; ++j) g[j] = load(grad + j * p.grad_pixel);
+#pragma GCC unroll 3
+  for (int u = 0; u < kRows; ++u, in += p.in_row)
+    if constexpr (kStep == 0) {
+#pragma GCC unroll 3
+      for (int t = 0; t < kTaps; ++t) sum[u][t] += g[0] * load(in + t * p.in_tap);
+    } else {
+      const In* pixel = in;
+#pragma GCC unroll 9
+      for (int column = 0; column < (kCount - 1) * kStep + kTaps; ++column, pixel += p.in_pixel / kStep) {
+        const Lanes<T> value = load(pixel);
+#pragma GCC unroll 3
+        for (int t = 0; t < kTaps; ++t)
+          if (column >= t && (column - t) % kStep == 0 && (column - t) / kStep < kCount)
+            sum[u][t] += g[(column - t) / kStep] * value;
+      }
+    }
+}
+
+// Of every block; next.fetch() comes before each.
+template <int kStep, int kRows, int kTaps, class T, class In, class Next>
+void add_products(const DepthwisePlan& plan, const Products<T, In>& p, Next& next) {
+  constexpr int kCount = kStep == 0 ? 1 : 4;
+  for (int64_t block = 0; block < p.blocks; ++block) {
+    const int64_t channel = p.blocks == 1 ? 0 : plan.channel(block);
+    next.fetch();
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes<T>) {
+      Lanes<T> sum[kRows][kTaps] = {};
+      const In *grad = p.grad + channel + lane, *in = p.in + channel + lane;
+      int64_t left = p.pixels;
+      for (; left >= kCount; left -= kCount, grad += kCount * p.grad_pixel, in += kCount * p.in_pixel)
+        add_pixels<kCount, kStep>(p, grad, in, sum);
+      for (; left > 0; --left, grad += p.grad_pixel, in += p.in_pixel) add_pixels<1, kStep>(p, grad, in, sum);
+      T* const sums = p.sums + block * plan.taps() * kBlock + lane;
 #pragma GCC unroll 3
       for (int u = 0; u < kRows; ++u)
 #pragma GCC unroll 3
-        for (int t = 0; t < kTaps; ++t) sum[u][t] += g * load(in + u * in_row + t * in_tap);
+        for (int t = 0; t < kTaps; ++t) {
+          T* const at = sums + u * p.sums_row + t * kBlock;
+          store(Lanes<T>(load(at) + sum[u][t]), at);
+        }
     }
-    T* const sums = p.sums + part * kLanes<T>;
-#pragma GCC unroll 3
-    for (int u = 0; u < kRows; ++u)
-#pragma GCC unroll 3
-      for (int t = 0; t < kTaps; ++t) {
-        T* const at = sums + u * p.sums_row + t * kBlock;
-        store(Lanes<T>(load(at) + sum[u][t]), at);
-      }
   }
 }
 
 // The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition.
-template <class T, class In>
-void add_all_products(int64_t rows, int64_t taps, const Products<T, In>& all) {
-  static constexpr void (*kInstances[3][3])(const Products<T, In>&) = {
-      {add_products<1, 1, T, In>, add_products<1, 2, T, In>, add_products<1, 3, T, In>},
-      {add_products<2, 1, T, In>, add_products<2, 2, T, In>, add_products<2, 3, T, In>},
-      {add_products<3, 1, T, In>, add_products<3, 2, T, In>, add_products<3, 3, T, In>}};
+template <int kStep, class T, class In, class Next>
+void add_all_products(const DepthwisePlan& plan, int64_t rows, int64_t taps, const Products<T, In>& all, Next& next) {
+  static constexpr void (*kInstances[3][3])(const DepthwisePlan&, const Products<T, In>&, Next&) = {
+      {add_products<kStep, 1, 1, T, In, Next>, add_products<kStep, 1, 2, T, In, Next>,
+       add_products<kStep, 1, 3, T, In, Next>},
+      {add_products<kStep, 2, 1, T, In, Next>, add_products<kStep, 2, 2, T, In, Next>,
+       add_products<kStep, 2, 3, T, In, Next>},
+      {add_products<kStep, 3, 1, T, In, Next>, add_products<kStep, 3, 2, T, In, Next>,
+       add_products<kStep, 3, 3, T, In, Next>}};
   for (int64_t u = 0; u < rows; u += 3)
     for (int64_t t = 0; t < taps; t += 3) {
       Products<T, In> some = all;
       some.in += u * all.in_row + t * all.in_tap;
       some.sums += u * all.sums_row + t * kBlock;
-      kInstances[min(3, rows - u) - 1][min(3, taps - t) - 1](some);
+      kInstances[min(3, rows - u) - 1][min(3, taps - t) - 1](plan, some, next);
     }
+}
+template <class T, class In, class Next>
+void add_all_products(const DepthwisePlan& plan, const ColumnClass& columns, int64_t rows, const Products<T, In>& all,
+                      Next& next) {
+  const int step = known_step(columns);
+  if (step == 1)
+    add_all_products<1>(plan, rows, columns.taps, all, next);
+  else if (step == 2)
+    add_all_products<2>(plan, rows, columns.taps, all, next);
+  else
+    add_all_products<0>(plan, rows, columns.taps, all, next);
 }
 
 // The taps [first, first + count) of output row y that are inside the image; the first one reads image row `row`.
@@ -90,11 +132,12 @@ void grad_weight_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int
   copy_band<T, Stored>(plan.out, n, lane_sources(depthwise, block, 0), band.out_begin, band.out_end, 0, plan.out.w,
                        grads);
   const ColumnClass& columns = plan.columns[0];
+  NoRows none;
   for (int64_t y = band.out_begin; y < band.out_end; ++y) {
     const TapRows taps = tap_rows(plan, y);
     for (int64_t d = 0; d < plan.depth; ++d)
       for (int64_t x = 0; x < plan.out.w; x += kSumTerms)
-        add_all_products<T, T>(taps.count, columns.taps,
+        add_all_products<T, T>(plan, columns, taps.count,
                                {.pixels = min(kSumTerms, plan.out.w - x),
                                 .grad = grads + ((y - band.out_begin) * plan.out.w + x) * kBlock,
                                 .grad_pixel = kBlock,
@@ -104,7 +147,9 @@ void grad_weight_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int
                                 .in_tap = columns.in_tap_step * kBlock,
                                 .in_pixel = columns.in_step * kBlock,
                                 .sums = static_cast<T*>(sums) + (d * plan.taps() + taps.first * plan.shape.s) * kBlock,
-                                .sums_row = plan.shape.s * kBlock});
+                                .sums_row = plan.shape.s * kBlock,
+                                .blocks = 1},
+                               none);
   }
 }
 
@@ -119,20 +164,19 @@ void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_ind
     NextRows<Stored> next(plan, n, y, visits(plan, kSumTerms));
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
       for (int64_t i = 0; i < c->count; i += kSumTerms)
-        for (int64_t block = 0; block < plan.blocks; ++block) {
-          const int64_t channel = plan.channel(block), first_tap = taps.first * plan.shape.s + c->first_tap;
-          next.fetch();
-          add_all_products<T, Stored>(taps.count, c->taps,
-                                      {.pixels = min(kSumTerms, c->count - i),
-                                       .grad = grad_row + (c->out_begin + i) * plan.out.w_stride + channel,
-                                       .grad_pixel = plan.out.w_stride,
-                                       .in = in_row + (c->in_begin + i * c->in_step) * plan.in.w_stride + channel,
-                                       .in_row = plan.shape.dilation_h * plan.in.h_stride,
-                                       .in_tap = c->in_tap_step * plan.in.w_stride,
-                                       .in_pixel = c->in_step * plan.in.w_stride,
-                                       .sums = static_cast<T*>(sums) + (block * plan.taps() + first_tap) * kBlock,
-                                       .sums_row = plan.shape.s * kBlock});
-        }
+        add_all_products<T, Stored>(
+            plan, *c, taps.count,
+            {.pixels = min(kSumTerms, c->count - i),
+             .grad = grad_row + (c->out_begin + i) * plan.out.w_stride,
+             .grad_pixel = plan.out.w_stride,
+             .in = in_row + (c->in_begin + i * c->in_step) * plan.in.w_stride,
+             .in_row = plan.shape.dilation_h * plan.in.h_stride,
+             .in_tap = c->in_tap_step * plan.in.w_stride,
+             .in_pixel = c->in_step * plan.in.w_stride,
+             .sums = static_cast<T*>(sums) + (taps.first * plan.shape.s + c->first_tap) * kBlock,
+             .sums_row = plan.shape.s * kBlock,
+             .blocks = plan.blocks},
+            next);
   }
 }
 

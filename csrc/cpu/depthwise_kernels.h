@@ -1,30 +1,24 @@
 // The kernels of depthwise.h, compiled once for each instruction set by depthwise_<isa>.cpp.
 //
-// A pixel of kBlock output channels is `taps` multiply-adds of whole vectors, kPixels of them side by side so that a
-// weight is loaded once for all; taps outside the image are left out. The operands are read where they are if the image
-// is channels_last and each group one channel, else from a band of rows copied into that form (depthwise_copy.h), with
+// A pixel of kBlock output channels is `taps` multiply-adds of whole vectors. kPixels of them are computed side by
+// side: a weight is loaded once for all, a column of the image once for all taps that it is under, where these and the
+// pixels are neighbours. Taps outside the image are left out. The operands are read where they are if the image is
+// channels_last and each group one channel, else from a band of rows copied into that form (depthwise_copy.h), with
 // zeros left and right of the image.
 //
-// Bound: memory, with few taps. An AVX-512 pixel of 16 channels moves 128 bytes and takes 9 multiply-adds (3 x 3),
-// each with a load: about 5 cycles, to some 40 that memory takes.
+// Registers (AVX-512): 8 sums and 8 totals, 3 weights and a column: 20 of 32. Bound: memory, with few taps. A pixel of
+// 16 channels moves 128 bytes, some 13 cycles at 40 GB/s, and takes 9 multiply-adds (3 x 3), two a cycle.
 #pragma once
-#include "depthwise_copy.h"
+#include "depthwise_fetch.h"
 
 namespace tmc {
 namespace {
 
-// Pixels side by side, each with its sum in kParts registers: at most half of the registers.
+// Pixels side by side, each with a sum and a total: at most half of the registers.
 template <class T>
 constexpr int kPixels = kVectorBytes == 64 ? 8 : (kParts<T> < 8 ? 8 / kParts<T> : 1);
 // So many terms are summed in registers before they join a total: rounding errors grow with the length of a run.
 constexpr int64_t kSumTerms = 32;
-
-// The image row that tap u of output row y reads, or -1.
-int64_t source_row(const DepthwisePlan& plan, int64_t y, int64_t u) {
-  if (plan.transposed) return output_row(plan.shape, y, u);
-  const int64_t row = input_row(plan.shape, y, u);
-  return row >= 0 && row < plan.in.h ? row : -1;
-}
 
 struct Band {
   int64_t out_begin, out_end;  // output rows
@@ -63,57 +57,119 @@ struct RowTap {
   const T* weight;
 };
 
-// Where a block's pixels are, and how far apart neighbours are in memory. kStep is in_step, or 0 for any.
+// How far apart neighbouring pixels are in memory, and, where all blocks of a few columns are computed one after the
+// other, how many there are and how far apart their weights.
 struct Steps {
-  int64_t in_block, weight_block, in_pixel, out_pixel;
+  int64_t in_pixel, out_pixel;
+  int64_t blocks, weight_block;
 };
+
+// The step from one output column to the next, 1 or 2 if the taps are neighbours too; else 0: any.
+int known_step(const ColumnClass& columns) {
+  const bool adjoin = columns.taps == 1 || columns.in_tap_step == 1 || columns.in_tap_step == -1;
+  return adjoin && columns.in_step <= 2 ? static_cast<int>(columns.in_step) : 0;
+}
 
 // ---- Forward and grad_input.
 
-// out[i] = bias + sum over row taps and taps of weight * in, for kCount columns from column i of the class on.
-template <int kCount, int64_t kStep, class T, class In, class Out>
-void correlate_columns(const RowTap<T, In>* rows, int64_t row_count, int64_t run, const ColumnClass& columns,
-                       const Steps& steps, int64_t i, const T* bias, Out* out) {
-  const int64_t step = kStep ? kStep : columns.in_step * steps.in_pixel,
-                tap_step = columns.in_tap_step * steps.in_pixel;
-  const int64_t in_begin = steps.in_block + columns.in_begin * steps.in_pixel + i * step;
-  const int64_t weight_begin = steps.weight_block + columns.first_tap * kBlock;
-  Lanes<T> total[kCount][kParts<T>] = {}, sum[kCount][kParts<T>] = {};
-  for (int64_t left = run; row_count > 0; --row_count, ++rows) {
-    const In* in = rows->in + in_begin;
-    const T* weight = rows->weight + weight_begin;
-    for (int64_t t = 0; t < columns.taps; ++t, in += tap_step, weight += columns.tap_step * kBlock)
-#pragma GCC unroll 8
-      for (int64_t part = 0; part < kParts<T>; ++part) {
-        const Lanes<T> w = load(weight + part * kLanes<T>);
-#pragma GCC unroll 8
-        for (int j = 0; j < kCount; ++j) sum[j][part] += w * load(in + j * step + part * kLanes<T>);
-      }
-    if (--left > 0 || row_count == 1) continue;
-    left = run;
-    for (int j = 0; j < kCount; ++j)
-      for (int64_t part = 0; part < kParts<T>; ++part) total[j][part] += sum[j][part], sum[j][part] = Lanes<T>{};
+// sum[j] += sum over t of weight[t] * in[j * kStep + t]: a column is read once for all taps that it is under.
+template <int kCount, int kStep, int kTaps, class T, class In>
+[[gnu::always_inline]] inline void add_neighbours(const In* in, int64_t pixel, const T* weight, int64_t weight_tap,
+                                                  Lanes<T> (&sum)[kCount]) {
+  Lanes<T> w[kTaps];
+#pragma GCC unroll 3
+  for (int t = 0; t < kTaps; ++t) w[t] = load(weight + t * weight_tap);
+#pragma GCC unroll 17
+  for (int column = 0; column < (kCount - 1) * kStep + kTaps; ++column, in += pixel) {
+    const Lanes<T> value = load(in);
+#pragma GCC unroll 3
+    for (int t = 0; t < kTaps; ++t)
+      if (column >= t && (column - t) % kStep == 0 && (column - t) / kStep < kCount)
+        sum[(column - t) / kStep] += w[t] * value;
   }
+}
+
+// The taps of one row, three at a time; with kStep = 0 one at a time.
+template <int kCount, int kStep, class T, class In>
+[[gnu::always_inline]] inline void add_row(const In* in, const T* weight, const ColumnClass& columns, int64_t in_pixel,
+                                           Lanes<T> (&sum)[kCount]) {
+  int64_t in_tap = columns.in_tap_step * in_pixel, weight_tap = columns.tap_step * kBlock;
+  if constexpr (kStep == 0) {
+    const int64_t step = columns.in_step * in_pixel;
+    for (int64_t t = 0; t < columns.taps; ++t, in += in_tap, weight += weight_tap) {
+      const Lanes<T> w = load(weight);
 #pragma GCC unroll 8
-  for (int j = 0; j < kCount; ++j)
+      for (int j = 0; j < kCount; ++j) sum[j] += w * load(in + j * step);
+    }
+  } else {
+    if (columns.in_tap_step < 0) {  // from the other end
+      in += (columns.taps - 1) * in_tap, weight += (columns.taps - 1) * weight_tap;
+      weight_tap = -weight_tap;
+    }
+    for (int64_t left = columns.taps; left > 0; left -= 3, in += 3 * in_pixel, weight += 3 * weight_tap)
+      if (left >= 3)
+        add_neighbours<kCount, kStep, 3>(in, in_pixel, weight, weight_tap, sum);
+      else if (left == 2)
+        add_neighbours<kCount, kStep, 2>(in, in_pixel, weight, weight_tap, sum);
+      else
+        add_neighbours<kCount, kStep, 1>(in, in_pixel, weight, weight_tap, sum);
+  }
+}
+
+// out[i] = bias + sum over row taps and taps of weight * in, for kCount columns from column i of the class on, of every
+// block. next.fetch() comes before each.
+template <int kCount, int kStep, class T, class In, class Out, class Next>
+void correlate_columns(const DepthwisePlan& plan, const RowTap<T, In>* rows, int64_t row_count,
+                       const ColumnClass& columns, const Steps& steps, int64_t i, const T* bias, Out* out, Next& next) {
+  const int64_t run = columns.taps == 0 ? 1 : max(1, kSumTerms / columns.taps);
+  const int64_t out_step = columns.out_step * steps.out_pixel;
+  const int64_t in_begin = (columns.in_begin + i * columns.in_step) * steps.in_pixel;
+  int64_t weight_begin = columns.first_tap * kBlock;
+  for (int64_t block = 0; block < steps.blocks;
+       ++block, weight_begin += steps.weight_block, bias += steps.weight_block) {
+    const int64_t channel = steps.blocks == 1 ? 0 : plan.channel(block);
+    next.fetch();
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes<T>) {
+      Lanes<T> total[kCount] = {}, sum[kCount] = {};
+      int64_t left = run;
+      for (int64_t u = 0; u < row_count; ++u) {
+        add_row<kCount, kStep>(rows[u].in + in_begin + channel + lane, rows[u].weight + weight_begin + lane, columns,
+                               steps.in_pixel, sum);
+        if (--left > 0) continue;
+        left = run;
 #pragma GCC unroll 8
-    for (int64_t part = 0; part < kParts<T>; ++part)
-      store(Lanes<T>(load(bias + part * kLanes<T>) + (total[j][part] + sum[j][part])),
-            out + j * columns.out_step * steps.out_pixel + part * kLanes<T>);
+        for (int j = 0; j < kCount; ++j) total[j] += sum[j], sum[j] = Lanes<T>{};
+      }
+      const Lanes<T> first = load(bias + lane);
+      Out* to = out + channel + lane;
+#pragma GCC unroll 8
+      for (int j = 0; j < kCount; ++j, to += out_step) store(Lanes<T>(first + (total[j] + sum[j])), to);
+    }
+  }
 }
 
 // The instance for `count` <= kCount.
-template <int kCount, int64_t kStep, class... Arguments>
-void correlate_last(int64_t count, const Arguments&... arguments) {
+template <int kCount, class... Arguments>
+void correlate_some(int64_t count, int step, Arguments&&... arguments) {
   if constexpr (kCount > 1) {
-    if (count < kCount) return correlate_last<kCount - 1, kStep>(count, arguments...);
+    if (count < kCount) return correlate_some<kCount - 1>(count, step, arguments...);
   }
-  correlate_columns<kCount, kStep>(arguments...);
+  if (step == 1)
+    correlate_columns<kCount, 1>(arguments...);
+  else if (step == 2)
+    correlate_columns<kCount, 2>(arguments...);
+  else
+    correlate_columns<kCount, 0>(arguments...);
 }
 
-int64_t run_of(const ColumnClass& columns) {
-  return columns.taps == 0 ? 1 : max(1, kSumTerms / columns.taps);
-}
+// Runs of columns of equal length, at most kPixels: no short last one.
+template <class T>
+struct Runs {
+  int64_t columns, count;
+  explicit Runs(int64_t columns_) : columns(columns_), count((columns_ + kPixels<T> - 1) / kPixels<T>) {}
+  int64_t begin(int64_t run) const { return run * columns / count; }
+  int64_t size(int64_t run) const { return begin(run + 1) - begin(run); }
+};
 
 // The rows of a band, block by block.
 template <class T, class Stored>
@@ -137,65 +193,20 @@ void correlate_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int64
         rows[row_count++] = {copies + d * copy_size + (row - band.in_begin) * row_size + plan.left * kBlock,
                              static_cast<const T*>(packed_weight) + (d * plan.taps() + u * plan.shape.s) * kBlock};
       }
-    const Steps steps = {0, 0, kBlock, kBlock};
-    for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
-      for (int64_t i = 0; i < c->count; i += kPixels<T>) {
-        const int64_t count = min(kPixels<T>, c->count - i);
-        T* const out = result + (c->out_begin + i * c->out_step) * kBlock;
-        if (c->in_step == 1)
-          correlate_last<kPixels<T>, kBlock>(count, rows, row_count, run_of(*c), *c, steps, i, bias, out);
-        else
-          correlate_last<kPixels<T>, 0>(count, rows, row_count, run_of(*c), *c, steps, i, bias, out);
+    const Steps steps = {kBlock, kBlock, 1, 0};
+    NoRows none;
+    for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c) {
+      const Runs<T> runs(c->count);
+      for (int64_t i = 0; i < runs.count; ++i) {
+        T* const out = result + (c->out_begin + runs.begin(i) * c->out_step) * kBlock;
+        correlate_some<kPixels<T>>(runs.size(i), known_step(*c), plan, rows, row_count, *c, steps, runs.begin(i), bias,
+                                   out, none);
       }
+    }
   }
   write_band<T, Stored>(plan.out, n, plan.channel(block), band.out_begin, band.out_end - band.out_begin,
                         copies + plan.depth * copy_size);
 }
-
-// How often the loops over the blocks in place come to one, in a row, if they take at most `pixels` columns at once.
-int64_t visits(const DepthwisePlan& plan, int64_t pixels) {
-  int64_t count = 0;
-  for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
-    count += (c->count + pixels - 1) / pixels;
-  return max(1, count * plan.blocks);
-}
-
-// The rows that are needed after output row y, but not for it, fetched while y is computed: each visit takes an equal
-// part of each row, so that memory sees a few streams in its own order. (Fetching what lies below the visit, as many
-// streams as a block has columns, took 1.4 to 2 times as long, no fetching more.) The row to be written is one of them:
-// a store that misses holds up those after it. Zen 5, MobileNetV2's layers in float32.
-template <class Stored>
-class NextRows {
- public:
-  NextRows(const DepthwisePlan& plan, int64_t n, int64_t y, int64_t visits) : visits_(visits) {
-    if (++y == plan.out.h) ++n, y = 0;
-    if (n == plan.out.n) return;
-    const int64_t last = plan.transposed ? 0 : plan.shape.r - 1, end = source_row(plan, y, last) + 1;
-    const int64_t begin = y == 0 ? 0 : max(0, end - (plan.transposed ? 1 : plan.shape.stride_h));
-    for (int64_t h = begin; h < end && count_ < kMost - 1; ++h) add(plan.in, n, h);
-    add(plan.out, n, y);
-  }
-  void fetch() {
-    for (Row* row = rows_; row < rows_ + count_; ++row) {
-      const char* const end = row->from + min(row->step, row->end - row->from);
-      for (; row->from < end; row->from += kLine) __builtin_prefetch(row->from);
-    }
-  }
-
- private:
-  static constexpr int64_t kMost = 8, kLine = 64;
-  struct Row {
-    const char *from, *end;
-    int64_t step;
-  };
-  void add(const Image& image, int64_t n, int64_t h) {
-    const char* from = reinterpret_cast<const char*>(element<const Stored>(image, n, 0, h));
-    const int64_t bytes = image.w * image.w_stride * static_cast<int64_t>(sizeof(Stored));
-    rows_[count_++] = {from, from + bytes, (bytes / visits_ + kLine) / kLine * kLine};
-  }
-  Row rows_[kMost];
-  int64_t visits_, count_ = 0;
-};
 
 // The rows of a band, all blocks of a few columns before the next ones: memory is read and written in its order.
 template <class T, class Stored>
@@ -203,6 +214,8 @@ void correlate_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index
                         void* scratch) {
   auto* const rows = static_cast<RowTap<T, Stored>*>(scratch);
   const int64_t band_end = min((band_index + 1) * plan.band_rows, plan.out.h), weights = (plan.taps() + 1) * kBlock;
+  const Steps steps = {plan.in.w_stride, plan.out.w_stride, plan.blocks, weights};
+  const T* const bias = static_cast<const T*>(packed_weight) + weights - kBlock;
   for (int64_t y = band_index * plan.band_rows; y < band_end; ++y) {
     int64_t row_count = 0;
     for (int64_t u = 0; u < plan.shape.r; ++u) {
@@ -213,18 +226,12 @@ void correlate_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index
     }
     Stored* const out_row = element<Stored>(plan.out, n, 0, y);
     NextRows<Stored> next(plan, n, y, visits(plan, kPixels<T>));
-    for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
-      for (int64_t i = 0; i < c->count; i += kPixels<T>) {
-        const int64_t count = min(kPixels<T>, c->count - i), run = run_of(*c);
-        for (int64_t block = 0; block < plan.blocks; ++block) {
-          const int64_t channel = plan.channel(block);
-          const Steps steps = {channel, block * weights, plan.in.w_stride, plan.out.w_stride};
-          const T* const bias = static_cast<const T*>(packed_weight) + (block + 1) * weights - kBlock;
-          next.fetch();
-          correlate_last<kPixels<T>, 0>(count, rows, row_count, run, *c, steps, i, bias,
-                                        out_row + (c->out_begin + i * c->out_step) * plan.out.w_stride + channel);
-        }
-      }
+    for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c) {
+      const Runs<T> runs(c->count);
+      for (int64_t i = 0; i < runs.count; ++i)
+        correlate_some<kPixels<T>>(runs.size(i), known_step(*c), plan, rows, row_count, *c, steps, runs.begin(i), bias,
+                                   out_row + (c->out_begin + runs.begin(i) * c->out_step) * plan.out.w_stride, next);
+    }
   }
 }
 
