@@ -24,6 +24,7 @@ CASES = {
     "padding-over-kernel": ((1, 3, 4, 5), (16, 3, 3, 3), dict(padding=4)),
     "wide-padding": ((2, 16, 3, 2), (8, 16, 1, 7), dict(padding=(0, 3))),
     "groups": ((2, 32, 8, 7), (48, 16, 3, 3), dict(padding=1, groups=2)),
+    "odd-groups": ((2, 6, 8, 7), (10, 3, 3, 3), dict(padding=1, groups=2)),
     "tall": ((1, 4, 300, 2), (5, 4, 3, 2), dict()),
 }
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -115,3 +116,12 @@ def test_instruction_sets(isa):
 def test_an_empty_batch(direct):
     check_values(lambda x, w: F.conv2d(x, w), lambda x, w: torch_F.conv2d(x, w),
                  [torch.randn(0, 4, 6, 6), torch.randn(3, 4, 3, 3)], trusted=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("filters", [32, 40, 48])
+def test_large_results(filters, direct):
+    """From 8 MB on they are written past the caches, in whole aligned vectors: not all groups begin with one."""
+    x, w = (
+        torch.randn(s).contiguous(memory_format=torch.channels_last) for s in ((1, 4, 256, 512), (filters, 2, 1, 1))
+    )
+    assert torch.equal(F.conv2d(x, w, groups=2)[:, :, :3], F.conv2d(x[:, :, :3], w, groups=2))

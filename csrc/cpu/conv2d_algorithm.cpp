@@ -72,6 +72,16 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem, double useful 
          useful * winograd::saving(pass, problem) >= kLeastSaving * product_rate(problem);
 }
 
+// Beside the faster matrix product of bfloat16, direct convolution has pairs of its own: of channels, or, for
+// grad_weight, of pixels, as long as there is one tap.
+bool direct_pairs(Conv2dPass pass, const Conv2dProblem& problem) {
+  const Conv2dShape& shape = problem.shape;
+  if (problem.dtype != DType::bfloat16 || matrix_unit() != MatrixUnit::avx512_bf16) return false;
+  if (pass == Conv2dPass::grad_weight)
+    return shape.r * shape.s == 1 && shape.pad_top + shape.pad_bottom + shape.pad_left + shape.pad_right == 0;
+  return shape.groups == 1 || (channels_per_group(shape) % 2 == 0 && filters_per_group(shape) % 2 == 0);
+}
+
 bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   // A line of output pixels shares what is loaded of the weight: shorter ones than a strip of the micro-kernel are slow
   // once the weight does not fit into L2 (7 x 7 maps of 512 channels: half of the matrix product's speed).
@@ -79,7 +89,8 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   // Fewer channels leave most of a vector empty. The matrix product computes all residues of a stride side by side.
   constexpr int64_t kLeastColumns = 16;
   const Conv2dShape& shape = problem.shape;
-  if (problem.dtype == DType::float64 || product_rate(problem) > 1) return false;
+  const bool as_fast = product_rate(problem) == 1 || direct_pairs(pass, problem);
+  if (problem.dtype == DType::float64 || !as_fast) return false;
   const bool strided = shape.stride_h > 1 || shape.stride_w > 1, single = shape.r * shape.s == 1 && !strided;
   const int64_t weights = shape.k * channels_per_group(shape) * shape.r * shape.s;
   switch (pass) {
@@ -87,7 +98,8 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
     case Conv2dPass::grad_input:
       return (single || shape.q >= kStrip || weights <= kWeights) &&
              (!strided || channels_per_group(shape) >= kLeastColumns);
-    default: return true;
+    // Pairs of pixels are copied for every few panels of filters: of many, the matrix product copies less.
+    default: return product_rate(problem) == 1 || weights <= kWeights;
   }
 }
 
@@ -115,7 +127,11 @@ Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
   if (depthwise::can_compute(problem.shape))
     return {Conv2dAlgorithm::depthwise, "groups of few channels: channels of several groups fill a vector"};
   if (direct_pays(pass, problem))
-    return {Conv2dAlgorithm::direct, "multiply-adds on channels_last images where they are: no patches to copy"};
+    return {Conv2dAlgorithm::direct, direct_pairs(pass, problem)
+                                         ? "dot products of pairs (AVX512-BF16) on channels_last images where they "
+                                           "are: no patches to copy; planes of "
+                                           "contiguous ones under 1 x 1 kernels are packed"
+                                         : "multiply-adds on channels_last images where they are: no patches to copy"};
   return {Conv2dAlgorithm::matrix_product, "the general algorithm, for every shape and dtype"};
 }
 

@@ -1,5 +1,5 @@
 // grad_weight by direct convolution (direct.h, eq. 3): rows are taps and channels, columns filters, and the sum runs
-// over output pixels. Both factors are read from the images where they are.
+// over output pixels. Both factors are read from the images where they are; pairs of bfloat16 pixels have to be copied.
 //
 // The sum is made in blocks of output rows of one sample, each added to memory once. A fixed number of partial sums,
 // which depends on the shapes only, take every so many blocks and are added in order at the end.
@@ -21,6 +21,7 @@ struct Sum {
   int64_t width, panels, panel_size;
   int64_t block_rows, blocks;  // output rows of a block, blocks of a sample
   bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
+  bool pairs;                  // both are bfloat16, and copied as words of two pixels
 
   Sum(const Conv2dShape& shape_, const Image& image_, const Image& grad_, const DirectKernels& kernels)
       : shape(shape_), image(image_), grad(grad_), c(image_.c), k(grad_.c), width(kernels.width) {
@@ -29,14 +30,22 @@ struct Sum {
     panels = ceil_div(k, width), panel_size = shape.r * shape.s * c * width;
     block_rows = std::clamp<int64_t>(kBlockPixels / std::max<int64_t>(1, shape.q), 1, std::max<int64_t>(1, shape.p));
     blocks = ceil_div(shape.p, block_rows);
+    pairs = kernels.pair_pixels != nullptr;
     pad_image = c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0);
     pad_grad = k % (width / 2) != 0;  // kernels read whole vectors
   }
   // The copied part of the image for one block.
   int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
   int64_t image_columns() const { return shape.w + shape.pad_left + shape.pad_right; }
-  int64_t image_floats() const { return pad_image ? image_rows() * image_columns() * c : 0; }
-  int64_t grad_floats() const { return pad_grad ? block_rows * shape.q * panels * width : 0; }
+  int64_t pair_count() const { return block_rows * ceil_div(shape.q, 2); }
+  int64_t image_floats() const {
+    if (pairs) return pair_count() * round_up(c, width);
+    return pad_image ? image_rows() * image_columns() * c : 0;
+  }
+  int64_t grad_floats() const {
+    if (pairs) return pair_count() * panels * width;
+    return pad_grad ? block_rows * shape.q * panels * width : 0;
+  }
 };
 
 // Rows [h0, h0 + rows) of the image with its padding; zeros outside.
@@ -110,6 +119,35 @@ void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t 
     }
 }
 
+// The same for kernels of one tap, in words of two pixels.
+void add_pairs(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
+               float* sums, float* scratch) {
+  const Conv2dShape& shape = sum.shape;
+  const int64_t p0 = block * sum.block_rows, p1 = std::min(p0 + sum.block_rows, shape.p), line = ceil_div(shape.q, 2);
+  const int64_t image_pitch = round_up(sum.c, sum.width), grad_pitch = (last - first) * sum.width;
+  float* const grad = scratch + sum.image_floats();
+  const Image filters = sum.grad.channels_from(first * sum.width, grad_pitch);
+  for (int64_t p = p0; p < p1; ++p) {
+    const int64_t pair = (p - p0) * line;
+    kernels.pair_pixels(sum.image, n, p * shape.stride_h, shape.stride_w, shape.q, image_pitch,
+                        scratch + pair * image_pitch);
+    kernels.pair_pixels(filters, n, p, 1, shape.q, grad_pitch, grad + pair * grad_pitch);
+  }
+  for (int64_t panel = first; panel < last; ++panel)
+    kernels.add_products({.rows = sum.c,
+                          .columns = std::min(sum.width, sum.k - panel * sum.width),
+                          .lines = 1,
+                          .pixels = (p1 - p0) * line,
+                          .a = scratch,
+                          .a_line = 0,
+                          .a_pixel = image_pitch,
+                          .b = grad + (panel - first) * sum.width,
+                          .b_line = 0,
+                          .b_pixel = grad_pitch,
+                          .sums = sums + (panel - first) * sum.panel_size,
+                          .sums_step = sum.width});
+}
+
 // One panel's sums to the weight.
 void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, const float* sums, DType dtype,
                  const Image& weight) {
@@ -131,11 +169,10 @@ void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, co
     }
 }
 
-void correlate_for_weight(const Sum& sum, DType dtype, const Image& weight) {
+void correlate_for_weight(const DirectKernels& kernels, const Sum& sum, DType dtype, const Image& weight) {
   // Panels whose sums stay in L2 are computed together: what is copied is copied once for them. Partial sums: enough
   // tasks for 32 cores.
   constexpr int64_t kSumFloats = 128 << 10, kTasks = 32;
-  const DirectKernels& kernels = kernels_for_this_cpu();
   const int64_t together = std::clamp<int64_t>(kSumFloats / sum.panel_size, 1, sum.panels);
   const int64_t groups = ceil_div(sum.panels, together), all_blocks = sum.shape.n * sum.blocks;
   const int64_t partials = std::clamp<int64_t>(ceil_div(kTasks, groups), 1, std::max<int64_t>(1, all_blocks));
@@ -150,7 +187,7 @@ void correlate_for_weight(const Sum& sum, DType dtype, const Image& weight) {
     float* const scratch = sums + partials * size + worker * scratch_floats;
     std::fill_n(to, (last - first) * sum.panel_size, 0.f);
     for (int64_t i = partial * all_blocks / partials; i < (partial + 1) * all_blocks / partials; ++i)
-      add_block(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
+      (sum.pairs ? add_pairs : add_block)(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
   });
   for_each_task(sum.panels, workers_for(sum.panels), [&](int64_t panel, int64_t) {
     float* const to = sums + panel * sum.panel_size;
@@ -164,10 +201,14 @@ void correlate_for_weight(const Sum& sum, DType dtype, const Image& weight) {
 
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
   const Conv2dShape& shape = problem.shape;
-  const Tensor image = float_channels_last(input), grad = float_channels_last(grad_output);
+  if (planes_are_packed(problem, input)) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+  const DirectKernels& kernels = kernels_for_weight(problem);
+  const bool pairs = kernels.pair_pixels != nullptr;
+  const Tensor image = pairs ? dense(input, true) : float_channels_last(input);
+  const Tensor grad = pairs ? dense(grad_output, true) : float_channels_last(grad_output);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   for (int64_t g = 0; g < shape.groups; ++g)
-    correlate_for_weight({shape, read(image).channels(g, c), read(grad).channels(g, k), kernels_for_this_cpu()},
+    correlate_for_weight(kernels, {shape, read(image).channels(g, c), read(grad).channels(g, k), kernels},
                          dtype_of(grad_weight), write(grad_weight).filters(g, k));
   // What lies in the padding is left out above, but zero times infinity is NaN.
   if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);

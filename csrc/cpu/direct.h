@@ -1,4 +1,4 @@
-// Direct convolution in float32: eq. 1 on channels_last images where they are, without a patch matrix.
+// Direct convolution: eq. 1 on channels_last images where they are, without a patch matrix.
 //
 // The channels of neighbouring pixels adjoin in memory, so a window's taps in one kernel row are one run of S * C
 // floats, and the window of the next output pixel is the same runs, stride * C floats further on. The micro-kernel
@@ -8,6 +8,9 @@
 //   packed[panel of filters][u][v][c][width]
 //
 // A window that reaches over the edge of the image has fewer taps. Output pixels are grouped by the taps they have.
+//
+// In bfloat16, on CPUs that multiply pairs of it, the same is done with words of 32 bits: two neighbouring channels,
+// and the weights of both. `c` above is a word then, and sums stay float.
 #pragma once
 #include "dtype.h"
 #include "image.h"
@@ -22,14 +25,16 @@ namespace tmc {
 // for u < u_count, v < v_count, l < run, k < columns. Taps that adjoin are one run: then v_count is 1.
 struct DirectLine {
   int64_t rows, columns;
-  const float* a;
+  const float* a;  // words, like b
   int64_t a_step, a_u_step, a_v_step;
   int64_t u_count, v_count, run;
   const float* b;
   int64_t b_u_step, b_v_step;
   const float* bias;  // of a whole panel
-  float* out;
-  int64_t out_step;
+  void* out;
+  int64_t out_step;  // bytes
+  bool rounded;      // out holds bfloat16, not float
+  bool stream;       // past the caches: columns and out are whole aligned vectors
 };
 
 // The sum over `lines` rows of `pixels` output pixels, for grad_weight:
@@ -50,7 +55,8 @@ struct DirectSums {
 
 // Compiled for each instruction set by direct_<isa>.cpp.
 struct DirectKernels {
-  int64_t width;  // filters of a panel: two vectors
+  int64_t width;     // filters of a panel: two vectors
+  int64_t per_word;  // channels of a word
   // Filters [k0, k0 + width) of one tap, all channels: to[c * width + k]; zeros beyond the last filter.
   void (*pack_tap)(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to);
   void (*correlate)(const DirectLine& line);
@@ -59,7 +65,12 @@ struct DirectKernels {
   void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
                 float* pixels);
   void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
+  // Where words are pairs, else null: `count` pixels of image row h, `step` apart, two by two. A word holds one channel
+  // of both, zero in place of a pixel that is not there; from pair to pair it is `pitch`, a multiple of 16.
+  void (*pair_pixels)(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch,
+                      float* words);
 };
 extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;
+extern const DirectKernels direct_kernels_avx512_bf16;  // pairs
 
 }  // namespace tmc

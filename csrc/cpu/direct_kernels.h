@@ -18,13 +18,29 @@ constexpr int kMaxRows = 6;
 #endif
 constexpr int64_t kWidth = 2 * kLanes<float>;
 
-// So many terms, or a few more where runs of taps are short, are summed in registers before they join the sum of such
-// sums: as in gemm_micro_kernel.h, whose error is this one's.
-constexpr int64_t kSumRun = 32;
+// How words are multiplied: these are floats, in direct_avx512bf16.cpp they are pairs. So many of them, or a few more
+// where runs of taps are short, are summed in registers before they join the sum of such sums: as in
+// gemm_micro_kernel.h, whose error is this one's.
+struct FloatWords {
+  static constexpr int64_t kSumRun = 32;
+  static FloatLanes add(FloatLanes sum, float a, FloatLanes b) { return sum + a * b; }
+  template <int kVectors>
+  static void write(const FloatLanes (&sum)[kVectors], const DirectLine& line, char* row) {
+    float* const to = reinterpret_cast<float*>(row);
+    if (line.stream) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) tmc::stream(sum[j], to + j * kLanes<float>);
+    } else {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j)
+        store(sum[j], to + j * kLanes<float>, at_most(line.columns - j * kLanes<float>, kLanes<float>));
+    }
+  }
+};
 
 // One strip: kRows pixels, kVectors vectors of filters.
-template <int kRows, int kVectors>
-void correlate_strip(const DirectLine& line, const float* a, float* out) {
+template <class Words, int kRows, int kVectors>
+void correlate_strip(const DirectLine& line, const float* a, char* out) {
   const int64_t a_step = line.a_step;
   FloatLanes total[kRows][kVectors] = {}, sum[kRows][kVectors] = {};
   bool has_total = false;
@@ -34,7 +50,7 @@ void correlate_strip(const DirectLine& line, const float* a, float* out) {
       const float* a_run = a + u * line.a_u_step + v * line.a_v_step;
       const float* b_run = line.b + u * line.b_u_step + v * line.b_v_step;
       for (int64_t l = 0; l < line.run;) {
-        const int64_t end = at_most(l + kSumRun, line.run);
+        const int64_t end = at_most(l + Words::kSumRun, line.run);
         terms += end - l;
         for (; l < end; ++l) {
           FloatLanes b[kVectors];
@@ -43,9 +59,9 @@ void correlate_strip(const DirectLine& line, const float* a, float* out) {
 #pragma GCC unroll 16
           for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-            for (int j = 0; j < kVectors; ++j) sum[i][j] += a_run[i * a_step + l] * b[j];
+            for (int j = 0; j < kVectors; ++j) sum[i][j] = Words::add(sum[i][j], a_run[i * a_step + l], b[j]);
         }
-        if (terms < kSumRun) continue;
+        if (terms < Words::kSumRun) continue;
         terms = 0;
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i)
@@ -55,39 +71,42 @@ void correlate_strip(const DirectLine& line, const float* a, float* out) {
       }
     }
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
       if (has_total) sum[i][j] += total[i][j];
-      const int64_t count = at_most(line.columns - j * kLanes<float>, kLanes<float>);
-      store(FloatLanes(sum[i][j] + load(line.bias + j * kLanes<float>)), out + i * line.out_step + j * kLanes<float>,
-            count);
+      sum[i][j] += load(line.bias + j * kLanes<float>);
     }
+    Words::write(sum[i], line, out + i * line.out_step);
+  }
 }
 
-template <int kRows>
-void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, float* out) {
+template <class Words, int kRows>
+void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, char* out) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return correlate_strip_of<kRows - 1>(rows, line, a, out);
+    if (rows < kRows) return correlate_strip_of<Words, kRows - 1>(rows, line, a, out);
   }
   if (line.columns > kLanes<float>)
-    correlate_strip<kRows, 2>(line, a, out);
+    correlate_strip<Words, kRows, 2>(line, a, out);
   else
-    correlate_strip<kRows, 1>(line, a, out);
+    correlate_strip<Words, kRows, 1>(line, a, out);
 }
 
 // Strips of equal height: no thin last one.
+template <class Words>
 void correlate(const DirectLine& line) {
   const int64_t strips = (line.rows + kMaxRows - 1) / kMaxRows;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t begin = s * line.rows / strips, end = (s + 1) * line.rows / strips;
-    correlate_strip_of<kMaxRows>(end - begin, line, line.a + begin * line.a_step, line.out + begin * line.out_step);
+    correlate_strip_of<Words, kMaxRows>(end - begin, line, line.a + begin * line.a_step,
+                                        static_cast<char*>(line.out) + begin * line.out_step);
   }
+  if (line.stream) finish_streaming();
 }
 
 // ---- grad_weight: rows are taps, the sum runs over pixels.
 
-template <int kRows, int kVectors>
+template <class Words, int kRows, int kVectors>
 void add_products_strip(const DirectSums& p, int64_t first) {
   FloatLanes total[kRows][kVectors] = {}, sum[kRows][kVectors] = {};
   const int64_t a_pixel = p.a_pixel, b_pixel = p.b_pixel;
@@ -96,7 +115,7 @@ void add_products_strip(const DirectSums& p, int64_t first) {
     const float* a = p.a + first + y * p.a_line;
     const float* b = p.b + y * p.b_line;
     for (int64_t x = 0; x < p.pixels;) {
-      const int64_t end = at_most(x + kSumRun, p.pixels);
+      const int64_t end = at_most(x + Words::kSumRun, p.pixels);
       terms += end - x;
       for (; x < end; ++x, a += a_pixel, b += b_pixel) {
         FloatLanes b_x[kVectors];
@@ -105,9 +124,9 @@ void add_products_strip(const DirectSums& p, int64_t first) {
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-          for (int j = 0; j < kVectors; ++j) sum[i][j] += a[i] * b_x[j];
+          for (int j = 0; j < kVectors; ++j) sum[i][j] = Words::add(sum[i][j], a[i], b_x[j]);
       }
-      if (terms < kSumRun) continue;
+      if (terms < Words::kSumRun) continue;
       terms = 0;
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i)
@@ -125,22 +144,23 @@ void add_products_strip(const DirectSums& p, int64_t first) {
     }
 }
 
-template <int kRows>
+template <class Words, int kRows>
 void add_products_strip_of(int64_t rows, const DirectSums& p, int64_t first) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return add_products_strip_of<kRows - 1>(rows, p, first);
+    if (rows < kRows) return add_products_strip_of<Words, kRows - 1>(rows, p, first);
   }
   if (p.columns > kLanes<float>)
-    add_products_strip<kRows, 2>(p, first);
+    add_products_strip<Words, kRows, 2>(p, first);
   else
-    add_products_strip<kRows, 1>(p, first);
+    add_products_strip<Words, kRows, 1>(p, first);
 }
 
+template <class Words>
 void add_products(const DirectSums& p) {
   const int64_t strips = (p.rows + kMaxRows - 1) / kMaxRows;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t begin = s * p.rows / strips, end = (s + 1) * p.rows / strips;
-    add_products_strip_of<kMaxRows>(end - begin, p, begin);
+    add_products_strip_of<Words, kMaxRows>(end - begin, p, begin);
   }
 }
 
@@ -166,6 +186,12 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
 }  // namespace
 }  // namespace tmc
 
-#define TMC_DEFINE_DIRECT_KERNELS(isa)                                                                    \
-  const tmc::DirectKernels tmc::direct_kernels_##isa = {tmc::kWidth,       tmc::pack_tap, tmc::correlate, \
-                                                        tmc::add_products, tmc::stage,    tmc::unstage};
+#define TMC_DEFINE_DIRECT_KERNELS(isa)                                                      \
+  const tmc::DirectKernels tmc::direct_kernels_##isa = {tmc::kWidth,                        \
+                                                        1,                                  \
+                                                        tmc::pack_tap,                      \
+                                                        tmc::correlate<tmc::FloatWords>,    \
+                                                        tmc::add_products<tmc::FloatWords>, \
+                                                        tmc::stage,                         \
+                                                        tmc::unstage,                       \
+                                                        nullptr};

@@ -56,6 +56,75 @@ Tensor float_channels_last(const Tensor& tensor) {
   return copy;
 }
 
+namespace {
+
+const DirectKernels& kernels_for([[maybe_unused]] DType dtype, [[maybe_unused]] bool pairs) {
+#if defined(__x86_64__)
+  if (dtype == DType::bfloat16 && pairs && matrix_unit() == MatrixUnit::avx512_bf16) return direct_kernels_avx512_bf16;
+#endif
+  return kernels_for_this_cpu();
+}
+
+// `count` pixels of an odd number of channels, and a zero after each. kChannels = 0: any number.
+template <int64_t kChannels>
+void copy_with_zero(const uint16_t* from, int64_t w_stride, int64_t channels, int64_t c_stride, int64_t count,
+                    uint16_t* to) {
+  if (kChannels != 0) channels = kChannels, c_stride = 1;
+  for (int64_t w = 0; w < count; ++w, from += w_stride, to += channels + 1) {
+    for (int64_t c = 0; c < channels; ++c) to[c] = from[c * c_stride];
+    to[channels] = 0;
+  }
+}
+
+// Channels last, and one of zeros more.
+Tensor with_even_channels(const Tensor& tensor) {
+  const Image from = read(tensor);
+  Tensor copy = empty_nchw(tensor, from.n, from.c + 1, from.h, from.w, true);
+  const Image to = write(copy);
+  const auto copy_pixels = from.c == 3 && from.c_stride == 1 ? copy_with_zero<3> : copy_with_zero<0>;
+  for_each_task(from.n * from.h, workers_for(from.n * from.h), [&](int64_t row, int64_t) {
+    const int64_t n = row / from.h, h = row % from.h;
+    copy_pixels(reinterpret_cast<const uint16_t*>(from.data) + n * from.n_stride + h * from.h_stride, from.w_stride,
+                from.c, from.c_stride, from.w,
+                reinterpret_cast<uint16_t*>(to.data) + n * to.n_stride + h * to.h_stride);
+  });
+  return copy;
+}
+
+}  // namespace
+
+Operands::Operands(DType dtype, int64_t group_channels, int64_t groups)
+    : kernels(kernels_for(dtype, groups == 1 || group_channels % 2 == 0)) {}
+
+const DirectKernels& kernels_for_weight(const Conv2dProblem& problem) {
+  const Conv2dShape& shape = problem.shape;
+  const bool padded = shape.pad_top > 0 || shape.pad_bottom > 0 || shape.pad_left > 0 || shape.pad_right > 0;
+  return kernels_for(problem.dtype, shape.r * shape.s == 1 && !padded);
+}
+
+bool planes_are_packed(const Conv2dProblem& problem, const Tensor& image) {
+  const Conv2dShape& shape = problem.shape;
+  const bool single = shape.r * shape.s == 1 && shape.stride_h == 1 && shape.stride_w == 1;
+  return kernels_for(problem.dtype, true).per_word == 2 && single && !is_channels_last(image);
+}
+
+Tensor Operands::image(const Tensor& tensor) const {
+  if (!pairs()) return float_channels_last(tensor);
+  return tensor.size(1) % 2 == 0 ? dense(tensor, true) : with_even_channels(tensor);
+}
+
+Tensor Operands::weight(const Tensor& tensor) const {
+  return pairs() ? dense(tensor, true) : float_channels_last(tensor);
+}
+
+Image Operands::words(const Tensor& image, int64_t group, int64_t count) const {
+  Image words = read(image).channels(group, count);
+  if (!pairs()) return words;
+  words.element_size *= 2, words.c = ceil_div(count, 2);
+  words.n_stride /= 2, words.h_stride /= 2, words.w_stride /= 2;
+  return words;
+}
+
 void read_floats(const Tensor& list, int64_t first, int64_t count, float* to) {
   TMC_DISPATCH_FLOATING(list, "conv2d", [&] {
     const scalar_t* const from = list.const_data_ptr<scalar_t>();

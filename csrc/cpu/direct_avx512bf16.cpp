@@ -1,0 +1,76 @@
+// Direct convolution in bfloat16, by AVX512-BF16's dot products of pairs: the micro-kernels of direct_kernels.h, whose
+// words are two neighbouring channels.
+//
+// vdpbf16ps rounds each addition to float and flushes subnormals, of operands and sums, to zero. 256 terms are one run
+// of the sum: float's rounding errors of so many are far below bfloat16's own (as in gemm_avx512bf16.cpp).
+// Bound: compute, two instructions a cycle on Zen 5; few channels: the results, 28 vectors a strip to round and store.
+#include "direct_kernels.h"
+
+namespace tmc {
+namespace {
+
+struct PairWords {
+  static constexpr int64_t kSumRun = 128;
+  static FloatLanes add(FloatLanes sum, float a, FloatLanes b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)_mm512_set1_ps(a));
+  }
+  // Whole panels by plain stores: masked ones of 16-bit elements took 40 times as long (Zen 5).
+  template <int kVectors>
+  static void write(const FloatLanes (&sum)[kVectors], const DirectLine& line, char* row) {
+    if (!line.rounded) return FloatWords::write(sum, line, row);
+    BFloat16* const to = reinterpret_cast<BFloat16*>(row);
+    if (line.columns < kVectors * kLanes<float>) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j)
+        store(sum[j], to + j * kLanes<float>, at_most(line.columns - j * kLanes<float>, kLanes<float>));
+    } else if constexpr (kVectors == 2) {
+      _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(sum[1], sum[0]));
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(sum[0]));
+    }
+  }
+};
+
+// to[c / 2 * width + k] holds channels c and c + 1 of filter k; zeros where there is none.
+void pack_tap_pairs(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
+  const auto* from =
+      reinterpret_cast<const BFloat16*>(weight.data) + k0 * weight.n_stride + r * weight.h_stride + s * weight.w_stride;
+  const int64_t filters = at_most(weight.n - k0, kWidth);
+  const bool whole = weight.c % 2 == 0 && weight.n_stride % 2 == 0;
+  if (weight.c_stride == 1 && whole) {  // the pairs are there, and are moved like floats
+    Image words = weight;
+    words.data = const_cast<char*>(reinterpret_cast<const char*>(from));
+    words.n = filters, words.c = weight.c / 2, words.n_stride = weight.n_stride / 2;
+    return pack_tap(words, 0, 0, 0, to);
+  }
+  for (int64_t c = 0; c < weight.c; c += 2, to += kWidth) {
+    uint32_t words[kWidth] = {};
+    const BFloat16* low = from + c * weight.c_stride;
+    const BFloat16* high = low + weight.c_stride;
+    for (int64_t k = 0; k < filters; ++k) words[k] = low[k * weight.n_stride].bits;
+    if (c + 1 < weight.c)
+      for (int64_t k = 0; k < filters; ++k) words[k] |= static_cast<uint32_t>(high[k * weight.n_stride].bits) << 16;
+    __builtin_memcpy(to, words, sizeof words);
+  }
+}
+
+// For grad_weight, whose sum runs over pixels.
+void pair_pixels(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch, float* words) {
+  const auto* from = reinterpret_cast<const BFloat16*>(image.data) + n * image.n_stride + h * image.h_stride;
+  const int64_t w_stride = step * image.w_stride;
+  for (int64_t w = 0; w < count; w += 2, from += 2 * w_stride, words += pitch)
+    for (int64_t c = 0; c < pitch; c += kLanes<float>) {
+      const int64_t there = image.c - c < kLanes<float> ? (image.c > c ? image.c - c : 0) : kLanes<float>;
+      const Bits32 low = resize<Bits32>(load_raw<uint16_t, kLanes<float>>(from + c, there));
+      const Bits32 high =
+          w + 1 < count ? resize<Bits32>(load_raw<uint16_t, kLanes<float>>(from + w_stride + c, there)) : Bits32{};
+      store(bits_as<FloatLanes>(low | high << 16), words + c);
+    }
+}
+
+}  // namespace
+
+const DirectKernels direct_kernels_avx512_bf16 = {
+    kWidth, 2, pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, stage, unstage, pair_pixels};
+
+}  // namespace tmc
