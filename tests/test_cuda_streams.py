@@ -14,6 +14,7 @@ from test_cuda_conv2d import geometry
 from test_cuda_conv_act_pool2d import stage_arguments
 from test_cuda_entry_points import OPS
 from test_cuda_kernels import conv_operands
+from test_cuda_stage_gradients import stage_case
 
 CSRC = Path(__file__).parent.parent / "csrc"
 STREAMS = 0x5EED0, 0xFEED0
@@ -137,6 +138,26 @@ def test_stage_takes_the_scratch_memory_that_it_says(on_cuda, name):
     assert said.startswith(name.split("_")[0])
     result, record = watch(lambda: on_cuda.conv_act_pool2d(x, w, b, *arguments, True))
     assert f"scratch memory: {record.peak_bytes() - nbytes(result)} bytes" in said
+    assert not record.told("call")
+
+
+@pytest.mark.parametrize("form", ["rebuilt", "stored", "stored, grad_input"])
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_gradients_take_the_scratch_memory_that_it_says(on_cuda, name, form, monkeypatch):
+    conv, dtype, pooling = STAGES[name]
+    monkeypatch.setenv("TMC_STAGE_MAP_GRADIENT", form.split(",")[0])
+    given, arguments = stage_case(conv, WINDOW, "relu", pooling, dtype, "highest")
+    x, w = dense(given[1], True), dense(conv_operands(conv, dtype)[0][1], True)
+    said = on_cuda.conv_act_pool2d_algorithm(x, w, *arguments, True).splitlines()[1]
+    bytes_ = int(re.search(r"scratch memory: (\d+) bytes", said)[1])
+    operands = given[0], x, w, *given[3:], *arguments
+    call = on_cuda.conv_act_pool2d_gradients
+    results, record = watch(lambda: call(*operands, "grad_input" in form, True, True))
+    taken = record.peak_bytes() - nbytes(results)
+    if "rebuilt" in said:
+        assert taken == bytes_
+    else:  # one gradient after the other, the first one's scratch memory before the last result
+        assert taken <= bytes_ <= taken + nbytes(results)
     assert not record.told("call")
 
 

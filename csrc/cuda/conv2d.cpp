@@ -19,6 +19,11 @@ int64_t sums_bytes(Dtype dtype, int64_t parts, int64_t count) {
   return parts * count * (dtype == Dtype::float64 ? 8 : 4);
 }
 
+}  // namespace
+
+int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan) {
+  return plan.tensor_cores ? conv2d_mma_workspace(dtype, plan) : 0;
+}
 int64_t grad_input_scratch(Dtype dtype, const Conv2dPlan& plan) {
   return plan.tensor_cores ? conv2d_grad_input_mma_workspace(dtype, plan) : 0;
 }
@@ -26,12 +31,6 @@ int64_t grad_weight_scratch(Dtype dtype, const Conv2dShape& shape, const Conv2dP
   if (plan.tensor_cores) return conv2d_grad_weight_mma_workspace(dtype, plan);
   const int64_t weight = shape.k * channels_per_group(shape) * shape.r * shape.s;
   return sums_bytes(dtype, conv2d_grad_weight_parts(shape), weight);
-}
-
-}  // namespace
-
-int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan) {
-  return plan.tensor_cores ? conv2d_mma_workspace(dtype, plan) : 0;
 }
 
 // Tensor cores that multiply half types and TF32, and asynchronous copies, since sm_80; wgmma on sm_90 alone. The

@@ -12,8 +12,10 @@ namespace tmc {
 // What the tensor's device can do, and what the user prefers.
 Conv2dDevice device_of(const Tensor& tensor);
 
-// Bytes of scratch memory that conv2d_cuda takes by this plan, beside its operands and result.
+// Bytes of scratch memory that an operator takes by its plan, beside operands, in channels_last, and result.
 int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan);
+int64_t grad_input_scratch(Dtype dtype, const Conv2dPlan& plan);
+int64_t grad_weight_scratch(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan);
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
                    int64_t groups, std::string precision);

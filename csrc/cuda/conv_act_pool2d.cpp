@@ -1,6 +1,7 @@
 // A whole stage on CUDA (eq. 21, 23): checks, allocation, launch. What is inside is channels_last throughout.
 #include "conv_act_pool2d.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
@@ -136,9 +137,13 @@ std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& we
   const auto bytes = [](int64_t count) { return "; scratch memory: " + std::to_string(count) + " bytes"; };
   const StageGradientsPlan gradients =
       plan_stage_gradients(dtype, shape, checked_precision, device, preferred_map_gradient());
+  const Conv2dPlan grad_input = plan_conv2d_grad_input(dtype, shape.conv, checked_precision, device);
+  const int64_t again = !keep_activated && activates_map(shape) ? map : 0;
+  const int64_t backward = gradients.rebuilt ? conv_act_pool2d_grad_weight_workspace(dtype, shape, gradients)
+                                             : map + std::max(grad_input_scratch(dtype, grad_input),
+                                                              grad_weight_scratch(dtype, shape.conv, gradients.conv));
   return describe(plan) + bytes(forward_scratch(dtype, conv) + (has_map ? map : 0)) +
-         "\ngradient of the map: " + describe(gradients) +
-         (gradients.rebuilt ? bytes(conv_act_pool2d_grad_weight_workspace(dtype, shape, gradients)) : "");
+         "\ngradient of the map: " + describe(gradients) + bytes(backward + again);
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
