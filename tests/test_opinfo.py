@@ -6,9 +6,12 @@ from checks import check_close
 
 import torch_manual_conv.functional as F
 
-methods = pytest.importorskip(
-    "torch.testing._internal.common_methods_invocations", reason="torch's private operator database is missing"
-)
+with pytest.MonkeyPatch.context() as patch:
+    # Its import would freeze torch's switches for every test of the process.
+    patch.setattr(torch.backends, "disable_global_flags", lambda: None)
+    methods = pytest.importorskip(
+        "torch.testing._internal.common_methods_invocations", reason="torch's private operator database is missing"
+    )
 
 OPS = {
     "nn.functional.conv1d": F.conv1d,
