@@ -30,19 +30,20 @@ inline void for_channels(int64_t channels, F body) {
 }
 
 // A channels_last image is read from front to back, by windows that start over in each row: too many small jumps for
-// the hardware to run ahead of (without this, max pooling takes 4 times as long). This asks for an output's share of
-// the image, one row of windows early.
-template <class T>
+// the hardware to run ahead of (without this, max pooling and its gradient take up to 4 times as long). For each
+// position that is written this asks for its share of what is read, from row `first` on: one that is not needed yet.
 class ReadAhead {
  public:
-  ReadAhead(const PoolPlan& plan, const Rows<const T>& input)
-      : from_(reinterpret_cast<const char*>(input.at(plan.shape.h.kernel, 0))) {
+  template <class T>
+  ReadAhead(const PoolPlan& plan, const Rows<const T>& read, int64_t first)
+      : from_(reinterpret_cast<const char*>(read.at(first, 0))) {
     const PoolShape& shape = plan.shape;
+    const int64_t in = shape.h.in * shape.w.in, out = shape.h.out * shape.w.out;
     if (plan.channels_last)
-      share_ = shape.h.in * shape.w.in * shape.c * static_cast<int64_t>(sizeof(T)) / (shape.h.out * shape.w.out);
+      share_ = (plan.gradient ? out : in) * shape.c * static_cast<int64_t>(sizeof(T)) / (plan.gradient ? in : out);
   }
-  void operator()(int64_t output) const {
-    const char* from = from_ + output * share_;
+  void operator()(int64_t written) const {
+    const char* from = from_ + written * share_;
     for (int64_t byte = 0; byte < share_; byte += 64) __builtin_prefetch(from + byte, 0, 2);
   }
 
@@ -58,7 +59,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
   const int64_t step = shape.w.dilation * input.channels;
-  const ReadAhead<T> read_ahead(plan, input);
+  const ReadAhead read_ahead(plan, input, shape.h.kernel);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
@@ -93,7 +94,7 @@ KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> inpu
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
-  const ReadAhead<T> read_ahead(plan, input);
+  const ReadAhead read_ahead(plan, input, shape.h.kernel);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
@@ -174,9 +175,13 @@ KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T>
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape shape = plan.shape;
   const bool streams = plan.streams;
+  const int64_t next_row = plan.row_outputs[0].last + 1;
+  const ReadAhead gradients_ahead(plan, grad_output, next_row), winners_ahead(plan, winners, next_row);
   for (int64_t h = h_range.begin; h < h_range.end; ++h)
     for (int64_t w = 0; w < shape.w.in; ++w) {
       const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
+      gradients_ahead(h * shape.w.in + w);
+      winners_ahead(h * shape.w.in + w);
       for_channels<Real>(grad_input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> sum[kVectors] = {};
         for (int64_t p = rows.first; p <= rows.last; ++p) {
