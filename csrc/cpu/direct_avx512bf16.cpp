@@ -11,10 +11,12 @@ namespace {
 
 struct PairWords {
   static constexpr int64_t kSumRun = 128;
+  // ResNet-18's stem and strided 1 x 1 layer are 1.1 to 1.3 times as fast for it (Zen 5).
+  static constexpr bool kFetchesResults = true;
   static FloatLanes add(FloatLanes sum, float a, FloatLanes b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)_mm512_set1_ps(a));
   }
-  // Whole panels by plain stores: masked ones of 16-bit elements took 40 times as long (Zen 5).
+  // Whole panels by plain stores: masked ones made a 1 x 1 layer of 24 channels take 2.7 times as long (Zen 5).
   template <int kVectors>
   static void write(const FloatLanes (&sum)[kVectors], const DirectLine& line, char* row) {
     if (!line.rounded) return FloatWords::write(sum, line, row);

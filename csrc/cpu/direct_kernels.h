@@ -23,6 +23,7 @@ constexpr int64_t kWidth = 2 * kLanes<float>;
 // gemm_micro_kernel.h, whose error is this one's.
 struct FloatWords {
   static constexpr int64_t kSumRun = 32;
+  static constexpr bool kFetchesResults = false;  // the larger ones are streamed; of the others it was no gain
   static FloatLanes add(FloatLanes sum, float a, FloatLanes b) { return sum + a * b; }
   template <int kVectors>
   static void write(const FloatLanes (&sum)[kVectors], const DirectLine& line, char* row) {
@@ -38,11 +39,11 @@ struct FloatWords {
   }
 };
 
-// One strip: kRows pixels, kVectors vectors of filters.
-template <class Words, int kRows, int kVectors>
+// One strip: kRows pixels, kVectors vectors of filters. With kOneRun, of kSumRun words at most, there is no total.
+template <class Words, bool kOneRun, int kRows, int kVectors>
 void correlate_strip(const DirectLine& line, const float* a, char* out) {
   const int64_t a_step = line.a_step;
-  FloatLanes total[kRows][kVectors] = {}, sum[kRows][kVectors] = {};
+  FloatLanes total[kOneRun ? 1 : kRows][kVectors] = {}, sum[kRows][kVectors] = {};
   bool has_total = false;
   int64_t terms = 0;
   for (int64_t u = 0; u < line.u_count; ++u)
@@ -61,10 +62,10 @@ void correlate_strip(const DirectLine& line, const float* a, char* out) {
 #pragma GCC unroll 2
             for (int j = 0; j < kVectors; ++j) sum[i][j] = Words::add(sum[i][j], a_run[i * a_step + l], b[j]);
         }
-        if (terms < Words::kSumRun) continue;
+        if (kOneRun || terms < Words::kSumRun) continue;
         terms = 0;
 #pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i)
+        for (int i = 0; i < kRows && !kOneRun; ++i)
 #pragma GCC unroll 2
           for (int j = 0; j < kVectors; ++j) total[i][j] += sum[i][j], sum[i][j] = FloatLanes{};
         has_total = true;
@@ -74,32 +75,42 @@ void correlate_strip(const DirectLine& line, const float* a, char* out) {
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
-      if (has_total) sum[i][j] += total[i][j];
+      if (!kOneRun && has_total) sum[i][j] += total[i][j];
       sum[i][j] += load(line.bias + j * kLanes<float>);
     }
     Words::write(sum[i], line, out + i * line.out_step);
   }
 }
 
-template <class Words, int kRows>
+template <class Words, bool kOneRun, int kRows>
 void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, char* out) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return correlate_strip_of<Words, kRows - 1>(rows, line, a, out);
+    if (rows < kRows) return correlate_strip_of<Words, kOneRun, kRows - 1>(rows, line, a, out);
   }
   if (line.columns > kLanes<float>)
-    correlate_strip<Words, kRows, 2>(line, a, out);
+    correlate_strip<Words, kOneRun, kRows, 2>(line, a, out);
   else
-    correlate_strip<Words, kRows, 1>(line, a, out);
+    correlate_strip<Words, kOneRun, kRows, 1>(line, a, out);
+}
+
+// Asks for the lines that the next strip's results go to: a store that misses holds up those after it.
+void fetch_results(const DirectLine& line, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64;
+  if (line.out_step % kLine != 0) return;  // results that share lines with others are slower for it
+  for (int64_t i = begin; i < at_most(end, line.rows); ++i)
+    __builtin_prefetch(static_cast<char*>(line.out) + i * line.out_step, 1);
 }
 
 // Strips of equal height: no thin last one.
 template <class Words>
 void correlate(const DirectLine& line) {
   const int64_t strips = (line.rows + kMaxRows - 1) / kMaxRows;
+  const bool one_run = line.u_count * line.v_count * line.run <= Words::kSumRun;
+  const auto strip = one_run ? correlate_strip_of<Words, true, kMaxRows> : correlate_strip_of<Words, false, kMaxRows>;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t begin = s * line.rows / strips, end = (s + 1) * line.rows / strips;
-    correlate_strip_of<Words, kMaxRows>(end - begin, line, line.a + begin * line.a_step,
-                                        static_cast<char*>(line.out) + begin * line.out_step);
+    if constexpr (Words::kFetchesResults) fetch_results(line, end, (s + 2) * line.rows / strips);
+    strip(end - begin, line, line.a + begin * line.a_step, static_cast<char*>(line.out) + begin * line.out_step);
   }
   if (line.stream) finish_streaming();
 }
