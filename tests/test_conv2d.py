@@ -17,6 +17,7 @@ CASES = {
     "not-square": ((1, 2, 9, 7), (3, 2, 3, 2), dict(stride=(2, 1), padding=(0, 2), dilation=(1, 2))),
     "padding-over-kernel": ((1, 2, 3, 3), (2, 2, 2, 2), dict(padding=3)),
     "stride-2-phases": ((2, 9, 17, 15), (33, 9, 5, 6), dict(stride=2, padding=2)),
+    "stride-2-phases-of-18": ((1, 18, 9, 21), (33, 18, 5, 5), dict(stride=2, padding=1)),
     "stride-3-by-2-phases": ((1, 6, 14, 13), (33, 6, 8, 4), dict(stride=(3, 2), padding=(1, 2))),
     "dilation-phases": ((2, 33, 13, 15), (34, 33, 3, 3), dict(dilation=2, padding=2)),
     "dilation": ((1, 2, 9, 10), (3, 2, 3, 3), dict(dilation=2, padding=2)),

@@ -29,29 +29,6 @@ int64_t strip_tiles(int64_t tiles) {
 // memory, where waiting for them would be a tenth of the time of AlexNet's first layer (Zen 5).
 constexpr int64_t kFiltersInCache = 512 << 10;  // half of L2
 
-// The pixels that a strip reads, as far as the rows of the image adjoin in memory.
-struct Ahead {
-  const float *at = nullptr, *end = nullptr;
-
-  Ahead(const Source& source, const TileGrid& grid, int64_t strip, int64_t tile) {
-    const Image& image = source.image;
-    if (strip == grid.strips() || image.c_stride != 1 || image.w_stride != image.c) return;
-    const Strip rows = grid.strip(strip);
-    const int64_t n = rows.begin / grid.rows, step = tile * source.step_h;  // rows of the image for one of tiles
-    const int64_t h = std::max<int64_t>(0, rows.begin % grid.rows * step - source.top);
-    const int64_t row_bytes = image.h_stride * image.element_size;
-    const char* const first = image.data + n * image.n_stride * image.element_size + h * row_bytes;
-    at = reinterpret_cast<const float*>(first);
-    end = reinterpret_cast<const float*>(first + (rows.end - rows.begin) * step * row_bytes);
-  }
-  // The next piece; after the last one `else_fetch`.
-  const float* take(int64_t floats, const float* else_fetch) {
-    if (at >= end) return else_fetch;
-    at += floats;
-    return at - floats;
-  }
-};
-
 }  // namespace
 
 void correlate_by_strips(const Correlation& correlation) {
@@ -76,7 +53,8 @@ void correlate_by_strips(const Correlation& correlation) {
     float* const pixels = m + sizes.m;
     correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels});
     const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip);
-    Ahead ahead(source, grid, task + 1, kernels.tile);
+    const Ahead ahead(source, grid, task + 1, kernels.tile);
+    int64_t piece = 0;
 
     for (int64_t first = 0; first < filters.panels; first += part_panels) {
       const int64_t last = std::min(filters.panels, first + part_panels), part = (last - first) * kernels.width;
@@ -99,7 +77,7 @@ void correlate_by_strips(const Correlation& correlation) {
                 v + element * sizes.v_plane + (blocks.row(block) * input_columns + blocks.column(block)) * channels;
             product.b = filters.at(block, element, panel);
             const int64_t panel_floats = filters.channels * kernels.width;
-            product.next = in_cache ? ahead.take(panel_floats, product.b) : product.b + panel_floats;
+            product.next = in_cache ? ahead.piece(piece++, panel_floats, product.b) : product.b + panel_floats;
             kernels.multiply(product);
             product.add = true;
           }

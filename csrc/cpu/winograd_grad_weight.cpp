@@ -6,7 +6,8 @@
 // every thread makes those of some channels, then the products, each thread owning columns of U. So every element of U
 // is one sum in one order. A round adds to U once: 2 * kRoundTiles operations for a float that is read from L3 and
 // written back. AlexNet's first layer is 48 rows of phases by 64 columns of filters: the other way round a quarter of
-// the products would be of columns that do not exist.
+// the products would be of columns that do not exist. While a round is multiplied, what the next one reads is fetched
+// from memory: waiting for it would take a quarter of that layer's time (Zen 5).
 #include <atomic>
 
 #include "winograd_plan.h"
@@ -76,7 +77,9 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   const int64_t k_slices = ceil_div(k, width), slices = k_slices + ceil_div(c, width);
   const int64_t panels = ceil_div(columns.count, width);
 
-  const auto round = [&](const Strip& strip, bool add) {
+  const auto round = [&](int64_t index) {
+    const Strip strip = grid.strips() == 0 ? Strip{0, 0, 0, 0} : grid.strip(index);
+    const Ahead image_ahead(source, grid, index + 1, tile), grad_ahead({grad_output}, grid, index + 1, tile);
     struct Piece {  // tile rows [begin, end) of image n, and the rows of input tiles below them that no other piece has
       int64_t n, begin, end, halo, g_tile, v_tile;
     };
@@ -117,27 +120,32 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
       }
     });
     const int64_t products = static_cast<int64_t>(needed.size()) * panels;
+    const int64_t depth = static_cast<int64_t>(tile_rows.size()), fetched = depth * width;
+    // While they multiply they fetch what the next round reads: first the input, then grad_output.
+    const int64_t image_pieces = ceil_div(image_ahead.end - image_ahead.begin, std::max<int64_t>(1, fetched));
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
       const auto [block, element] = needed[task / panels];
       const int64_t panel = task % panels;
       const float* const b = columns.data + element * columns.plane + panel * columns.tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
-      kernels.multiply({.rows = rows.count,
-                        .depth = static_cast<int64_t>(tile_rows.size()),
-                        .a = rows.data + element * rows.plane,
-                        .a_rows = row_starts.data(),
-                        .a_step = lanes,
-                        .b = b,
-                        .b_rows = tile_rows.data(),
-                        .b_vector = columns.tiles * lanes,
-                        .next = b + columns.tiles * width,
-                        .tile = u + (block * elements + element) * u_plane + panel * rows.count * width,
-                        .tile_row = width,
-                        .add = add});
+      const float* const next_b = b + columns.tiles * width;
+      kernels.multiply(
+          {.rows = rows.count,
+           .depth = depth,
+           .a = rows.data + element * rows.plane,
+           .a_rows = row_starts.data(),
+           .a_step = lanes,
+           .b = b,
+           .b_rows = tile_rows.data(),
+           .b_vector = columns.tiles * lanes,
+           .next = image_ahead.piece(task, fetched, grad_ahead.piece(task - image_pieces, fetched, next_b)),
+           .tile = u + (block * elements + element) * u_plane + panel * rows.count * width,
+           .tile_row = width,
+           .add = index > 0});
     });
   };
-  if (grid.strips() == 0) round({0, 0, 0, 0}, false);  // an empty batch: zeros
-  for (int64_t i = 0; i < grid.strips(); ++i) round(grid.strip(i), i > 0);
+  if (grid.strips() == 0) round(0);  // an empty batch: zeros
+  for (int64_t i = 0; i < grid.strips(); ++i) round(i);
 
   std::atomic<bool> finite = true;
   const int64_t tasks = blocks.count() * panels;

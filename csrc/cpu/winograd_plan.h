@@ -76,6 +76,28 @@ struct TileGrid {
   }
 };
 
+// The pixels that a strip reads, as far as the rows of the image adjoin in memory: what is fetched while the strip
+// before it is multiplied.
+struct Ahead {
+  const float *begin = nullptr, *end = nullptr;
+
+  Ahead(const Source& source, const TileGrid& grid, int64_t strip, int64_t tile) {
+    const Image& image = source.image;
+    if (strip >= grid.strips() || image.c_stride != 1 || image.w_stride != image.c) return;
+    const Strip rows = grid.strip(strip);
+    const int64_t n = rows.begin / grid.rows, step = tile * source.step_h;  // rows of the image for one of tiles
+    const int64_t h = std::max<int64_t>(0, rows.begin % grid.rows * step - source.top);
+    const int64_t row_bytes = image.h_stride * image.element_size;
+    const char* const first = image.data + n * image.n_stride * image.element_size + h * row_bytes;
+    begin = reinterpret_cast<const float*>(first);
+    end = reinterpret_cast<const float*>(first + (rows.end - rows.begin) * step * row_bytes);
+  }
+  // The i-th piece of so many floats; after the last one `other`.
+  const float* piece(int64_t i, int64_t floats, const float* other) const {
+    return i * floats < end - begin ? begin + i * floats : other;
+  }
+};
+
 // The transformed filters U: for each block and element, panels of `kernels.width` filters x all channels. Either all
 // are made ahead, or each panel when it is needed: then U never leaves the cache.
 class Filters {
