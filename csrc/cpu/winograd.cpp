@@ -35,7 +35,7 @@ void correlate_by_strips(const Correlation& correlation) {
   const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
-  const TileGrid grid(output, kernels.tile, strip_tiles(correlation.tiles()));
+  const TileGrid grid(output, blocks, strip_tiles(correlation.tiles()));
   const int64_t channels = correlation.channels(), workers = workers_for(grid.strips());
   const int64_t part_panels = std::min(kFilterPart / kernels.width, filters.panels);
   const StripMemory sizes(grid, filters, channels, channels, part_panels * kernels.width);
@@ -52,23 +52,26 @@ void correlate_by_strips(const Correlation& correlation) {
     float* const m = v + sizes.v;
     float* const pixels = m + sizes.m;
     correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels});
-    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip);
+    const Places places = grid.places(strip);
+    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places);
     const Ahead ahead(source, grid, task + 1, kernels.tile);
     int64_t piece = 0;
 
     for (int64_t first = 0; first < filters.panels; first += part_panels) {
       const int64_t last = std::min(filters.panels, first + part_panels), part = (last - first) * kernels.width;
-      for (int64_t element = 0; element < kernels.elements(); ++element)
+      for (int64_t element = 0; element < kernels.elements(); ++element) {
+        const auto [begin, end] = places.range(element, kernels.points());
         for (int64_t panel = first; panel < last; ++panel) {
-          WinogradProduct product = {.rows = static_cast<int64_t>(tile_rows.size()),
-                                     .depth = 0,
-                                     .a_rows = tile_rows.data(),
-                                     .a_step = 1,
-                                     .b_rows = panel_rows.data(),
-                                     .b_vector = kernels.lanes,
-                                     .tile = m + element * sizes.m_plane + (panel - first) * kernels.width,
-                                     .tile_row = part,
-                                     .add = false};
+          WinogradProduct product = {
+              .rows = end - begin,
+              .depth = 0,
+              .a_rows = tile_rows.data() + begin,
+              .a_step = 1,
+              .b_rows = panel_rows.data(),
+              .b_vector = kernels.lanes,
+              .tile = m + element * sizes.m_plane + begin * part + (panel - first) * kernels.width,
+              .tile_row = part,
+              .add = false};
           if (blocks.skipped(0, element)) kernels.multiply(product);  // in a kernel of two rows: zeros
           for (int64_t block = 0; block < blocks.count(); ++block) {
             if (blocks.skipped(block, element)) continue;
@@ -82,8 +85,9 @@ void correlate_by_strips(const Correlation& correlation) {
             product.add = true;
           }
         }
-      correlation.transform_output(grid, strip, first * kernels.width, part, {m, sizes.m_plane, kernels.lanes, part},
-                                   pixels + sizes.input_pixels);
+      }
+      correlation.transform_output(grid, strip, places, first * kernels.width, part,
+                                   {m, sizes.m_plane, kernels.lanes, part}, pixels + sizes.input_pixels);
     }
   });
 }

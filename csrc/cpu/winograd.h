@@ -17,6 +17,10 @@
 // serves all blocks. A block with only two rows of taps has U = 0 at the last point (eq. 28), which is skipped: 5 x 5
 // taps cost 81 products for nine pixels, as many as with F(2x2, 5x5), at half of its rounding error.
 //
+// Where m does not divide the outputs of an axis, the last tiles, as many as outputs are missing, have one output fewer
+// each: their highest coefficient is zero, and with it their product at infinity (eq. 28). 13 outputs are 3 + 3 + 3 + 2
+// + 2: 23 products instead of 25.
+//
 // Gradients: grad_input is the same with the kernel turned round; grad_weight sums A dy A^T * B^T d B over all tiles
 // and ends with G^T U G (eq. 29).
 #pragma once
@@ -39,6 +43,13 @@ struct Source {
 // Positions [h0, h0 + rows) x [w0, w0 + columns); outside the image they read zero and are not written.
 struct Region {
   int64_t h0, w0, rows, columns;
+};
+
+// Tiles side by side along an axis: the first ones `whole`, the others with one output fewer.
+struct Tiles {
+  int64_t count, whole;
+  // The first output of tile i; of tile `count`, where they end.
+  int64_t begin(int64_t i, int64_t tile) const { return i * tile - (i > whole ? i - whole : 0); }
 };
 
 // Where transformed tiles lie: element e of channels c to c + lanes of tile t, a vector, is at e * plane + c / lanes *
@@ -82,19 +93,21 @@ struct WinogradKernels {
                 float* pixels);
   // The reverse: the first image.c channels of those pixels that lie inside the image, rounded to its dtype.
   void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
-  // B^T d B of tile_rows x tile_columns tiles whose pixels are staged in rows of `columns` pixels.
-  void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
-                          int64_t tile_columns, Planes v);
+  // B^T d B of tiles whose pixels are staged in rows of `columns` pixels. `places` numbers them in v, from left to
+  // right and down; null: in this order.
+  void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+                          const int64_t* places, Planes v);
   // A dy A^T of tiles of staged pixels.
-  void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
-                                int64_t tile_columns, Planes g);
+  void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+                                const int64_t* places, Planes g);
   // G g G^T of the block of taps from (r0, s0) on, for filters [k0, k0 + width) and all channels: u + element * plane
   // + c * width. Computed in double, rounded once.
   void (*transform_filters)(const Image& weight, DType dtype, int64_t k0, int64_t r0, int64_t s0, float* u,
                             int64_t plane);
   void (*multiply)(const WinogradProduct& product);
-  // A^T m A + bias of the tiles that cover those pixels, from left to right and down. False if one is not finite.
-  bool (*transform_output)(Planes m, const float* bias, const Pixels& pixels);
+  // A^T m A + bias of the tiles that cover those pixels, which `places` numbers in m. False if one is not finite.
+  bool (*transform_output)(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
+                           const Pixels& pixels);
   // G^T u G: the block of taps from (r0, s0) on of all filters and of one panel of channels, at most `width` of them.
   // False if one is not finite.
   bool (*transform_grad_weight)(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight);

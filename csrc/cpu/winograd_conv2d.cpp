@@ -25,10 +25,12 @@ bool is_coarse(const Conv2dProblem& problem) {
 }
 
 // Products along one axis, each of which replaces a whole sum of eq. 1 over `taps` for one output. At infinity, a block
-// of fewer taps has none.
+// of fewer taps has none, nor has a tile of fewer outputs.
 int64_t products(const WinogradKernels& kernels, int64_t outputs, int64_t taps) {
   const int64_t whole = taps / kernels.taps, rest = taps % kernels.taps != 0;
-  return ceil_div(outputs, kernels.tile) * (whole * kernels.points() + rest * (kernels.points() - 1));
+  const Tiles tiles = cover(outputs, kernels.tile, whole + rest == 1);
+  return tiles.count * (whole * kernels.points() + rest * (kernels.points() - 1)) -
+         (rest ? 0 : std::max<int64_t>(0, tiles.count - tiles.whole));
 }
 
 // Of one channel and filter.

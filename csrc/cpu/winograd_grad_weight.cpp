@@ -18,8 +18,8 @@ namespace {
 
 constexpr int64_t kRoundTiles = 192;
 
-// A transformed operand of the products: element e of channel i of tile t is at e * plane + i / lanes * tiles * lanes +
-// t * lanes + i % lanes.
+// A transformed operand of the products: element e of channel i at place t is at e * plane + i / lanes * tiles * lanes
+// + t * lanes + i % lanes.
 struct Operand {
   float* data;
   int64_t plane, tiles, count;
@@ -44,7 +44,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
                       computed(grad_weight.c, grad_output.c, width) < computed(grad_output.c, grad_weight.c, width);
   const int64_t c = round_up(grad_weight.c, turned ? lanes : width);
   const int64_t k = round_up(grad_output.c, turned ? width : lanes);
-  const TileGrid grid(grad_output, tile, kRoundTiles);
+  const TileGrid grid(grad_output, blocks, kRoundTiles);
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
   // Both operands of a round, and U, in planes; then pixels for each worker.
@@ -84,8 +84,12 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
       int64_t n, begin, end, halo, g_tile, v_tile;
     };
     std::vector<Piece> pieces;
-    std::vector<int64_t> tile_rows;  // where in a vector's column of V the tiles of the round are
-    const int64_t input_columns = strip.columns + halo_columns;
+    const Places places = grid.places(strip);
+    // Where in a vector's column of V its tiles are: in the same places, or with those of the halo from left to right.
+    const bool same_places = blocks.count() == 1;
+    std::vector<int64_t> tile_rows(places.of_tiles.size());
+    const Tiles across = grid.columns_of(strip), input_across = grid.columns_of(strip, halo_columns);
+    const int64_t left = grid.across.begin(strip.first_column, tile), input_columns = input_across.count;
     const int64_t most_rows = std::max<int64_t>(1, slices * (strip.end - strip.begin) / workers);
     int64_t g_tile = 0, v_tile = 0;
     grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
@@ -93,7 +97,10 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
         const int64_t row_end = std::min(end, row + most_rows), halo = row_end == end ? halo_rows : 0;
         pieces.push_back({n, row, row_end, halo, g_tile, v_tile});
         for (int64_t i = 0; i < row_end - row; ++i)
-          for (int64_t j = 0; j < strip.columns; ++j) tile_rows.push_back((v_tile + i * input_columns + j) * lanes);
+          for (int64_t j = 0; j < strip.columns; ++j) {
+            const int64_t place = places.of_tiles[g_tile + i * strip.columns + j];
+            tile_rows[place] = (same_places ? place : v_tile + i * input_columns + j) * lanes;
+          }
         g_tile += (row_end - row) * strip.columns, v_tile += (row_end - row + halo) * input_columns;
       }
     });
@@ -102,21 +109,26 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
       const Piece& piece = pieces[task % pieces.size()];
       const int64_t slice = task / static_cast<int64_t>(pieces.size());
       const int64_t piece_rows = piece.end - piece.begin;
+      const int64_t* const piece_places = places.of_tiles.data() + piece.g_tile;
       float* const to = staged + worker * pixels;
       if (slice < k_slices) {
         const int64_t k0 = slice * width, count = std::min(width, k - k0);
-        const Region region = {piece.begin * tile, strip.first_column * tile, piece_rows * tile, strip.columns * tile};
+        const Tiles down = grid.rows_from(piece.begin, piece_rows);
+        const Region region = {grid.down.begin(piece.begin, tile), left, down.begin(down.count - 1, tile) + tile,
+                               across.begin(across.count - 1, tile) + tile};
         kernels.stage({grad_output}, dtype, piece.n, region, k0, count, to);
-        kernels.transform_grad_output(to, region.columns, count, piece_rows, strip.columns,
-                                      {g + k0 * g_tiles + piece.g_tile * lanes, g_plane, g_tiles * lanes, lanes});
+        kernels.transform_grad_output(to, region.columns, count, down, across, piece_places,
+                                      {g + k0 * g_tiles, g_plane, g_tiles * lanes, lanes});
       } else {
         const int64_t c0 = (slice - k_slices) * width, count = std::min(width, c - c0);
-        const int64_t input_rows = piece_rows + piece.halo;
-        const Region region = {piece.begin * tile, strip.first_column * tile, input_rows * tile + halo,
-                               input_columns * tile + halo};
+        const Tiles down = grid.rows_from(piece.begin, piece_rows + piece.halo);
+        const Region region = {grid.down.begin(piece.begin, tile), left,
+                               down.begin(down.count - 1, tile) + kernels.points(),
+                               input_across.begin(input_columns - 1, tile) + kernels.points()};
         kernels.stage(source, dtype, piece.n, region, c0, count, to);
-        kernels.transform_input(to, region.columns, count, input_rows, input_columns,
-                                {v + c0 * v_tiles + piece.v_tile * lanes, v_plane, v_tiles * lanes, lanes});
+        float* const v_c = v + c0 * v_tiles + (same_places ? 0 : piece.v_tile * lanes);
+        kernels.transform_input(to, region.columns, count, down, input_across, same_places ? piece_places : nullptr,
+                                {v_c, v_plane, v_tiles * lanes, lanes});
       }
     });
     const int64_t products = static_cast<int64_t>(needed.size()) * panels;
@@ -126,17 +138,18 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     for_each_task(products, std::min(workers, products), [&](int64_t task, int64_t) {
       const auto [block, element] = needed[task / panels];
       const int64_t panel = task % panels;
+      const auto [begin, end] = places.range(element, kernels.points());
       const float* const b = columns.data + element * columns.plane + panel * columns.tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
       const float* const next_b = b + columns.tiles * width;
       kernels.multiply(
           {.rows = rows.count,
-           .depth = depth,
-           .a = rows.data + element * rows.plane,
+           .depth = end - begin,
+           .a = rows.data + element * rows.plane + begin * lanes,
            .a_rows = row_starts.data(),
            .a_step = lanes,
            .b = b,
-           .b_rows = tile_rows.data(),
+           .b_rows = tile_rows.data() + begin,
            .b_vector = columns.tiles * lanes,
            .next = image_ahead.piece(task, fetched, grad_ahead.piece(task - image_pieces, fetched, next_b)),
            .tile = u + (block * elements + element) * u_plane + panel * rows.count * width,

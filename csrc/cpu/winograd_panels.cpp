@@ -20,7 +20,7 @@ void correlate_by_panels(const Correlation& correlation) {
   const int64_t width = kernels.width, channels = correlation.channels(), threads = workers_for(INT64_MAX);
   // More threads than panels: several tasks share a panel, each with a strip of the tiles.
   const int64_t strips = ceil_div(threads, std::max<int64_t>(1, filters.panels));
-  const TileGrid grid(output, kernels.tile,
+  const TileGrid grid(output, blocks,
                       std::clamp(ceil_div(correlation.tiles(), strips), kLeastStripTiles, few_tiles(kernels)));
   const int64_t slices = ceil_div(channels, width), reads = grid.strips() * slices,
                 tasks = grid.strips() * filters.panels;
@@ -44,7 +44,8 @@ void correlate_by_panels(const Correlation& correlation) {
     const int64_t panel = task / grid.strips();
     const Strip strip = grid.strip(task % grid.strips());
     const int64_t input_columns = strip.columns + blocks.columns() - 1;
-    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip);
+    const Places places = grid.places(strip);
+    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places);
     float* const m = scratch + worker * worker_floats;
     float* const u = m + sizes.m;
     for (int64_t block = 0; block < blocks.count(); ++block)
@@ -54,24 +55,25 @@ void correlate_by_panels(const Correlation& correlation) {
         for (int64_t element = 0; element < kernels.elements(); ++element) {
           const bool first = block == 0 && c == 0, skipped = blocks.skipped(block, element);
           if (skipped && !first) continue;
+          const auto [begin, end] = places.range(element, kernels.points());
           const float* const b =
               filters.ahead() ? filters.at(block, element, panel) + c * width : u + element * u_plane;
-          kernels.multiply({.rows = static_cast<int64_t>(tile_rows.size()),
+          kernels.multiply({.rows = end - begin,
                             .depth = skipped ? 0 : depth,  // in a kernel of two rows: zeros
                             .a = v + task % grid.strips() * sizes.v + element * sizes.v_plane +
                                  (blocks.row(block) * input_columns + blocks.column(block)) * channels + c,
-                            .a_rows = tile_rows.data(),
+                            .a_rows = tile_rows.data() + begin,
                             .a_step = 1,
                             .b = b,
                             .b_rows = panel_rows,
                             .b_vector = kernels.lanes,
                             .next = b,
-                            .tile = m + element * sizes.m_plane,
+                            .tile = m + element * sizes.m_plane + begin * width,
                             .tile_row = width,
                             .add = !first});
         }
       }
-    correlation.transform_output(grid, strip, panel * width, width, {m, sizes.m_plane, kernels.lanes, width},
+    correlation.transform_output(grid, strip, places, panel * width, width, {m, sizes.m_plane, kernels.lanes, width},
                                  u + kernels.elements() * u_plane);
   });
 }

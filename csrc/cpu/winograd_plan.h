@@ -16,6 +16,8 @@ namespace tmc::winograd {
 // the same set of the L1 cache.
 inline constexpr int64_t kPlanePadding = 16;
 
+inline constexpr int64_t kAllWhole = INT64_MAX / 2;
+
 // The form of the algorithm that makes the fewest products of those that are accurate enough.
 const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem);
 
@@ -25,6 +27,7 @@ struct Blocks {
 
   Blocks(const Image& kernel, const WinogradKernels& kernels)
       : taps_h(kernel.h), taps_w(kernel.w), taps(kernels.taps), points(kernels.points()) {}
+  int64_t tile() const { return points - taps + 1; }  // outputs
   int64_t rows() const { return ceil_div(taps_h, taps); }
   int64_t columns() const { return ceil_div(taps_w, taps); }
   int64_t count() const { return rows() * columns(); }
@@ -40,18 +43,48 @@ struct Blocks {
   }
 };
 
+// As many tiles as cover the outputs of an axis. The blocks of a larger kernel read the same tiles, which are then
+// equally far from each other.
+inline Tiles cover(int64_t outputs, int64_t tile, bool single_block) {
+  const int64_t count = ceil_div(outputs, tile);
+  return {count, single_block ? std::max<int64_t>(0, outputs - count * (tile - 1)) : kAllWhole};
+}
+
 // Tiles [first_column, first_column + columns) of the tile rows [begin, end), which are counted through all images.
 struct Strip {
   int64_t begin, end, first_column, columns;
 };
 
+// A strip's tiles, numbered such that those with a product at infinity adjoin: first those that are short across, then
+// the whole ones, then those that are short down, then those that are short both ways.
+struct Places {
+  std::vector<int64_t> of_tiles;  // from left to right and down, image by image
+  int64_t counts[4];
+
+  struct Range {
+    int64_t begin, end;
+  };
+  // Those that have a product of this element.
+  Range range(int64_t element, int64_t points) const {
+    const bool whole_down = element / points == points - 1, whole_across = element % points == points - 1;
+    return {whole_across ? counts[0] : 0,
+            counts[0] + counts[1] + (whole_down ? 0 : counts[2]) + (whole_down || whole_across ? 0 : counts[3])};
+  }
+};
+
 // The tiles of a batch of output images, cut into strips of about `tiles` of them.
 struct TileGrid {
-  int64_t images, rows, columns;  // tile rows and columns of an image
+  int64_t images;
+  Tiles down, across;     // of an image
+  int64_t rows, columns;  // their counts
   int64_t strip_rows, strip_columns, strips_down, strips_across;
 
-  TileGrid(const Image& output, int64_t tile, int64_t tiles)
-      : images(output.n), rows(ceil_div(output.h, tile)), columns(ceil_div(output.w, tile)) {
+  TileGrid(const Image& output, const Blocks& blocks, int64_t tiles)
+      : images(output.n),
+        down(cover(output.h, blocks.tile(), blocks.rows() == 1)),
+        across(cover(output.w, blocks.tile(), blocks.columns() == 1)),
+        rows(down.count),
+        columns(across.count) {
     strips_across = ceil_div(columns, tiles);
     strip_columns = ceil_div(columns, strips_across);
     strips_down = ceil_div(images * rows * strip_columns, tiles);
@@ -65,6 +98,11 @@ struct TileGrid {
     const int64_t left = across * columns / strips_across, right = (across + 1) * columns / strips_across;
     return {begin, end, left, right - left};
   }
+  // `count` tile rows from `begin` on, and a strip's columns with `more` to the right of them.
+  Tiles rows_from(int64_t begin, int64_t count) const { return {count, std::max<int64_t>(0, down.whole - begin)}; }
+  Tiles columns_of(const Strip& strip, int64_t more = 0) const {
+    return {strip.columns + more, std::max<int64_t>(0, across.whole - strip.first_column)};
+  }
   // Calls body(n, begin, end) for the strip's tile rows [begin, end) of each image n.
   template <class Body>
   void for_each_image(const Strip& strip, const Body& body) const {
@@ -74,6 +112,7 @@ struct TileGrid {
       row += end - begin;
     }
   }
+  Places places(const Strip& strip) const;
 };
 
 // The pixels that a strip reads, as far as the rows of the image adjoin in memory: what is fetched while the strip
@@ -162,11 +201,11 @@ struct Correlation {
   // B^T d B of channels [c, c + count) of the tiles that a strip reads.
   void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                        Planes v) const;
-  // Where in a plane of V the strip's tiles are.
-  std::vector<int64_t> tile_rows(const TileGrid& grid, const Strip& strip) const;
+  // Where in a plane of V the strip's tiles are, in the order of their places.
+  std::vector<int64_t> tile_rows(const TileGrid& grid, const Strip& strip, const Places& places) const;
   // A^T m A of the strip's tiles, for filters [k, k + count).
-  void transform_output(const TileGrid& grid, const Strip& strip, int64_t k, int64_t count, Planes m,
-                        float* pixels) const;
+  void transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k, int64_t count,
+                        Planes m, float* pixels) const;
 };
 void correlate_by_strips(const Correlation& correlation);  // filters transformed ahead
 void correlate_by_panels(const Correlation& correlation);

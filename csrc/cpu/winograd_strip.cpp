@@ -43,39 +43,62 @@ StripMemory::StripMemory(const TileGrid& grid, const Filters& filters, int64_t c
   output_pixels = rows * tile * grid.strip_columns * tile * part;
 }
 
+Places TileGrid::places(const Strip& strip) const {
+  Places places = {};
+  std::vector<int> groups;
+  for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = strip.first_column; j < strip.first_column + strip.columns; ++j) {
+        const bool short_down = i >= down.whole, short_across = j >= across.whole;
+        groups.push_back(short_down ? 2 + short_across : !short_across);
+        ++places.counts[groups.back()];
+      }
+  });
+  int64_t next[4] = {};
+  for (int group = 1; group < 4; ++group) next[group] = next[group - 1] + places.counts[group - 1];
+  for (const int group : groups) places.of_tiles.push_back(next[group]++);
+  return places;
+}
+
 void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                                   Planes v) const {
-  const Blocks& blocks = filters.blocks;
-  const int64_t columns = strip.columns + blocks.columns() - 1;
-  const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
+  const WinogradKernels& kernels = filters.kernels;
+  const Tiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
+  const int64_t left = grid.across.begin(strip.first_column, kernels.tile);
+  const int64_t width = across.begin(across.count - 1, kernels.tile) + kernels.points();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-    const int64_t rows = end - begin + blocks.rows() - 1;
-    const Region region = {begin * tile, strip.first_column * tile, rows * tile + halo, columns * tile + halo};
-    filters.kernels.stage(source, dtype, n, region, c, count, pixels);
-    filters.kernels.transform_input(pixels, region.columns, count, rows, columns, v);
-    v.data += rows * columns * v.tile;
+    const Tiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
+    const int64_t height = down.begin(down.count - 1, kernels.tile) + kernels.points();
+    kernels.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
+    kernels.transform_input(pixels, width, count, down, across, nullptr, v);
+    v.data += down.count * across.count * v.tile;
   });
 }
 
-std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip) const {
+std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places) const {
   const int64_t columns = strip.columns + filters.blocks.columns() - 1;
-  std::vector<int64_t> result;
+  std::vector<int64_t> result(places.of_tiles.size());
+  const int64_t* place = places.of_tiles.data();
   int64_t row = 0;
   grid.for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = 0; i < end - begin; ++i)
-      for (int64_t j = 0; j < strip.columns; ++j) result.push_back(((row + i) * columns + j) * channels());
+      for (int64_t j = 0; j < strip.columns; ++j) result[*place++] = ((row + i) * columns + j) * channels();
     row += end - begin + filters.blocks.rows() - 1;
   });
   return result;
 }
 
-void Correlation::transform_output(const TileGrid& grid, const Strip& strip, int64_t k, int64_t count, Planes m,
-                                   float* pixels) const {
+void Correlation::transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k,
+                                   int64_t count, Planes m, float* pixels) const {
   const Image part = output.channels_from(k, count);
   const int64_t tile = filters.kernels.tile;
   const bool in_place = output.c_stride == 1 && dtype == DType::float32;
+  const Tiles across = grid.columns_of(strip);
+  const int64_t* place = places.of_tiles.data();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-    const Region region = {begin * tile, strip.first_column * tile, (end - begin) * tile, strip.columns * tile};
+    const Tiles down = grid.rows_from(begin, end - begin);
+    const Region region = {grid.down.begin(begin, tile), grid.across.begin(strip.first_column, tile),
+                           down.begin(down.count, tile), across.begin(across.count, tile)};
     Pixels to = {pixels, region.columns * count, count, region.rows, region.columns, count};
     if (in_place)
       to = {reinterpret_cast<float*>(part.data) + n * output.n_stride + region.h0 * output.h_stride +
@@ -85,9 +108,9 @@ void Correlation::transform_output(const TileGrid& grid, const Strip& strip, int
             std::min(region.rows, output.h - region.h0),
             std::min(region.columns, output.w - region.w0),
             part.c};
-    if (!filters.kernels.transform_output(m, bias + k, to)) finite[n] = false;
+    if (!filters.kernels.transform_output(m, place, down, across, bias + k, to)) finite[n] = false;
     if (!in_place) filters.kernels.unstage(pixels, count, region, n, dtype, part);
-    m.data += (end - begin) * strip.columns * m.tile;
+    place += down.count * across.count;
   });
 }
 

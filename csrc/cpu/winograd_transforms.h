@@ -33,33 +33,38 @@ inline void transform(const Load& load, const Along& along, const Store& store) 
   }
 }
 
-// Every tile of a staged region, kTile pixels apart, every vector of its channels.
-template <int kTile, int kFrom, int kPoints, class Along>
-inline void transform_tiles(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
-                            int64_t tile_columns, Planes to, const Along& along) {
-  for (int64_t i = 0; i < tile_rows; ++i)
-    for (int64_t j = 0; j < tile_columns; ++j) {
-      const float* tile = pixels + (i * kTile * columns + j * kTile) * channels;
-      float* transformed = to.data + (i * tile_columns + j) * to.tile;
-      for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += to.vector)
-        transform<kFrom, kPoints, FloatLanes>(
-            [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); }, along,
-            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * to.plane); });
+// Every tile of a staged region, every vector of its channels.
+template <int kTile, int kPoints>
+void transform_input(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+                     const int64_t* places, Planes v) {
+  for (int64_t i = 0; i < down.count; ++i)
+    for (int64_t j = 0; j < across.count; ++j) {
+      const float* tile = pixels + (down.begin(i, kTile) * columns + across.begin(j, kTile)) * channels;
+      float* transformed = v.data + (places ? *places++ : i * across.count + j) * v.tile;
+      for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += v.vector)
+        transform<kPoints, kPoints, FloatLanes>(
+            [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); },
+            [](const auto& d, auto& at) { Points<kPoints>::of_input(d, at); },
+            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * v.plane); });
     }
 }
 
 template <int kTile, int kPoints>
-void transform_input(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows, int64_t tile_columns,
-                     Planes v) {
-  transform_tiles<kTile, kPoints, kPoints>(pixels, columns, channels, tile_rows, tile_columns, v,
-                                           [](const auto& d, auto& at) { Points<kPoints>::of_input(d, at); });
-}
-
-template <int kTile, int kPoints>
-void transform_grad_output(const float* pixels, int64_t columns, int64_t channels, int64_t tile_rows,
-                           int64_t tile_columns, Planes g) {
-  transform_tiles<kTile, kTile, kPoints>(pixels, columns, channels, tile_rows, tile_columns, g,
-                                         [](const auto& y, auto& at) { Points<kPoints>::of_polynomial(y, at); });
+void transform_grad_output(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+                           const int64_t* places, Planes g) {
+  for (int64_t i = 0; i < down.count; ++i)
+    for (int64_t j = 0; j < across.count; ++j) {
+      const float* tile = pixels + (down.begin(i, kTile) * columns + across.begin(j, kTile)) * channels;
+      float* transformed = g.data + *places++ * g.tile;
+      const int rows = kTile - (i >= down.whole), tile_columns = kTile - (j >= across.whole);
+      for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += g.vector)
+        transform<kTile, kPoints, FloatLanes>(
+            [&](int y, int x) {
+              return y < rows && x < tile_columns ? load_lanes(tile + (y * columns + x) * channels + c) : FloatLanes{};
+            },
+            [](const auto& y, auto& at) { Points<kPoints>::of_polynomial(y, at); },
+            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * g.plane); });
+    }
 }
 
 // Infinity and NaN times zero are NaN: a sum that has met one is not equal to itself.
@@ -70,14 +75,18 @@ inline bool all_finite(const Lanes_& zeros) {
   return finite;
 }
 
+// What a tile with one output fewer has not been given, at infinity, is in none of the outputs that it has.
 template <int kTile, int kPoints>
-bool transform_output(Planes m, const float* bias, const Pixels& pixels) {
+bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
+                      const Pixels& pixels) {
   FloatLanes zeros = {};
-  for (int64_t row = 0; row < pixels.rows; row += kTile)
-    for (int64_t column = 0; column < pixels.columns; column += kTile, m.data += m.tile) {
-      const int64_t rows = pixels.rows - row, columns = pixels.columns - column;
+  for (int64_t i = 0; i < down.count; ++i)
+    for (int64_t j = 0; j < across.count; ++j) {
+      const int64_t row = down.begin(i, kTile), column = across.begin(j, kTile), place = *places++;
+      const int64_t rows = at_most(pixels.rows - row, kTile - (i >= down.whole));
+      const int64_t columns = at_most(pixels.columns - column, kTile - (j >= across.whole));
       for (int64_t c = 0; c < pixels.channels; c += kLanes<float>) {
-        const float* transformed = m.data + c / kLanes<float> * m.vector;
+        const float* transformed = m.data + place * m.tile + c / kLanes<float> * m.vector;
         float* tile = pixels.data + row * pixels.row + column * pixels.column + c;
         const int64_t count = at_most(pixels.channels - c, kLanes<float>);
         const FloatLanes bias_c = load_lanes(bias + c);
@@ -85,9 +94,10 @@ bool transform_output(Planes m, const float* bias, const Pixels& pixels) {
             [&](int y, int x) { return load_lanes(transformed + (y * kPoints + x) * m.plane); },
             [](const auto& at, auto& y) { Points<kPoints>::to_coefficients(at, y); },
             [&](int y, int x, FloatLanes value) {
+              if (y >= rows || x >= columns) return;
               value += bias_c;
               zeros += 0.f * value;
-              if (y < rows && x < columns) store(value, tile + y * pixels.row + x * pixels.column, count);
+              store(value, tile + y * pixels.row + x * pixels.column, count);
             });
       }
     }
