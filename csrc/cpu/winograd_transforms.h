@@ -33,6 +33,13 @@ inline void transform(const Load& load, const Along& along, const Store& store) 
   }
 }
 
+// Where a plane goes on, while the present line is written or read: 81 planes are more streams than the hardware
+// follows, and grad_weight is 1.2 times faster so (AlexNet in bfloat16, Zen 5); 25 it does follow.
+template <int kPoints, bool kToWrite>
+inline void fetch_next(const float* line) {
+  if constexpr (kPoints == 9) __builtin_prefetch(line + kLanes<float>, kToWrite);
+}
+
 // Every tile of a staged region, every vector of its channels.
 template <int kTile, int kPoints>
 void transform_input(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
@@ -45,7 +52,11 @@ void transform_input(const float* pixels, int64_t columns, int64_t channels, Til
         transform<kPoints, kPoints, FloatLanes>(
             [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); },
             [](const auto& d, auto& at) { Points<kPoints>::of_input(d, at); },
-            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * v.plane); });
+            [&](int y, int x, FloatLanes value) {
+              float* const to = transformed + (y * kPoints + x) * v.plane;
+              fetch_next<kPoints, true>(to);
+              store_lanes(value, to);
+            });
     }
 }
 
@@ -63,7 +74,11 @@ void transform_grad_output(const float* pixels, int64_t columns, int64_t channel
               return y < rows && x < tile_columns ? load_lanes(tile + (y * columns + x) * channels + c) : FloatLanes{};
             },
             [](const auto& y, auto& at) { Points<kPoints>::of_polynomial(y, at); },
-            [&](int y, int x, FloatLanes value) { store_lanes(value, transformed + (y * kPoints + x) * g.plane); });
+            [&](int y, int x, FloatLanes value) {
+              float* const to = transformed + (y * kPoints + x) * g.plane;
+              fetch_next<kPoints, true>(to);
+              store_lanes(value, to);
+            });
     }
 }
 
@@ -91,7 +106,11 @@ bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across,
         const int64_t count = at_most(pixels.channels - c, kLanes<float>);
         const FloatLanes bias_c = load_lanes(bias + c);
         transform<kPoints, kTile, FloatLanes>(
-            [&](int y, int x) { return load_lanes(transformed + (y * kPoints + x) * m.plane); },
+            [&](int y, int x) {
+              const float* const from = transformed + (y * kPoints + x) * m.plane;
+              fetch_next<kPoints, false>(from);
+              return load_lanes(from);
+            },
             [](const auto& at, auto& y) { Points<kPoints>::to_coefficients(at, y); },
             [&](int y, int x, FloatLanes value) {
               if (y >= rows || x >= columns) return;
