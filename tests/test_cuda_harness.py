@@ -114,6 +114,7 @@ SANITIZED_TESTS = "(float32 or outside or (wgmma and matches and bfloat16)) and 
 
 
 @pytest.mark.skipif(SANITIZED, reason="this is that run")
+@pytest.mark.timeout(1800)  # builds every kernel once more
 def test_no_access_outside_an_array():
     """The kernels' tests again, in a process whose allocator guards every tensor and every kernel's shared memory."""
     files = [Path(__file__).with_name(f"test_cuda_{name}.py") for name in SANITIZED_FILES]
