@@ -53,7 +53,7 @@ void correlate_by_strips(const Correlation& correlation) {
     float* const pixels = m + sizes.m;
     correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels});
     const Places places = grid.places(strip);
-    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places);
+    const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places, channels);
     const Ahead ahead(source, grid, task + 1, kernels.tile);
     int64_t piece = 0;
 

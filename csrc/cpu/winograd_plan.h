@@ -201,8 +201,9 @@ struct Correlation {
   // B^T d B of channels [c, c + count) of the tiles that a strip reads.
   void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                        Planes v) const;
-  // Where in a plane of V the strip's tiles are, in the order of their places.
-  std::vector<int64_t> tile_rows(const TileGrid& grid, const Strip& strip, const Places& places) const;
+  // Where in a plane of V the strip's tiles are, in the order of their places, if a tile takes `tile_row` floats.
+  std::vector<int64_t> tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
+                                 int64_t tile_row) const;
   // A^T m A of the strip's tiles, for filters [k, k + count).
   void transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k, int64_t count,
                         Planes m, float* pixels) const;

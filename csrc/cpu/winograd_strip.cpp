@@ -75,14 +75,15 @@ void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int6
   });
 }
 
-std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places) const {
+std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
+                                            int64_t tile_row) const {
   const int64_t columns = strip.columns + filters.blocks.columns() - 1;
   std::vector<int64_t> result(places.of_tiles.size());
   const int64_t* place = places.of_tiles.data();
   int64_t row = 0;
   grid.for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = 0; i < end - begin; ++i)
-      for (int64_t j = 0; j < strip.columns; ++j) result[*place++] = ((row + i) * columns + j) * channels();
+      for (int64_t j = 0; j < strip.columns; ++j) result[*place++] = ((row + i) * columns + j) * tile_row;
     row += end - begin + filters.blocks.rows() - 1;
   });
   return result;
