@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cuda_harness.kernels import dense
 from cuda_harness.shapes import ACTIVATIONS, Conv
 from test_cuda_conv_act_pool2d import kernels, on_cuda, stage_arguments  # noqa: F401
-from test_cuda_harness import goes_wrong
+from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, check, conv_operands
 
 PRECISIONS = {
@@ -144,14 +144,7 @@ def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels): 
     for launch, expected in launches:
         check(launch(), expected)
         places |= kernels.barriers
-    missed = []
-    for kernels.skipped_barrier in sorted(places):
-        caught = False
-        for kernels.seed in SEEDS[1:]:
-            caught = caught or any(goes_wrong(launch, expected) for launch, expected in launches)
-        if not caught:
-            missed.append(kernels.skipped_barrier)
-    assert not missed
+    assert not missed_barriers(kernels, sorted(places), launches)
 
 
 def test_stage_where_conv2d_takes_wgmma(on_cuda, monkeypatch):  # noqa: F811

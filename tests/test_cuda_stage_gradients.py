@@ -10,7 +10,7 @@ from cuda_harness.shapes import ACTIVATIONS, Conv
 from test_cuda_conv2d import PRECISIONS, precision  # noqa: F401
 from test_cuda_conv2d import check as check_product
 from test_cuda_conv_act_pool2d import kernels, on_cuda, stage_arguments  # noqa: F401
-from test_cuda_harness import goes_wrong
+from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, check, conv_operands
 
 # name: convolution, pool's window
@@ -203,14 +203,7 @@ def test_every_missing_barrier_and_wait_is_caught(on_cuda, kernels, form):  # no
             check(launches[-1][0](), exact[i], terms_of(conv))
             places |= {place for place in kernels.barriers if place.startswith("conv_act_pool2d_grad_weight")}
     assert len(places) == 6
-    missed = []
-    for kernels.skipped_barrier in sorted(places):
-        caught = False
-        for kernels.seed in SEEDS[1:]:
-            caught = caught or any(goes_wrong(*launch) for launch in launches)
-        if not caught:
-            missed.append(kernels.skipped_barrier)
-    assert not missed
+    assert not missed_barriers(kernels, sorted(places), launches)
 
 
 def test_which_gradients_are_rebuilt(on_cuda, form, monkeypatch):  # noqa: F811

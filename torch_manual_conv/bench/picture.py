@@ -105,7 +105,7 @@ def _shares(axes, records):
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     fewer = any("winograd" in record.get("algorithm", ()) for record in records)
     about = "of the formula's arithmetic, or of a copy of the same bytes" + (
-        " (Winograd needs less arithmetic)" * fewer
+        "\n(Winograd needs less arithmetic)" * fewer
     )
     axes.set(title="share of the limit", xlabel=about)
     axes.grid(axis="y", visible=False)
