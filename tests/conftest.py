@@ -53,3 +53,19 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def kernels():
+    """The CUDA kernels, executed on the CPU."""
+    from cuda_harness.kernels import Kernels
+
+    return Kernels()
+
+
+@pytest.fixture
+def on_cuda(kernels):
+    """Their entry points."""
+    from cuda_harness.kernels import EntryPoints
+
+    return EntryPoints(kernels)

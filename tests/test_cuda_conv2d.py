@@ -6,7 +6,7 @@ shapes reach every size of blocks, sums in parts and several launches for one ba
 
 import pytest
 import torch
-from cuda_harness.kernels import EntryPoints, Kernels, dense
+from cuda_harness.kernels import dense
 from cuda_harness.shapes import Conv
 from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, conv_operands
@@ -37,16 +37,6 @@ CONVS = {
     "five_channels_dilation": Conv(1, 5, 14, 13, 8, 3, 3, stride=(2, 1), pads=(2, 2, 2, 2), dilation=(1, 2)),
     "alexnet_first": Conv(2, 3, 31, 35, 16, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)),
 }
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
-
-
-@pytest.fixture
-def on_cuda(kernels):
-    return EntryPoints(kernels)
 
 
 @pytest.fixture(params=PRECISIONS.values(), ids=PRECISIONS.keys())

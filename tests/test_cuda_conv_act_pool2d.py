@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import EntryPoints, Kernels, dense
+from cuda_harness.kernels import dense
 from cuda_harness.shapes import ACTIVATIONS, Conv, Pool, Stage
 from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, check, conv_operands
@@ -30,11 +30,6 @@ POOLS = {
     "large_windows": Pool(1, 8, (20, 22), (2, 4), (17, 16), (3, 2)),  # int32 winners
     "many_tiles": Pool(5, 40, (30, 31), (15, 15), (2, 2), (2, 2)),
 }
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 def stage_of(pool, activation, pooling):
@@ -156,11 +151,6 @@ STAGES = {
     "odd_channels": (Conv(1, 3, 8, 9, 5, 3, 2, groups=1), [3, 2, 2, 1, 1, 0]),
     "one_channel": (Conv(2, 1, 7, 6, 1, 2, 2), [2, 2, 1, 1, 0, 0]),
 }
-
-
-@pytest.fixture
-def on_cuda(kernels):
-    return EntryPoints(kernels)
 
 
 def stage_arguments(conv, window, activation, pooling, precision="highest"):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from cuda_harness.kernels import dense
 from cuda_harness.shapes import ACTIVATIONS, Conv
-from test_cuda_conv_act_pool2d import kernels, on_cuda, stage_arguments  # noqa: F401
+from test_cuda_conv_act_pool2d import stage_arguments
 from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, check, conv_operands
 
@@ -42,7 +42,7 @@ def mma_sync(monkeypatch):
     monkeypatch.setenv("TMC_CONV2D_ALGORITHM", "tensor_cores")
 
 
-def composed(on_cuda, x, w, b, arguments, activation, pooling, window):  # noqa: F811
+def composed(on_cuda, x, w, b, arguments, activation, pooling, window):
     """The stage's output and what it keeps, from the convolution, the pool and the activation alone."""
     z = on_cuda.conv2d(x, w, b, *arguments[:2], arguments[-1])
     one = on_cuda.conv_act_pool2d
@@ -66,7 +66,7 @@ def composed(on_cuda, x, w, b, arguments, activation, pooling, window):  # noqa:
 @pytest.mark.usefixtures("mma_sync")
 @pytest.mark.parametrize("pooling", ["max", "avg", "sum"])
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_stage_is_its_parts(on_cuda, name, pooling, precision):  # noqa: F811
+def test_fused_stage_is_its_parts(on_cuda, name, pooling, precision):
     dtype, allowed = precision
     conv, window = FUSED[name]
     activation = {"max": "sigmoid", "avg": "tanh", "sum": "relu"}[pooling]
@@ -83,7 +83,7 @@ def test_fused_stage_is_its_parts(on_cuda, name, pooling, precision):  # noqa: F
 @pytest.mark.usefixtures("mma_sync")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pooling", ["max", "avg", "sum"])
-def test_fused_stage_with_every_activation(on_cuda, activation, pooling):  # noqa: F811
+def test_fused_stage_with_every_activation(on_cuda, activation, pooling):
     """And, of averages, without a map that is kept; in a contiguous model, without a bias."""
     conv, window = FUSED["several_tiles"]
     (x, w, _, _), _ = conv_operands(conv, torch.bfloat16)
@@ -95,7 +95,7 @@ def test_fused_stage_with_every_activation(on_cuda, activation, pooling):  # noq
 
 
 @pytest.mark.usefixtures("mma_sync")
-def test_fused_stage_of_what_is_not_finite(on_cuda):  # noqa: F811
+def test_fused_stage_of_what_is_not_finite(on_cuda):
     """NaN wins, the last one of a window; of equal values the first."""
     conv, window = Conv(1, 8, 12, 12, 8, 1, 1), [3, 3, 2, 2, 1, 1]
     values = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1.0, 1.0])
@@ -113,7 +113,7 @@ def test_fused_stage_of_what_is_not_finite(on_cuda):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["alexnet_first", "wider"])
-def test_fused_bits(on_cuda, kernels, name, precision):  # noqa: F811
+def test_fused_bits(on_cuda, kernels, name, precision):
     """Neither the order of threads nor the batch."""
     dtype, allowed = precision
     conv, window = FUSED[name]
@@ -129,7 +129,7 @@ def test_fused_bits(on_cuda, kernels, name, precision):  # noqa: F811
 
 
 @pytest.mark.usefixtures("mma_sync")
-def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels):  # noqa: F811
+def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels):
     """A map in one piece, one in slices (float32, two columns of warps), and one that is activated before the pool."""
     launches = []
     for name, pooling, dtype in (("several_tiles", "avg", torch.bfloat16), ("wide_and_low", "max", torch.float32)):
@@ -147,7 +147,7 @@ def test_every_missing_barrier_of_the_fused_kernel_is_caught(on_cuda, kernels): 
     assert not missed_barriers(kernels, sorted(places), launches)
 
 
-def test_stage_where_conv2d_takes_wgmma(on_cuda, monkeypatch):  # noqa: F811
+def test_stage_where_conv2d_takes_wgmma(on_cuda, monkeypatch):
     """On a Hopper it is composed, with conv2d's bits, unless its depth is short; fused if conv2d takes mma.sync."""
     conv, window = Conv(1, 192, 13, 13, 128, 3, 3, pads=(1, 1, 1, 1)), [3, 3, 2, 2, 0, 0]
     (x, w, b, _), (exact, *_) = conv_operands(conv, torch.bfloat16)
@@ -168,7 +168,7 @@ def test_stage_where_conv2d_takes_wgmma(on_cuda, monkeypatch):  # noqa: F811
         assert torch.equal(output, expected) and torch.equal(winners, expected_winners)
 
 
-def test_which_stages_are_fused(on_cuda, monkeypatch):  # noqa: F811
+def test_which_stages_are_fused(on_cuda, monkeypatch):
     def algorithm(conv, window, pooling="max", dtype=torch.bfloat16, precision="highest", keep=False):
         x, w = (torch.empty(size, dtype=dtype) for size in conv.sizes[:2])
         arguments = stage_arguments(conv, window, "sigmoid", pooling, precision)

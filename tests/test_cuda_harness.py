@@ -12,13 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_harness.kernels import SANITIZED, HarnessError, Kernels
+from cuda_harness.kernels import SANITIZED, HarnessError
 from test_cuda_kernels import CONVS, EMPTY_BATCH, SEEDS, check, conv_operands
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)

@@ -7,14 +7,9 @@ import ctypes
 
 import pytest
 import torch
-from cuda_harness.kernels import HarnessError, Kernels
+from cuda_harness.kernels import HarnessError
 
 THREADS = 128
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 def integers(*shape):

@@ -8,17 +8,11 @@ import ctypes
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import Kernels
 from cuda_harness.shapes import Conv
 
 SEEDS = (0, 1, 2)  # 0: threads in order; others: random warps, each run to its next barrier
 
 TOLERANCE = 4  # errors may be TOLERANCE * eps * sqrt(terms of the longest sum) of the largest value
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 @pytest.fixture(params=[False, True], ids=["contiguous", "channels_last"])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_harness.kernels import Kernels, WidePools
+from cuda_harness.kernels import WidePools
 from cuda_harness.shapes import AverageRule, Pool
 from test_cuda_kernels import SEEDS, check
 
@@ -20,11 +20,6 @@ LAYOUTS = {
     "vectors": (True, 16),
     "planes": (False, 4),
 }
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys())

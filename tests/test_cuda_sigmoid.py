@@ -4,13 +4,7 @@ import ctypes
 
 import pytest
 import torch
-from cuda_harness.kernels import Kernels
 from test_cuda_kernels import check
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 @pytest.mark.parametrize("count", [1, 7, 64, 1003])

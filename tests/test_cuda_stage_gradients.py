@@ -7,9 +7,9 @@ import pytest
 import torch
 from cuda_harness.kernels import dense
 from cuda_harness.shapes import ACTIVATIONS, Conv
-from test_cuda_conv2d import PRECISIONS, precision  # noqa: F401
+from test_cuda_conv2d import PRECISIONS
 from test_cuda_conv2d import check as check_product
-from test_cuda_conv_act_pool2d import kernels, on_cuda, stage_arguments  # noqa: F401
+from test_cuda_conv_act_pool2d import stage_arguments
 from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, check, conv_operands
 
@@ -27,6 +27,11 @@ STAGES = {
     ),
     "one_pixel": (Conv(1, 8, 3, 3, 8, 3, 3), [1, 1, 1, 1, 0, 0]),
 }
+
+
+@pytest.fixture(params=PRECISIONS.values(), ids=PRECISIONS.keys())
+def precision(request):
+    return request.param
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def exact_gradients(given, arguments):
     return torch.ops.tmc.conv_act_pool2d_gradients(*tensors, *arguments, False, True, True)[1:]
 
 
-def gradients(on_cuda, given, arguments):  # noqa: F811
+def gradients(on_cuda, given, arguments):
     return on_cuda.conv_act_pool2d_gradients(*given, *arguments, False, True, True)[1:]
 
 
@@ -78,7 +83,7 @@ def check_gradients(actual, expected, conv, rounding=0):
     assert actual[0].stride() == expected[0].stride()
 
 
-def algorithm(on_cuda, given, arguments):  # noqa: F811
+def algorithm(on_cuda, given, arguments):
     x, weight_size = given[1], given[7]
     answer = on_cuda.conv_act_pool2d_algorithm(x, torch.empty(weight_size, dtype=x.dtype), *arguments, True)
     return answer.splitlines()[1].removeprefix("gradient of the map: ").split("; scratch")[0]
@@ -86,7 +91,7 @@ def algorithm(on_cuda, given, arguments):  # noqa: F811
 
 @pytest.mark.parametrize("pooling", ["none", "max", "avg", "sum"])
 @pytest.mark.parametrize("name", STAGES)
-def test_rebuilt_gradients(on_cuda, form, name, pooling, precision):  # noqa: F811
+def test_rebuilt_gradients(on_cuda, form, name, pooling, precision):
     dtype, allowed, rounding = precision
     conv, window = STAGES[name]
     activation = {"none": "relu", "max": "sigmoid", "avg": "tanh", "sum": "none"}[pooling]
@@ -99,7 +104,7 @@ def test_rebuilt_gradients(on_cuda, form, name, pooling, precision):  # noqa: F8
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("pooling", ["none", "max", "avg", "sum"])
 @pytest.mark.parametrize("name", ["several_parts", "padded_windows", "groups"])
-def test_rebuilt_gradients_are_those_of_the_stored_map(on_cuda, form, name, pooling, activation, precision):  # noqa: F811
+def test_rebuilt_gradients_are_those_of_the_stored_map(on_cuda, form, name, pooling, activation, precision):
     """To the bit, where the order of the sums does not matter: the same rounding before the product."""
     dtype, allowed, _ = precision
     conv, window = STAGES[name]
@@ -113,7 +118,7 @@ def test_rebuilt_gradients_are_those_of_the_stored_map(on_cuda, form, name, pool
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pooling", ["max", "avg"])
-def test_rebuilt_gradients_with_every_activation(on_cuda, form, activation, pooling):  # noqa: F811
+def test_rebuilt_gradients_with_every_activation(on_cuda, form, activation, pooling):
     conv, window = STAGES["padded_windows"]
     given, arguments = stage_case(conv, window, activation, pooling, torch.bfloat16, "highest")
     form("rebuilt")
@@ -121,7 +126,7 @@ def test_rebuilt_gradients_with_every_activation(on_cuda, form, activation, pool
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["channels_last", "contiguous"])
-def test_rebuilt_gradients_alone(on_cuda, form, last):  # noqa: F811
+def test_rebuilt_gradients_alone(on_cuda, form, last):
     """Of either layout; each without the other; with an input that needs one too, the map's gradient is stored."""
     conv, window = STAGES["alexnet_first"]
     given, arguments = stage_case(conv, window, "relu", "max", torch.bfloat16, "highest")
@@ -135,7 +140,7 @@ def test_rebuilt_gradients_alone(on_cuda, form, last):  # noqa: F811
     check_gradients(both, exact_gradients(given, arguments), conv)
 
 
-def test_image_that_is_not_finite(on_cuda, form):  # noqa: F811
+def test_image_that_is_not_finite(on_cuda, form):
     """Where a tile hangs over the map, what is read beside the map counts for nothing, whatever it is."""
     conv, window = Conv(1, 8, 11, 13, 8, 3, 3), [2, 2, 2, 2, 0, 0]
     for dtype, allowed, rounding in PRECISIONS.values():
@@ -153,7 +158,7 @@ def test_image_that_is_not_finite(on_cuda, form):  # noqa: F811
         check_product(actual[0].where(reaches, 0), expected[0].where(reaches, 0), rounding, terms_of(conv))
 
 
-def test_gradient_that_is_not_finite(on_cuda, form):  # noqa: F811
+def test_gradient_that_is_not_finite(on_cuda, form):
     conv, window = STAGES["padded_windows"]
     for pooling in ("max", "avg"):
         (grad_output, *given), arguments = stage_case(conv, window, "relu", pooling, torch.float32, "highest")
@@ -167,7 +172,7 @@ def test_gradient_that_is_not_finite(on_cuda, form):  # noqa: F811
             assert torch.equal(one.isfinite(), other.isfinite()) and not one.isfinite().all()
 
 
-def test_winners_outside_their_windows_touch_nothing(on_cuda, form):  # noqa: F811
+def test_winners_outside_their_windows_touch_nothing(on_cuda, form):
     conv, window = STAGES["padded_windows"]
     (*given, winners, input_size, weight_size), arguments = stage_case(
         conv, window, "relu", "max", torch.float16, "highest"
@@ -179,7 +184,7 @@ def test_winners_outside_their_windows_touch_nothing(on_cuda, form):  # noqa: F8
 
 @pytest.mark.parametrize("name", ["several_parts", "many_channels"])
 @pytest.mark.parametrize("pooling", ["max", "avg"])
-def test_rebuilt_bits(on_cuda, kernels, form, name, pooling, precision):  # noqa: F811
+def test_rebuilt_bits(on_cuda, kernels, form, name, pooling, precision):
     dtype, allowed, _ = precision
     conv, window = STAGES[name]
     given, arguments = stage_case(conv, window, "tanh", pooling, dtype, allowed)
@@ -191,7 +196,7 @@ def test_rebuilt_bits(on_cuda, kernels, form, name, pooling, precision):  # noqa
         assert all(map(torch.equal, every[0], other))
 
 
-def test_every_missing_barrier_and_wait_is_caught(on_cuda, kernels, form):  # noqa: F811
+def test_every_missing_barrier_and_wait_is_caught(on_cuda, kernels, form):
     form("rebuilt")
     launches, places = [], set()
     for name, pooling in (("several_parts", "max"), ("several_parts", "avg"), ("alexnet_first", "none")):
@@ -206,7 +211,7 @@ def test_every_missing_barrier_and_wait_is_caught(on_cuda, kernels, form):  # no
     assert not missed_barriers(kernels, sorted(places), launches)
 
 
-def test_which_gradients_are_rebuilt(on_cuda, form, monkeypatch):  # noqa: F811
+def test_which_gradients_are_rebuilt(on_cuda, form, monkeypatch):
     def chosen(conv, window, pooling="max", dtype=torch.bfloat16, allowed="highest"):
         x, w = (torch.empty(size, dtype=dtype) for size in conv.sizes[:2])
         arguments = stage_arguments(conv, window, "sigmoid", pooling, allowed)

@@ -9,14 +9,9 @@ import random
 
 import pytest
 import torch
-from cuda_harness.kernels import HarnessError, Kernels
+from cuda_harness.kernels import HarnessError
 
 LANES = 32
-
-
-@pytest.fixture
-def kernels():
-    return Kernels()
 
 
 # ---- ldmatrix.

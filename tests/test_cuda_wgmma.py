@@ -7,7 +7,7 @@ computed so because it is asked for.
 import pytest
 import torch
 from cuda_harness.shapes import Conv
-from test_cuda_conv2d import PRECISIONS, algorithms, check, geometry, kernels, on_cuda, results  # noqa: F401
+from test_cuda_conv2d import PRECISIONS, algorithms, check, geometry, results
 from test_cuda_harness import missed_barriers
 from test_cuda_kernels import SEEDS, conv_operands
 
@@ -41,7 +41,7 @@ def precision(request):
 
 
 @pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS.keys())
-def test_matches_float64(on_cuda, conv, precision):  # noqa: F811
+def test_matches_float64(on_cuda, conv, precision):
     dtype, allowed, rounding = precision
     operands, expected = conv_operands(conv, dtype)
     taps = conv.r * conv.s // conv.groups
@@ -50,7 +50,7 @@ def test_matches_float64(on_cuda, conv, precision):  # noqa: F811
         check(actual, exact, rounding, count)
 
 
-def test_contiguous_operands_are_converted(on_cuda, precision):  # noqa: F811
+def test_contiguous_operands_are_converted(on_cuda, precision):
     dtype, allowed, rounding = precision
     for name in ("few_pixels", "alexnet_first"):
         conv = CONVS[name]
@@ -60,14 +60,14 @@ def test_contiguous_operands_are_converted(on_cuda, precision):  # noqa: F811
             assert actual.is_contiguous()
 
 
-def test_a_batch_in_several_launches(on_cuda):  # noqa: F811
+def test_a_batch_in_several_launches(on_cuda):
     conv = Conv(3, 64, 24, 25, 64, 1, 1)
     operands, expected = conv_operands(conv, torch.bfloat16)
     for actual, exact in zip(results(on_cuda, conv, operands, "highest"), expected, strict=False):
         check(actual, exact, 0, conv.n * conv.h * conv.w)
 
 
-def test_where_it_runs_by_itself(on_cuda, precision, monkeypatch):  # noqa: F811
+def test_where_it_runs_by_itself(on_cuda, precision, monkeypatch):
     dtype, allowed, _ = precision
     everywhere = ["wgmma", "wgmma", "wgmma" if dtype.itemsize == 2 else "tensor_cores"]
     conv = Conv(2, 128, 9, 9, 192, 3, 3, pads=(1, 1, 1, 1))
@@ -97,7 +97,7 @@ def test_where_it_runs_by_itself(on_cuda, precision, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("forced", ["tensor_cores", "implicit_gemm"])
-def test_another_algorithm_can_be_forced(on_cuda, forced, monkeypatch):  # noqa: F811
+def test_another_algorithm_can_be_forced(on_cuda, forced, monkeypatch):
     conv = CONVS["few_pixels"]
     monkeypatch.setenv("TMC_CONV2D_ALGORITHM", forced)
     assert algorithms(on_cuda, conv, torch.bfloat16) == [forced] * 3
@@ -107,7 +107,7 @@ def test_another_algorithm_can_be_forced(on_cuda, forced, monkeypatch):  # noqa:
 
 
 @pytest.mark.parametrize("name", ["tall", "sums_in_parts", "groups"])
-def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, precision):  # noqa: F811
+def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, precision):
     dtype, allowed, _ = precision
     operands, _ = conv_operands(CONVS[name], dtype)
     every = []
@@ -118,7 +118,7 @@ def test_bits_do_not_depend_on_the_order_of_threads(on_cuda, kernels, name, prec
 
 
 @pytest.mark.parametrize("filters", [64, 128, 192])
-def test_bits_do_not_depend_on_the_batch(on_cuda, precision, filters):  # noqa: F811
+def test_bits_do_not_depend_on_the_batch(on_cuda, precision, filters):
     """Nor on the block: a sample alone is computed by the smallest one."""
     dtype, allowed, _ = precision
     batch = Conv(4, 64, 11, 12, filters, 3, 2, pads=(1, 1, 1, 0))
@@ -129,7 +129,7 @@ def test_bits_do_not_depend_on_the_batch(on_cuda, precision, filters):  # noqa: 
     assert torch.equal(output[3:], alone[0]) and torch.equal(grad_input[3:], alone[1])
 
 
-def test_what_is_not_finite_stays_where_it_belongs(on_cuda):  # noqa: F811
+def test_what_is_not_finite_stays_where_it_belongs(on_cuda):
     """Zeros beyond an image, a tap's channels or the last pixel meet zeros, never a NaN of somewhere else."""
     conv = Conv(2, 72, 7, 9, 64, 3, 3, pads=(1, 1, 1, 1))
     (input, weight, bias, grad_output), _ = conv_operands(conv, torch.bfloat16)
@@ -144,7 +144,7 @@ def test_what_is_not_finite_stays_where_it_belongs(on_cuda):  # noqa: F811
     assert torch.equal(actual.isfinite(), exact.isfinite()) and actual.isfinite().any()
 
 
-def test_an_empty_batch(on_cuda, precision):  # noqa: F811
+def test_an_empty_batch(on_cuda, precision):
     dtype, allowed, _ = precision
     for conv in (CONVS["few_pixels"], CONVS["alexnet_first"]):
         input, weight, bias, grad_output = conv_operands(conv, dtype)[0]
@@ -153,7 +153,7 @@ def test_an_empty_batch(on_cuda, precision):  # noqa: F811
         assert grad_weight.shape == weight.shape and not grad_weight.any()
 
 
-def test_every_missing_wait_and_wrong_parity_is_caught(on_cuda, kernels):  # noqa: F811
+def test_every_missing_wait_and_wrong_parity_is_caught(on_cuda, kernels):
     """Leaves out each barrier, arrival and wait in turn, and waits for the wrong phase: some launch must go wrong."""
     launches = []
     for conv in (Conv(2, 24, 12, 13, 192, 3, 3, pads=(1, 1, 1, 1)), Conv(2, 72, 20, 20, 64, 3, 3, pads=(1, 1, 1, 1))):
