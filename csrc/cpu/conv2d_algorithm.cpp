@@ -73,13 +73,12 @@ bool winograd_pays(Conv2dPass pass, const Conv2dProblem& problem, double useful 
 }
 
 // Beside the faster matrix product of bfloat16, direct convolution has pairs of its own: of channels, or, for
-// grad_weight, of pixels, as long as there is one tap.
+// grad_weight, of pixels.
 bool direct_pairs(Conv2dPass pass, const Conv2dProblem& problem) {
   const Conv2dShape& shape = problem.shape;
   if (problem.dtype != DType::bfloat16 || matrix_unit() != MatrixUnit::avx512_bf16) return false;
-  if (pass == Conv2dPass::grad_weight)
-    return shape.r * shape.s == 1 && shape.pad_top + shape.pad_bottom + shape.pad_left + shape.pad_right == 0;
-  return shape.groups == 1 || (channels_per_group(shape) % 2 == 0 && filters_per_group(shape) % 2 == 0);
+  return pass == Conv2dPass::grad_weight || shape.groups == 1 ||
+         (channels_per_group(shape) % 2 == 0 && filters_per_group(shape) % 2 == 0);
 }
 
 bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
@@ -92,14 +91,16 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   const bool as_fast = product_rate(problem) == 1 || direct_pairs(pass, problem);
   if (problem.dtype == DType::float64 || !as_fast) return false;
   const bool strided = shape.stride_h > 1 || shape.stride_w > 1, single = shape.r * shape.s == 1 && !strided;
+  const bool overlap = shape.stride_h < shape.r && shape.stride_w < shape.s;
   const int64_t weights = shape.k * channels_per_group(shape) * shape.r * shape.s;
   switch (pass) {
     case Conv2dPass::forward: return single || shape.q >= kStrip || weights <= kWeights;
     case Conv2dPass::grad_input:
       return (single || shape.q >= kStrip || weights <= kWeights) &&
              (!strided || channels_per_group(shape) >= kLeastColumns);
-    // Pairs of pixels are copied for every few panels of filters: of many, the matrix product copies less.
-    default: return product_rate(problem) == 1 || weights <= kWeights;
+    // Pairs of pixels are copied for every few panels of filters: of many, the matrix product copies less, and it
+    // copies no pixel twice where windows share none (16 x 16 patches: 1.4 times as fast).
+    default: return product_rate(problem) == 1 || (weights <= kWeights && (overlap || shape.r * shape.s == 1));
   }
 }
 

@@ -1,5 +1,8 @@
 // grad_weight by direct convolution (direct.h, eq. 3): rows are taps and channels, columns filters, and the sum runs
-// over output pixels. Both factors are read from the images where they are; pairs of bfloat16 pixels have to be copied.
+// over output pixels. Both factors are read from the images where they are; pairs of bfloat16 pixels have to be copied:
+// of grad_output, pixels 2j and 2j + 1 of a row; of the image, whose window moves on by stride * C elements from one
+// output pixel to the next, each element with the one so many further on. The windows of pixels 2j and 2j + 1 are then
+// one window of words.
 //
 // The sum is made in blocks of output rows of one sample, each added to memory once. A fixed number of partial sums,
 // which depends on the shapes only, take every so many blocks and are added in order at the end.
@@ -11,55 +14,88 @@
 namespace tmc::direct {
 namespace {
 
-// Pixels of a block: the filters' part of it, a panel wide, is 32 KiB and stays in L1 for all taps.
-constexpr int64_t kBlockPixels = 256;
+// Words of a block: the filters' part of it, a panel wide, is 32 KiB and stays in L1 for all taps.
+constexpr int64_t kBlockWords = 256;
+constexpr int64_t kLine = 16;  // floats of a cache line
 
 struct Sum {
   Conv2dShape shape;
   Image image, grad;  // of one group
   int64_t c, k;       // channels and filters of a group
   int64_t width, panels, panel_size;
+  int64_t line_words;          // of an output row
   int64_t block_rows, blocks;  // output rows of a block, blocks of a sample
-  bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
   bool pairs;                  // both are bfloat16, and copied as words of two pixels
+  bool single;                 // pairs under kernels of one tap: no word is needed twice
+  bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
 
   Sum(const Conv2dShape& shape_, const Image& image_, const Image& grad_, const DirectKernels& kernels)
       : shape(shape_), image(image_), grad(grad_), c(image_.c), k(grad_.c), width(kernels.width) {
     // Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
     constexpr int64_t kFewChannels = 12;
     panels = ceil_div(k, width), panel_size = shape.r * shape.s * c * width;
-    block_rows = std::clamp<int64_t>(kBlockPixels / std::max<int64_t>(1, shape.q), 1, std::max<int64_t>(1, shape.p));
+    pairs = kernels.per_word == 2;
+    line_words = pairs ? ceil_div(shape.q, 2) : shape.q;
+    block_rows = std::clamp<int64_t>(kBlockWords / std::max<int64_t>(1, line_words), 1, std::max<int64_t>(1, shape.p));
     blocks = ceil_div(shape.p, block_rows);
-    pairs = kernels.pair_pixels != nullptr;
-    pad_image = c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0);
-    pad_grad = k % (width / 2) != 0;  // kernels read whole vectors
+    const bool padded = shape.pad_top > 0 || shape.pad_bottom > 0 || shape.pad_left > 0 || shape.pad_right > 0;
+    single = pairs && shape.r * shape.s == 1 && !padded;
+    pad_image = pairs || (c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0));
+    pad_grad = pairs || k % (width / 2) != 0;  // kernels read whole vectors
   }
   // The copied part of the image for one block.
   int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
   int64_t image_columns() const { return shape.w + shape.pad_left + shape.pad_right; }
-  int64_t pair_count() const { return block_rows * ceil_div(shape.q, 2); }
   int64_t image_floats() const {
-    if (pairs) return pair_count() * round_up(c, width);
-    return pad_image ? image_rows() * image_columns() * c : 0;
+    if (single) return block_rows * line_words * round_up(c, width);
+    return pad_image ? round_up(image_rows() * image_columns() * c, kLine) : 0;
   }
-  int64_t grad_floats() const {
-    if (pairs) return pair_count() * panels * width;
-    return pad_grad ? block_rows * shape.q * panels * width : 0;
-  }
+  int64_t grad_floats() const { return pad_grad ? block_rows * line_words * panels * width : 0; }
+  // One row of the image with its padding, before it is turned into words: elements as far as the second of the last
+  // word.
+  int64_t row_floats() const { return pairs && !single ? ceil_div((image_columns() + shape.stride_w) * c, 2) : 0; }
 };
 
-// Rows [h0, h0 + rows) of the image with its padding; zeros outside.
-void copy_padded(const Sum& sum, int64_t n, int64_t h0, float* to) {
-  const int64_t row = sum.image_columns() * sum.c, left = sum.shape.pad_left * sum.c;
-  std::fill_n(to, sum.image_floats(), 0.f);
-  for (int64_t i = 0; i < sum.image_rows(); ++i) {
-    const int64_t h = h0 + i;
-    if (h < 0 || h >= sum.image.h) continue;
-    const float* from =
-        reinterpret_cast<const float*>(sum.image.data) + n * sum.image.n_stride + h * sum.image.h_stride;
-    for (int64_t w = 0; w < sum.image.w; ++w)
-      std::copy_n(from + w * sum.image.w_stride, sum.c, to + i * row + left + w * sum.c);
+// Row h of the image with its padding; zeros outside.
+template <class T>
+void copy_padded_row(const Sum& sum, int64_t n, int64_t h, T* to) {
+  const Image& image = sum.image;
+  std::fill_n(to, sum.image_columns() * sum.c, T{});
+  if (h < 0 || h >= image.h) return;
+  const T* const from = reinterpret_cast<const T*>(image.data) + n * image.n_stride + h * image.h_stride;
+  to += sum.shape.pad_left * sum.c;
+  if (image.w_stride == sum.c) {
+    std::copy_n(from, image.w * sum.c, to);
+  } else {
+    for (int64_t w = 0; w < image.w; ++w) std::copy_n(from + w * image.w_stride, sum.c, to + w * sum.c);
   }
+}
+
+// The rows from h0 on that a block needs.
+void copy_padded(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t h0, float* to, uint16_t* elements) {
+  const int64_t row = sum.image_columns() * sum.c, apart = sum.shape.stride_w * sum.c;
+  for (int64_t h = h0; h < h0 + sum.image_rows(); ++h, to += row) {
+    if (sum.pairs) {
+      copy_padded_row(sum, n, h, elements);
+      std::fill_n(elements + row, apart, uint16_t{0});
+      kernels.pair_elements(elements, apart, row, to);
+    } else {
+      copy_padded_row(sum, n, h, to);
+    }
+  }
+}
+
+// The block's part of grad_output, filters from panel `first` on, beside each other.
+const float* copy_grad(const DirectKernels& kernels, const Sum& sum, int64_t n, Region block, int64_t first,
+                       int64_t pitch, float* to) {
+  if (!sum.pairs) {
+    kernels.stage({sum.grad}, DType::float32, n, block, first * sum.width, pitch, to);
+    return to;
+  }
+  const Image filters = sum.grad.channels_from(first * sum.width, pitch);
+  for (int64_t i = 0; i < block.rows; ++i)
+    kernels.pair_pixels(filters, n, block.h0 + i, 1, block.columns, pitch, to + i * sum.line_words * pitch);
+  return to;
 }
 
 // Output positions [begin, end) within [low, high) for which position * step + offset is in [0, extent).
@@ -80,16 +116,17 @@ void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t 
   int64_t h_stride = sum.image.h_stride, w_stride = sum.image.w_stride, h_first = 0;
   if (sum.pad_image) {
     h_first = input_row(shape, p0, 0);
-    copy_padded(sum, n, h_first, scratch);
+    copy_padded(kernels, sum, n, h_first, scratch,
+                reinterpret_cast<uint16_t*>(scratch + sum.image_floats() + sum.grad_floats()));
     image = scratch, w_stride = sum.c, h_stride = sum.image_columns() * sum.c;
     from.pad_left = 0, from.w = sum.image_columns();
   }
-  const float* grad = reinterpret_cast<const float*>(sum.grad.data) + n * sum.grad.n_stride + p0 * sum.grad.h_stride;
+  const float* grad = reinterpret_cast<const float*>(sum.grad.data) + n * sum.grad.n_stride + p0 * sum.grad.h_stride +
+                      first * sum.width;
   int64_t grad_line = sum.grad.h_stride, grad_pixel = sum.grad.w_stride;
   if (sum.pad_grad) {
-    float* const to = scratch + sum.image_floats();
-    grad_pixel = sum.panels * sum.width, grad_line = shape.q * grad_pixel, grad = to;
-    kernels.stage({sum.grad}, DType::float32, n, {p0, 0, p1 - p0, shape.q}, 0, grad_pixel, to);
+    grad_pixel = (last - first) * sum.width, grad_line = sum.line_words * grad_pixel;
+    grad = copy_grad(kernels, sum, n, {p0, 0, p1 - p0, shape.q}, first, grad_pixel, scratch + sum.image_floats());
   }
   // Taps that adjoin, all of them inside the image wherever the window is, are one run.
   const bool joined = from.pad_left == 0 && input_column(from, shape.q - 1, shape.s - 1) < from.w &&
@@ -102,42 +139,40 @@ void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t 
       for (int64_t v = 0; v < runs; ++v) {
         const Positions q(0, shape.q, shape.stride_w, input_column(from, 0, v), from.w);
         if (q.begin >= q.end) continue;
-        kernels.add_products({.rows = run,
-                              .columns = std::min(sum.width, sum.k - panel * sum.width),
-                              .lines = p.end - p.begin,
-                              .pixels = q.end - q.begin,
-                              .a = image + (input_row(shape, p.begin, u) - h_first) * h_stride +
-                                   input_column(from, q.begin, v) * w_stride,
-                              .a_line = shape.stride_h * h_stride,
-                              .a_pixel = shape.stride_w * w_stride,
-                              .b = grad + (p.begin - p0) * grad_line + q.begin * grad_pixel + panel * sum.width,
-                              .b_line = grad_line,
-                              .b_pixel = grad_pixel,
-                              .sums = sums + (panel - first) * sum.panel_size + (u * shape.s + v) * sum.c * sum.width,
-                              .sums_step = sum.width});
+        kernels.add_products(
+            {.rows = run,
+             .columns = std::min(sum.width, sum.k - panel * sum.width),
+             .lines = p.end - p.begin,
+             .pixels = sum.pairs ? sum.line_words : q.end - q.begin,
+             .a = image + (input_row(shape, p.begin, u) - h_first) * h_stride +
+                  input_column(from, q.begin, v) * w_stride,
+             .a_line = shape.stride_h * h_stride,
+             .a_pixel = (sum.pairs ? 2 : 1) * shape.stride_w * w_stride,
+             .b = grad + (p.begin - p0) * grad_line + q.begin * grad_pixel + (panel - first) * sum.width,
+             .b_line = grad_line,
+             .b_pixel = grad_pixel,
+             .sums = sums + (panel - first) * sum.panel_size + (u * shape.s + v) * sum.c * sum.width,
+             .sums_step = sum.width});
       }
     }
 }
 
-// The same for kernels of one tap, in words of two pixels.
-void add_pairs(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
-               float* sums, float* scratch) {
+// The same for words under kernels of one tap: lines follow each other.
+void add_single(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
+                float* sums, float* scratch) {
   const Conv2dShape& shape = sum.shape;
-  const int64_t p0 = block * sum.block_rows, p1 = std::min(p0 + sum.block_rows, shape.p), line = ceil_div(shape.q, 2);
+  const int64_t p0 = block * sum.block_rows, rows = std::min(sum.block_rows, shape.p - p0);
   const int64_t image_pitch = round_up(sum.c, sum.width), grad_pitch = (last - first) * sum.width;
-  float* const grad = scratch + sum.image_floats();
-  const Image filters = sum.grad.channels_from(first * sum.width, grad_pitch);
-  for (int64_t p = p0; p < p1; ++p) {
-    const int64_t pair = (p - p0) * line;
-    kernels.pair_pixels(sum.image, n, p * shape.stride_h, shape.stride_w, shape.q, image_pitch,
-                        scratch + pair * image_pitch);
-    kernels.pair_pixels(filters, n, p, 1, shape.q, grad_pitch, grad + pair * grad_pitch);
-  }
+  for (int64_t i = 0; i < rows; ++i)
+    kernels.pair_pixels(sum.image, n, (p0 + i) * shape.stride_h, shape.stride_w, shape.q, image_pitch,
+                        scratch + i * sum.line_words * image_pitch);
+  const float* const grad =
+      copy_grad(kernels, sum, n, {p0, 0, rows, shape.q}, first, grad_pitch, scratch + sum.image_floats());
   for (int64_t panel = first; panel < last; ++panel)
     kernels.add_products({.rows = sum.c,
                           .columns = std::min(sum.width, sum.k - panel * sum.width),
                           .lines = 1,
-                          .pixels = (p1 - p0) * line,
+                          .pixels = rows * sum.line_words,
                           .a = scratch,
                           .a_line = 0,
                           .a_pixel = image_pitch,
@@ -177,7 +212,7 @@ void correlate_for_weight(const DirectKernels& kernels, const Sum& sum, DType dt
   const int64_t groups = ceil_div(sum.panels, together), all_blocks = sum.shape.n * sum.blocks;
   const int64_t partials = std::clamp<int64_t>(ceil_div(kTasks, groups), 1, std::max<int64_t>(1, all_blocks));
   const int64_t size = sum.panels * sum.panel_size, tasks = groups * partials, workers = workers_for(tasks);
-  const int64_t scratch_floats = round_up(sum.image_floats(), 16) + sum.grad_floats();
+  const int64_t scratch_floats = round_up(sum.image_floats() + sum.grad_floats() + sum.row_floats(), kLine);
   const Workspace memory((partials * size + workers * scratch_floats) * static_cast<int64_t>(sizeof(float)));
   float* const sums = reinterpret_cast<float*>(memory.at(0));
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
@@ -187,7 +222,7 @@ void correlate_for_weight(const DirectKernels& kernels, const Sum& sum, DType dt
     float* const scratch = sums + partials * size + worker * scratch_floats;
     std::fill_n(to, (last - first) * sum.panel_size, 0.f);
     for (int64_t i = partial * all_blocks / partials; i < (partial + 1) * all_blocks / partials; ++i)
-      (sum.pairs ? add_pairs : add_block)(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
+      (sum.single ? add_single : add_block)(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
   });
   for_each_task(sum.panels, workers_for(sum.panels), [&](int64_t panel, int64_t) {
     float* const to = sums + panel * sum.panel_size;
@@ -203,7 +238,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const Conv2dShape& shape = problem.shape;
   if (planes_are_packed(problem, input)) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
   const DirectKernels& kernels = kernels_for_weight(problem);
-  const bool pairs = kernels.pair_pixels != nullptr;
+  const bool pairs = kernels.per_word == 2;
   const Tensor image = pairs ? dense(input, true) : float_channels_last(input);
   const Tensor grad = pairs ? dense(grad_output, true) : float_channels_last(grad_output);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);

@@ -69,6 +69,8 @@ struct DirectKernels {
   // of both, zero in place of a pixel that is not there; from pair to pair it is `pitch`, a multiple of 16.
   void (*pair_pixels)(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch,
                       float* words);
+  // Likewise: words[i] holds elements i and i + apart, for i < count.
+  void (*pair_elements)(const uint16_t* elements, int64_t apart, int64_t count, float* words);
 };
 extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;
 extern const DirectKernels direct_kernels_avx512_bf16;  // pairs

@@ -70,9 +70,19 @@ void pair_pixels(const Image& image, int64_t n, int64_t h, int64_t step, int64_t
     }
 }
 
+void pair_elements(const uint16_t* elements, int64_t apart, int64_t count, float* words) {
+  for (int64_t i = 0; i < count; i += kLanes<float>) {
+    const int64_t there = at_most(count - i, kLanes<float>);
+    const Bits32 low = resize<Bits32>(load_raw<uint16_t, kLanes<float>>(elements + i, there));
+    const Bits32 high = resize<Bits32>(load_raw<uint16_t, kLanes<float>>(elements + i + apart, there));
+    store(bits_as<FloatLanes>(low | high << 16), words + i, there);
+  }
+}
+
 }  // namespace
 
 const DirectKernels direct_kernels_avx512_bf16 = {
-    kWidth, 2, pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, stage, unstage, pair_pixels};
+    kWidth, 2,       pack_tap_pairs, correlate<PairWords>, add_products<PairWords>,
+    stage,  unstage, pair_pixels,    pair_elements};
 
 }  // namespace tmc

@@ -205,4 +205,5 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
                                                         tmc::add_products<tmc::FloatWords>, \
                                                         tmc::stage,                         \
                                                         tmc::unstage,                       \
+                                                        nullptr,                            \
                                                         nullptr};

@@ -97,9 +97,7 @@ Operands::Operands(DType dtype, int64_t group_channels, int64_t groups)
     : kernels(kernels_for(dtype, groups == 1 || group_channels % 2 == 0)) {}
 
 const DirectKernels& kernels_for_weight(const Conv2dProblem& problem) {
-  const Conv2dShape& shape = problem.shape;
-  const bool padded = shape.pad_top > 0 || shape.pad_bottom > 0 || shape.pad_left > 0 || shape.pad_right > 0;
-  return kernels_for(problem.dtype, shape.r * shape.s == 1 && !padded);
+  return kernels_for(problem.dtype, true);
 }
 
 bool planes_are_packed(const Conv2dProblem& problem, const Tensor& image) {

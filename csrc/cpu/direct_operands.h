@@ -23,7 +23,7 @@ struct Operands {
   bool pairs() const { return kernels.per_word == 2; }
 };
 
-// For grad_weight: bfloat16 is multiplied in pairs of pixels where a kernel has one tap and no padding.
+// For grad_weight: bfloat16 is multiplied in pairs of pixels.
 const DirectKernels& kernels_for_weight(const Conv2dProblem& problem);
 
 // Whether the planes of a contiguous image are better packed by the matrix product: in bfloat16, for kernels of one tap
