@@ -25,6 +25,9 @@ CASES = {
     "wide-padding": ((2, 16, 3, 2), (8, 16, 1, 7), dict(padding=(0, 3))),
     "groups": ((2, 32, 8, 7), (48, 16, 3, 3), dict(padding=1, groups=2)),
     "odd-groups": ((2, 6, 8, 7), (10, 3, 3, 3), dict(padding=1, groups=2)),
+    "few-channels-dilated": ((2, 3, 14, 15), (7, 3, 4, 3), dict(stride=(2, 3), padding=(3, 1), dilation=(3, 2))),
+    "few-channels-groups": ((2, 4, 11, 10), (6, 2, 3, 3), dict(stride=(1, 2), padding=1, groups=2)),
+    "few-channels-wide": ((1, 2, 6, 2500), (5, 2, 3, 7), dict(stride=(1, 2), padding=2)),
     "tall": ((1, 4, 300, 2), (5, 4, 3, 2), dict()),
 }
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -96,6 +96,7 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   switch (pass) {
     case Conv2dPass::forward: return single || shape.q >= kStrip || weights <= kWeights;
     case Conv2dPass::grad_input:
+      if (direct::is_folded(shape)) return true;
       return (single || shape.q >= kStrip || weights <= kWeights) &&
              (!strided || channels_per_group(shape) >= kLeastColumns);
     // Pairs of pixels are copied for every few panels of filters: of many, the matrix product copies less, and it

@@ -63,6 +63,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
 
 namespace direct {
 bool can_compute(const Conv2dProblem& problem);
+bool is_folded(const Conv2dShape& shape);  // whether grad_input has so few channels that it is computed as a fold
 void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
              Tensor& output);
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);

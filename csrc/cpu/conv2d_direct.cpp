@@ -244,9 +244,11 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
   if (planes_are_packed(problem, grad_output))
     return matrix_product::grad_input(problem, grad_output, weight, grad_input);
   const Operands by(problem.dtype, filters_per_group(shape), shape.groups);
-  const Tensor ordered = by.image(grad_output), kernel = by.weight(weight);
-  if (!all_finite(kernel)) return matrix_product::grad_input(problem, grad_output, weight, grad_input);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Tensor kernel = by.weight(weight);
+  if (!all_finite(kernel)) return matrix_product::grad_input(problem, grad_output, weight, grad_input);
+  if (is_folded(shape)) return fold_grad_input(by, shape, grad_output, kernel, grad_input);
+  const Tensor ordered = by.image(grad_output);
   const std::vector<float> no_bias(round_up(c, by.kernels.width));
   std::vector<Correlation> all;
   for (int64_t g = 0; g < shape.groups; ++g)

@@ -53,6 +53,20 @@ struct DirectSums {
   int64_t sums_step;
 };
 
+// Pixels of a sum over taps that lie in several rows:
+//
+//   out[i * out_step + c] = sum_{u, v} rows[u][i * step + v * v_step + c]
+//
+// for i < pixels, c < channels, a multiple of kFoldLanes.
+struct DirectFold {
+  int64_t pixels, channels;
+  const float* const* rows;
+  int64_t u_count, v_count, v_step, step;
+  float* out;
+  int64_t out_step;
+};
+constexpr int64_t kFoldLanes = 4;
+
 // Compiled for each instruction set by direct_<isa>.cpp.
 struct DirectKernels {
   int64_t width;     // filters of a panel: two vectors
@@ -61,6 +75,7 @@ struct DirectKernels {
   void (*pack_tap)(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to);
   void (*correlate)(const DirectLine& line);
   void (*add_products)(const DirectSums& sums);
+  void (*fold)(const DirectFold& fold);
   // As in winograd.h: from an image of any layout and dtype to pixels of `channels` floats, and back.
   void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
                 float* pixels);

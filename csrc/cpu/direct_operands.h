@@ -23,6 +23,10 @@ struct Operands {
   bool pairs() const { return kernels.per_word == 2; }
 };
 
+// grad_input of few channels; operands as `by` makes them.
+void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor& grad_output, const Tensor& kernel,
+                     Tensor& grad_input);
+
 // For grad_weight: bfloat16 is multiplied in pairs of pixels.
 const DirectKernels& kernels_for_weight(const Conv2dProblem& problem);
 
