@@ -91,11 +91,15 @@ void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s
     const int64_t channels = at_most(weight.c - c0, kLanes<float>);
     stage_taps<kTaps>(from + c0 * weight.c_stride, weight, filters, channels, rows, columns, taps);
     for (int64_t c = 0; c < channels; ++c, u += kWidth)
-      for (int64_t k = 0; k < kWidth; k += kLanes<Real>)
-        transform<kTaps, kPoints, Lanes<Real>>(
-            [&](int y, int x) { return widen<Real>(taps[c][y * kTaps + x] + k); },
-            [](const auto& g, auto& at) { Points<kPoints>::of_filter(g, at); },
-            [&](int y, int x, Lanes<Real> value) { narrow<Real>(value, u + (y * kPoints + x) * plane + k); });
+      for (int64_t k = 0; k < kWidth; k += kLanes<Real>) {
+        const auto store_row = [&](int y, const auto& values) {
+#pragma GCC unroll 9
+          for (int x = 0; x < kPoints; ++x) narrow<Real>(values[x], u + (y * kPoints + x) * plane + k);
+        };
+        transform<kTaps, kPoints, Lanes<Real>>([&](int y, int x) { return widen<Real>(taps[c][y * kTaps + x] + k); },
+                                               [](const auto& g, auto& at) { Points<kPoints>::of_filter(g, at); },
+                                               store_row);
+      }
   }
 }
 
@@ -106,6 +110,26 @@ void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0,
     case DType::float16: return transform_filters_as<kTaps, kPoints, Float16>(weight, k0, r0, s0, u, plane);
     default: return transform_filters_as<kTaps, kPoints, float>(weight, k0, r0, s0, u, plane);
   }
+}
+
+// The block of taps of one filter, each channel's rounded to T.
+template <int kTaps, class T>
+inline void store_taps(const float (&taps)[kTaps * kTaps][kWidth], const Image& grad_weight, int64_t rows,
+                       int64_t columns, T* to) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t s = 0; s < columns; ++s)
+      for (int64_t c0 = 0; c0 < grad_weight.c; c0 += kLanes<float>) {
+        const FloatLanes values = load(taps[r * kTaps + s] + c0);
+        const int64_t count = at_most(grad_weight.c - c0, kLanes<float>);
+        T* const to_c0 = to + c0 * grad_weight.c_stride + r * grad_weight.h_stride + s * grad_weight.w_stride;
+        if (grad_weight.c_stride == 1) {
+          store(values, to_c0, count);
+          continue;
+        }
+        T rounded[kLanes<float>];
+        store(values, rounded);
+        for (int64_t c = 0; c < count; ++c) to_c0[c * grad_weight.c_stride] = rounded[c];
+      }
 }
 
 template <int kTaps, int kPoints, class T>
@@ -123,12 +147,11 @@ bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& gra
             return skipped ? Lanes<Real>{} : widen<Real>(u.data + (y * kPoints + x) * u.plane + k * u.tile + c);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },
-          [&](int y, int x, Lanes<Real> value) { zeros += 0.f * narrow<Real>(value, taps[y * kTaps + x] + c); });
-    for (int64_t c = 0; c < grad_weight.c; ++c)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t s = 0; s < columns; ++s)
-          convert(taps[r * kTaps + s][c], to[k * grad_weight.n_stride + c * grad_weight.c_stride +
-                                             r * grad_weight.h_stride + s * grad_weight.w_stride]);
+          [&](int y, const auto& values) {
+#pragma GCC unroll 5
+            for (int x = 0; x < kTaps; ++x) zeros += 0.f * narrow<Real>(values[x], taps[y * kTaps + x] + c);
+          });
+    store_taps<kTaps>(taps, grad_weight, rows, columns, to + k * grad_weight.n_stride);
   }
   return all_finite(zeros);
 }

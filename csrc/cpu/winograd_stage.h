@@ -44,13 +44,16 @@ inline void turn(const T* from, const Image& image, int64_t channels, int64_t pi
   transpose_lanes<float>(values);
 }
 
-// `count` pixels of one row of the image, `present` channels of them and zeros up to `channels`.
+// `count` pixels of one row of the image, `present` channels of them and zeros up to `channels`. Those that are `ahead`
+// elements further on are fetched: some channels of each pixel make a pattern that the hardware does not follow.
 template <class T>
-void stage_row(const T* from, const Image& image, int64_t count, int64_t present, int64_t channels, float* to) {
+void stage_row(const T* from, const Image& image, int64_t count, int64_t present, int64_t channels, int64_t ahead,
+               float* to) {
   if (image.c_stride == 1) {
     for (int64_t w = 0; w < count; ++w)
       for (int64_t c = 0; c < channels; c += kLanes<float>) {
         const int64_t left = at_most(present - c, kLanes<float>);
+        __builtin_prefetch(from + ahead + w * image.w_stride + c, 0, 2);
         store(left > 0 ? load(from + w * image.w_stride + c, left) : FloatLanes{}, to + w * channels + c);
       }
     return;
@@ -72,6 +75,7 @@ void stage_image(const Source& source, int64_t n, Region region, int64_t first, 
   const int64_t h0 = region.h0 - source.top, w0 = region.w0 - source.left, row = region.columns * channels;
   const int64_t present = at_most(image.c - first, channels);
   const Inside h = inside(h0, region.rows, image.h), w = inside(w0, region.columns, image.w);
+  const int64_t ahead = (h.end - h.begin) * image.h_stride;  // in the next region, or the next image
   for (int64_t i = 0; i < region.rows; ++i, pixels += row) {
     if (i < h.begin || i >= h.end || w.begin == w.end) {
       clear(pixels, row);
@@ -80,7 +84,7 @@ void stage_image(const Source& source, int64_t n, Region region, int64_t first, 
     clear(pixels, w.begin * channels);
     const T* from = reinterpret_cast<const T*>(image.data) + n * image.n_stride + first * image.c_stride +
                     (h0 + i) * image.h_stride + (w0 + w.begin) * image.w_stride;
-    stage_row(from, image, w.end - w.begin, present, channels, pixels + w.begin * channels);
+    stage_row(from, image, w.end - w.begin, present, channels, ahead, pixels + w.begin * channels);
     clear(pixels + w.end * channels, (region.columns - w.end) * channels);
   }
 }

@@ -11,9 +11,9 @@
 namespace tmc {
 namespace {
 
-// T x T^T: `along` on each column, then on each row. load(i, j) gives x.
-template <int kFrom, int kTo, class Lanes_, class Load, class Along, class Store>
-inline void transform(const Load& load, const Along& along, const Store& store) {
+// T x T^T: `along` on each column, then on each row. load(i, j) gives x; store_row(i, values) takes a row.
+template <int kFrom, int kTo, class Lanes_, class Load, class Along, class StoreRow>
+inline void transform(const Load& load, const Along& along, const StoreRow& store_row) {
   Lanes_ half[kTo][kFrom];
 #pragma GCC unroll 5
   for (int j = 0; j < kFrom; ++j) {
@@ -28,8 +28,7 @@ inline void transform(const Load& load, const Along& along, const Store& store) 
   for (int i = 0; i < kTo; ++i) {
     Lanes_ values[kTo];
     along(half[i], values);
-#pragma GCC unroll 16
-    for (int j = 0; j < kTo; ++j) store(i, j, values[j]);
+    store_row(i, values);
   }
 }
 
@@ -38,6 +37,15 @@ inline void transform(const Load& load, const Along& along, const Store& store) 
 template <int kPoints, bool kToWrite>
 inline void fetch_next(const float* line) {
   if constexpr (kPoints == 9) __builtin_prefetch(line + kLanes<float>, kToWrite);
+}
+
+template <int kPoints>
+inline void store_points(const FloatLanes (&values)[kPoints], float* to, int64_t plane) {
+#pragma GCC unroll 9
+  for (int x = 0; x < kPoints; ++x) {
+    fetch_next<kPoints, true>(to + x * plane);
+    store_lanes(values[x], to + x * plane);
+  }
 }
 
 // Every tile of a staged region, every vector of its channels.
@@ -52,11 +60,7 @@ void transform_input(const float* pixels, int64_t columns, int64_t channels, Til
         transform<kPoints, kPoints, FloatLanes>(
             [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); },
             [](const auto& d, auto& at) { Points<kPoints>::of_input(d, at); },
-            [&](int y, int x, FloatLanes value) {
-              float* const to = transformed + (y * kPoints + x) * v.plane;
-              fetch_next<kPoints, true>(to);
-              store_lanes(value, to);
-            });
+            [&](int y, const auto& values) { store_points(values, transformed + y * kPoints * v.plane, v.plane); });
     }
 }
 
@@ -74,11 +78,7 @@ void transform_grad_output(const float* pixels, int64_t columns, int64_t channel
               return y < rows && x < tile_columns ? load_lanes(tile + (y * columns + x) * channels + c) : FloatLanes{};
             },
             [](const auto& y, auto& at) { Points<kPoints>::of_polynomial(y, at); },
-            [&](int y, int x, FloatLanes value) {
-              float* const to = transformed + (y * kPoints + x) * g.plane;
-              fetch_next<kPoints, true>(to);
-              store_lanes(value, to);
-            });
+            [&](int y, const auto& values) { store_points(values, transformed + y * kPoints * g.plane, g.plane); });
     }
 }
 
@@ -92,8 +92,8 @@ inline bool all_finite(const Lanes_& zeros) {
 
 // What a tile with one output fewer has not been given, at infinity, is in none of the outputs that it has.
 template <int kTile, int kPoints>
-bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
-                      const Pixels& pixels) {
+KERNEL bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
+                             const Pixels& pixels) {
   FloatLanes zeros = {};
   for (int64_t i = 0; i < down.count; ++i)
     for (int64_t j = 0; j < across.count; ++j) {
@@ -112,11 +112,17 @@ bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across,
               return load_lanes(from);
             },
             [](const auto& at, auto& y) { Points<kPoints>::to_coefficients(at, y); },
-            [&](int y, int x, FloatLanes value) {
-              if (y >= rows || x >= columns) return;
-              value += bias_c;
-              zeros += 0.f * value;
-              store(value, tile + y * pixels.row + x * pixels.column, count);
+            [&](int y, auto& values) {
+              if (y >= rows) return;
+              FloatLanes zeros_of_row = {};  // for each row its own: one chain of all additions would take longest
+#pragma GCC unroll 8
+              for (int x = 0; x < kTile; ++x) {
+                if (x >= columns) break;
+                values[x] += bias_c;
+                zeros_of_row += 0.f * values[x];
+                store(values[x], tile + y * pixels.row + x * pixels.column, count);
+              }
+              zeros += zeros_of_row;
             });
       }
     }
