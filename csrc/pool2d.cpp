@@ -5,12 +5,12 @@
 namespace tmc {
 namespace {
 
-// The batch may be empty, nothing else may be.
-void check_input(const char* op, const char* name, Dims sizes) {
-  check_rank4(op, name, sizes);
-  for (int64_t i = 1; i < 4; ++i)
-    if (sizes[i] < 1)
-      fail("%s: %s must have at least one channel, row and column, got shape %s", op, name, text(sizes).chars);
+// The batch may be empty; rows and columns must be there, and channels where torch asks for them.
+void check_input(const char* op, Dims input, bool any_channels) {
+  check_rank4(op, "input", input);
+  if (input[2] < 1 || input[3] < 1 || (input[1] < 1 && !any_channels))
+    fail("%s: input must have at least one %srow and column, got shape %s", op, any_channels ? "" : "channel, ",
+         text(input).chars);
 }
 
 // Extent of the output along one axis (torch's pooling_output_shape).
@@ -82,12 +82,12 @@ void check_output(const char* op, const char* name, Dims output, const PoolShape
 }  // namespace
 
 PoolShape pool2d_shape(const char* op, Dims input, const PoolArguments& arguments) {
-  check_input(op, "input", input);
+  check_input(op, input, false);
   return sliding(op, input[0], input[1], {input[2], input[3]}, arguments);
 }
 
-PoolShape adaptive_pool2d_shape(const char* op, Dims input, Dims output_size) {
-  check_input(op, "input", input);
+PoolShape adaptive_pool2d_shape(const char* op, Dims input, Dims output_size, bool any_channels) {
+  check_input(op, input, any_channels);
   const Pair out = check_pair(op, "output_size", output_size, 0);
   PoolShape shape{input[0], input[1], adaptive_axis(op, input[2], out.h), adaptive_axis(op, input[3], out.w)};
   check_sizes(op, shape);

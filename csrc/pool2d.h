@@ -163,7 +163,8 @@ struct PoolArguments {
   bool ceil_mode;
 };
 PoolShape pool2d_shape(const char* op, Dims input, const PoolArguments& arguments);
-PoolShape adaptive_pool2d_shape(const char* op, Dims input, Dims output_size);
+// any_channels: zero as well, which torch's adaptive average takes and its maximum does not.
+PoolShape adaptive_pool2d_shape(const char* op, Dims input, Dims output_size, bool any_channels);
 
 // The same problem seen from its output: `output` (called `name` in messages) must be what the forward op returns
 // for an input of spatial size `input_size`.

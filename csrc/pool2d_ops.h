@@ -86,7 +86,7 @@ struct Pool2dOps {
 
   static std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor input, IntList output_size) {
     const char* op = "adaptive_max_pool2d";
-    return Backend::max_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size)));
+    return Backend::max_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size), false));
   }
 
   static Tensor adaptive_max_pool2d_grad_input(Tensor grad_output, Tensor winners, IntList input_size) {
@@ -100,7 +100,8 @@ struct Pool2dOps {
     const char* op = "adaptive_max_pool2d_select";
     check_rank4(op, "winners", sizes(winners));
     const int64_t output_size[] = {winners.size(2), winners.size(3)};
-    return Backend::select_winners(op, input, winners, adaptive_pool2d_shape(op, sizes(input), {output_size, 2}));
+    return Backend::select_winners(op, input, winners,
+                                   adaptive_pool2d_shape(op, sizes(input), {output_size, 2}, false));
   }
 
   static Tensor adaptive_max_pool2d_indices(Tensor winners, IntList input_size) {
@@ -111,7 +112,8 @@ struct Pool2dOps {
 
   static Tensor adaptive_avg_pool2d(Tensor input, IntList output_size) {
     const char* op = "adaptive_avg_pool2d";
-    return Backend::average_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size)), {false, 0});
+    return Backend::average_pool(op, input, adaptive_pool2d_shape(op, sizes(input), dims(output_size), true),
+                                 {false, 0});
   }
 
   static Tensor adaptive_avg_pool2d_grad_input(Tensor grad_output, IntList input_size) {

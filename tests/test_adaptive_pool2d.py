@@ -86,3 +86,16 @@ def test_saves(device):
     (winners,) = saved_tensors(lambda: F.adaptive_max_pool2d(x, 3))
     assert winners.dtype == torch.uint8 and winners.shape == (2, 3, 3, 3)
     assert not saved_tensors(lambda: F.adaptive_avg_pool2d(x, 3))
+
+
+def test_avg_of_no_channels(device):
+    """As torch: an empty result, also without a batch. Backward, which torch refuses with one, has nothing to do."""
+    for shape in ((0, 6, 7), (2, 0, 6, 7), (0, 0, 6, 7)):
+        image = torch.empty(shape, device=device, requires_grad=True)
+        output = F.adaptive_avg_pool2d(image, (3, None))
+        assert output.shape == (*shape[:-2], 3, 7) == torch_F.adaptive_avg_pool2d(image, (3, None)).shape
+        output.sum().backward()
+        assert image.grad.shape == shape
+    check_registration(ops_called(lambda x: F.adaptive_avg_pool2d(x, 3), [torch.empty(2, 0, 6, 7, device=device)]))
+    with pytest.raises(RuntimeError, match="adaptive_max_pool2d: input must have at least one channel"):
+        F.adaptive_max_pool2d(torch.empty(2, 0, 6, 7, device=device), 3)

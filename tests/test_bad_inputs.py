@@ -124,6 +124,11 @@ PUBLIC = {
     "F.conv2d(x(1,3,8,8), x(4,3,3,3), x(4, dtype=torch.float16))": "conv2d bias float16 float32",
     "F.conv2d(x(1,3,8,8, dtype=torch.int64), x(4,3,3,3, dtype=torch.int64))": "conv2d input int64",
     "F.conv2d(x(1,3,8,8, dtype=torch.complex64), x(4,3,3,3, dtype=torch.complex64))": "conv2d input complex64",
+    "F.conv1d(x(1,3,8), x(4,3,3).double())": "conv1d weight float64 float32",
+    "F.conv3d(x(1,3,4,4,4).long(), x(4,3,3,3,3).long())": "conv3d input int64",
+    "F.conv_transpose2d(x(1,4,4,4).int(), x(4,3,3,3).int())": "conv_transpose2d input int32",
+    "F.conv_transpose2d(x(1,4,4,4), x(4,3,3,3).half())": "conv_transpose2d weight float16 float32",
+    "F.conv_transpose2d(x(1,4,4,4), x(4,3,3,3), x(3).double())": "conv_transpose2d bias float64 float32",
     "F.max_pool2d(x(1,3,8,8, dtype=torch.bool), 2)": "max_pool2d input bool",
     "F.avg_pool2d(x(1,3,8,8, dtype=torch.uint8), 2)": "avg_pool2d input uint8",
     "F.adaptive_max_pool2d(x(1,3,8,8, dtype=torch.int32), 2)": "adaptive_max_pool2d input int32",
@@ -132,6 +137,7 @@ PUBLIC = {
     # B32: devices and layouts
     "F.conv2d(x(1,3,8,8), x(4,3,3,3, device='meta'))": "conv2d weight meta cpu",
     "F.conv2d(x(1,3,8,8, device='meta'), x(4,3,3,3))": "conv2d weight cpu meta",
+    "F.conv_transpose2d(x(1,4,4,4), x(4,3,3,3), x(3, device='meta'))": "conv_transpose2d bias meta cpu",
     "F.conv2d(x(1,3,8,8).to_sparse(), x(4,3,3,3))": "conv2d input torch.sparse_coo",
     "F.max_pool2d(x(1,3,8,8).to_sparse(), 2)": "max_pool2d input torch.sparse_coo",
     "F.sigmoid(x(3,4).to_sparse())": "sigmoid input torch.sparse_coo",
@@ -147,6 +153,8 @@ PUBLIC = {
     "F.adaptive_avg_pool2d(x(1,3,8,8), 2.0)": "adaptive_avg_pool2d output_size 2.0",
     # the fused stage and conversion
     "F.conv_act_pool2d(x(1,3,8,8), x(4,3,3,3), activation='gelu')": "conv_act_pool2d activation 'gelu'",
+    "F.conv_act_pool2d(x(1,3,8,8), x(4,3,3,3), activation=0)": "conv_act_pool2d activation None 0",
+    "F.conv_act_pool2d(x(1,3,8,8), x(4,3,3,3), pool=['max'])": "conv_act_pool2d pool ['max']",
     "F.conv_act_pool2d(x(1,3,8,8), x(4,3,3,3), pool='min')": "conv_act_pool2d pool 'min'",
     "F.conv_act_pool2d(x(1,3,8,8), x(4,3,3,3), pool='max', pool_size=(1,2,3))": "pool_size (1,~2,~3)",
     "nn.ConvActPool2d(3, 4, 3, activation='gelu')": "activation 'gelu'",

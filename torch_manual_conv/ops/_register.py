@@ -202,12 +202,14 @@ def check_fake_like(op, name, tensor, reference_name, reference):
         )
 
 
-def check_fake_pooled(op, input):
-    """What every pooling op asks of its input: four dimensions, of which only the batch may be empty."""
+def check_fake_pooled(op, input, any_channels=False):
+    """What every pooling op asks of its input: four dimensions, of which only the batch may be empty, and channels
+    where torch lets them (csrc/pool2d.cpp: check_input)."""
     check_fake(op, ("input", input, 4))
     check_fake_floating(op, "input", input)
-    if any(extent < 1 for extent in input.shape[1:]):
-        raise RuntimeError(f"{op}: input must have at least one channel, row and column, got shape {list(input.shape)}")
+    if any(extent < 1 for extent in input.shape[2 if any_channels else 1 :]):
+        wanted = "row and column" if any_channels else "channel, row and column"
+        raise RuntimeError(f"{op}: input must have at least one {wanted}, got shape {list(input.shape)}")
 
 
 def check_fake_pair(op, name, values, low):

@@ -127,8 +127,8 @@ def _largest_window(size, out):
     return min(size, -(-size // out) + (1 if size % out != 0 and out % (size % out) != 0 else 0))
 
 
-def _check_adaptive(op, input, output_size):
-    check_fake_pooled(op, input)
+def _check_adaptive(op, input, output_size, any_channels=False):
+    check_fake_pooled(op, input, any_channels)
     check_fake_pair(op, "output_size", output_size, 0)
 
 
@@ -171,7 +171,7 @@ def _adaptive_max_pool2d_indices_fake(winners, input_size):
 
 
 def _adaptive_avg_pool2d_fake(input, output_size):
-    _check_adaptive("adaptive_avg_pool2d", input, output_size)
+    _check_adaptive("adaptive_avg_pool2d", input, output_size, any_channels=True)
     return empty_nchw(input, (*input.shape[:2], *output_size), is_channels_last(input))
 
 

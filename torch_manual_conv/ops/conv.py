@@ -4,6 +4,7 @@ import torch
 
 from ._register import autocast, batched, check_rank, check_tensor, in_compiled_forward_ad, integer, integers
 from .conv2d import conv2d_grad_input, conv2d_op
+from .conv_rules import check_convolution, check_operands, check_transpose
 
 
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -49,7 +50,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     op = "conv1d"
     check_rank(op, "weight", weight, 3)
     stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
-    _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
+    check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
     rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry)
     return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
@@ -75,7 +76,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     op = "conv3d"
     check_rank(op, "weight", weight, 5)
     stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
-    _check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
+    check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     before, after = (padding[0], padding[1]) if len(padding) == 6 else (padding[0], padding[0])
     plane_padding = padding[2:] if len(padding) == 6 else padding[1:]
     taps = weight.size(2)
@@ -120,10 +121,11 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     dilation, extra = integers(op, "dilation", dilation, 2), integers(op, "output_padding", output_padding, 2)
     groups = integer(op, "groups", groups)
     check_rank(op, "input", input, 3, 4)
-    _check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups)
+    check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups)
     if in_compiled_forward_ad():
         return torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, extra, groups, dilation)
     input, weight, bias = autocast(input, weight, bias)
+    check_operands(op, input, weight, bias)
 
     def transpose(input):
         # Output padding first takes what the strided convolution rounds away (at most stride - 1 rows), then what the
@@ -184,6 +186,8 @@ def _convolve(op, input, weight, bias, geometry):
             input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
         return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
+    if op != "conv2d":
+        check_operands(op, input, weight, bias)
     precision = float32_precision(input.is_cuda)
     if input.dim() == 4:
         return conv2d_op(input, weight, bias, *packed(*geometry), precision)
@@ -230,59 +234,3 @@ def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
     geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
     lines = torch.ops.tmc.conv2d_algorithms(images, weight, *packed(*geometry), float32_precision(input.is_cuda))
     return {gradient: (name, reason) for gradient, name, reason in (line.split(": ", 2) for line in lines.splitlines())}
-
-
-# ---- Rules in the caller's own terms, for what conv2d's kernels would otherwise report about their view of it.
-
-
-def _check_convolution(op, input, weight, bias, stride, padding, dilation, groups):
-    axes = weight.dim() - 2
-    check_rank(op, "input", input, axes + 1, axes + 2)
-    _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
-    if weight.numel() == 0:
-        raise RuntimeError(f"{op}: weight must not be empty, got shape {list(weight.shape)}")
-    if input.size(-axes - 1) != groups * weight.size(1):
-        raise RuntimeError(
-            f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
-            f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
-        )
-    split = len(padding) > axes  # into (before, after)
-    pads = [padding[2 * axis] + padding[2 * axis + 1] if split else 2 * padding[axis] for axis in range(axes)]
-    for size, pad, kernel, step in zip(input.shape[-axes:], pads, weight.shape[2:], dilation, strict=True):
-        if size + pad < step * (kernel - 1) + 1:
-            raise RuntimeError(
-                f"{op}: kernel_size must not exceed the padded input: dilation * (kernel_size - 1) + 1 = "
-                f"{step * (kernel - 1) + 1}, padded input size is {size + pad}"
-            )
-    _check_bias(op, bias, weight.size(0))
-
-
-def _check_transpose(op, input, weight, bias, stride, padding, dilation, output_padding, groups):
-    _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
-    _check_range(op, output_padding=(output_padding, 0))
-    if any(extra >= max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
-        raise RuntimeError(
-            f"{op}: output_padding must be smaller than stride or dilation, "
-            f"got output_padding={output_padding}, stride={stride}, dilation={dilation}"
-        )
-    if input.size(-3) != weight.size(0) or weight.size(0) % groups != 0:
-        raise RuntimeError(
-            f"{op}: input must have weight.size(0) channels, a multiple of groups, "
-            f"got input shape {list(input.shape)}, weight shape {list(weight.shape)} and groups={groups}"
-        )
-    _check_bias(op, bias, weight.size(1) * groups)
-
-
-def _check_range(op, **arguments):
-    """The upper bound keeps every product with an extent within the 64 bits that the ops take."""
-    for name, (values, low) in arguments.items():
-        if any(value < low or value > 2**40 for value in values):
-            raise RuntimeError(f"{op}: {name} must be >= {low} and at most 2**40, got {values}")
-
-
-def _check_bias(op, bias, channels):
-    if bias is None:
-        return
-    check_tensor(op, "bias", bias)
-    if list(bias.shape) != [channels]:
-        raise RuntimeError(f"{op}: bias must have shape [{channels}], got {list(bias.shape)}")

@@ -24,7 +24,7 @@ def check_stage(activation, pool, save="store"):
     if save not in ("store", "recompute"):
         raise ValueError(f"conv_act_pool2d: save must be 'store' or 'recompute', got {save!r}")
     for name, value, known in (("activation", activation, ACTIVATIONS), ("pool", pool, POOLS)):
-        if value == "none" or (value or "none") not in known:
+        if value is not None and (not isinstance(value, str) or value == "none" or value not in known):
             wanted = ", ".join(repr(None if each == "none" else each) for each in known)
             raise ValueError(f"conv_act_pool2d: {name} must be one of {wanted}, got {value!r}")
 
