@@ -150,6 +150,23 @@ def test_max_ties_nan_and_infinity(dtype, device):
             )  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_max_of_special_values_in_some_channels(layout, dtype, device):
+    """Vectors of channels with a NaN stand beside vectors without; a zero keeps its sign."""
+    values = torch.tensor([-0.0, 0.0, -0.0, 0.0, -1.0, 6e-8, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(7)
+    kinds = torch.randint(0, 9, (2, 150, 6, 7), generator=generator)
+    kinds[:, :70] = kinds[:, :70].clamp(max=3)  # of zeros alone
+    kinds[1, 90:] = kinds[1, 90:].clamp(max=7)
+    images = values[kinds].to(device, dtype).contiguous(memory_format=layout)
+    for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1)):
+        output, indices = F.max_pool2d(images, **arguments, return_indices=True)
+        wanted, wanted_indices = torch_F.max_pool2d(images, **arguments, return_indices=True)
+        assert torch.equal(indices, wanted_indices)
+        torch.testing.assert_close(output, wanted, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(output.signbit() | output.isnan(), wanted.signbit() | wanted.isnan())
+
+
 def test_registration(device):
     x, window = distinct((2, 3, 7, 6)).to(device), (3, 2, 1)
     called = ops_called(lambda x: F.max_pool2d(x, *window, ceil_mode=True, return_indices=True), [x])

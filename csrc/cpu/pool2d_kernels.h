@@ -5,6 +5,7 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
+#include "pool2d_half_max.h"
 #include "pool2d_rows.h"
 
 namespace tmc {
@@ -58,13 +59,16 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
-  const int64_t step = shape.w.dilation * input.channels;
+  const int64_t step = shape.w.dilation * input.channels, channels = input.channels;
   const ReadAhead read_ahead(plan, input, shape.h.kernel);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
       read_ahead(p * shape.w.out + q);
-      for_channels<Real>(input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
+      const auto first_tap = [&](int64_t r) {
+        return input.at(rows.start + r * shape.h.dilation, columns.start + columns.begin * shape.w.dilation);
+      };
+      const auto max_by_lanes = [&]<int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> best[kVectors];
         IntegerLanes<Real> winner[kVectors];
         for (int v = 0; v < kVectors; ++v) {
@@ -72,8 +76,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
           winner[v] = IntegerLanes<Real>{} + static_cast<Integer<Real>>(winner_of(shape, rows.begin, columns.begin));
         }
         for (int64_t r = rows.begin; r < rows.end; ++r) {
-          const T* tap =
-              input.at(rows.start + r * shape.h.dilation, columns.start + columns.begin * shape.w.dilation) + c;
+          const T* tap = first_tap(r) + c;
           IntegerLanes<Real> index =
               IntegerLanes<Real>{} + static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
           for (int64_t s = columns.begin; s < columns.end; ++s, index += 1, tap += step)
@@ -84,7 +87,30 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
           store(best[v], output.at(p, q) + c + v * kCount, count);
           store_winners<Real>(winner[v], winners.at(p, q) + c + v * kCount, count);
         }
-      });
+      };
+      if constexpr (sizeof(T) == 2 && sizeof(Winner) == 1) {
+        const int64_t next_row = shape.h.dilation * input.width * channels;
+        const auto by_bits = [&]<int kVectors>(int64_t c) {
+          return max_by_bits<kVectors>(shape, rows, columns, first_tap(rows.begin) + c, next_row, step,
+                                       output.at(p, q) + c, winners.at(p, q) + c);
+        };
+        int64_t c = 0;
+        const auto rest = [&](int64_t end) {
+          for (; c < end; c += kCount) max_by_lanes.template operator()<1>(c, end - c < kCount ? end - c : kCount);
+        };
+        while (channels - c >= kHalfLanes) {
+          if (channels - c >= 2 * kHalfLanes && by_bits.template operator()<2>(c)) {
+            c += 2 * kHalfLanes;
+          } else if (by_bits.template operator()<1>(c)) {
+            c += kHalfLanes;
+          } else {
+            rest(c + kHalfLanes);
+          }
+        }
+        rest(channels);
+      } else {
+        for_channels<Real>(channels, max_by_lanes);
+      }
     }
 }
 

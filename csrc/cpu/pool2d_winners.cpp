@@ -37,81 +37,72 @@ bool is_valid(const PoolShape& shape, int64_t winner, const Window& rows, const 
   return winner >= 0 && tap_h >= rows.begin && tap_h < rows.end && tap_w >= columns.begin && tap_w < columns.end;
 }
 
-// An output p * out_w + q whose window is not whole: of its taps, those lie in the input whose bits are set. A shift
-// takes the place of two divisions, for windows of up to 64 taps.
-struct Clipped {
-  int64_t output;
-  uint64_t valid_taps;
-};
-constexpr int64_t kMaxBitTaps = 64;
-std::vector<Clipped> clipped_outputs(const PoolShape& shape, const std::vector<Window>& rows,
-                                     const std::vector<Window>& columns) {
-  const auto is_whole = [](const Window& window, const PoolAxis& axis) {
-    return window.end - window.begin == axis.kernel;
-  };
-  std::vector<Clipped> clipped;
-  for (int64_t p = 0; p < shape.h.out; ++p)
-    for (int64_t q = 0; q < shape.w.out; ++q) {
-      if (is_whole(rows[p], shape.h) && is_whole(columns[q], shape.w)) continue;
-      uint64_t valid_taps = 0;
-      const Window row = rows[p], column = columns[q];
-      if (window_taps(shape) <= kMaxBitTaps) {
-        const int64_t width = column.end - column.begin;
-        const uint64_t in_row = width == 0 ? 0 : ~uint64_t{0} >> (64 - width) << column.begin;
-        for (int64_t r = row.begin; r < row.end; ++r) valid_taps |= in_row << winner_of(shape, r, int64_t{0});
-        if (valid_taps == 0) valid_taps = uint64_t{1} << winner_of(shape, row.begin, column.begin);  // see is_valid
-      }
-      clipped.push_back({p * shape.w.out + q, valid_taps});
-    }
+// Whether all values are in [begin, end); compiles to vector code.
+template <class Winner>
+bool all_within(const Winner* values, int64_t size, int64_t begin, int64_t end) {
+  using Unsigned = std::make_unsigned_t<Winner>;  // what lies below `begin` becomes larger than any winner
+  const Unsigned first = static_cast<Unsigned>(begin);
+  Unsigned largest = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const Unsigned distance = static_cast<Unsigned>(values[i]) - first;
+    largest = largest < distance ? distance : largest;
+  }
+  return largest < end - begin;
+}
+
+// The places along an axis whose windows are not whole.
+std::vector<int64_t> clipped_windows(const PoolAxis& axis, const std::vector<Window>& windows) {
+  std::vector<int64_t> clipped;
+  for (int64_t i = 0; i < axis.out; ++i)
+    if (windows[i].end - windows[i].begin != axis.kernel) clipped.push_back(i);
   return clipped;
 }
 
-// Whether all values are in [0, limit); compiles to vector code.
-template <class Winner>
-bool all_below(const Winner* values, int64_t size, int64_t limit) {
-  using Unsigned = std::make_unsigned_t<Winner>;  // negative ones become the largest
-  Unsigned largest = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    const Unsigned value = static_cast<Unsigned>(values[i]);
-    largest = largest < value ? value : largest;
-  }
-  return largest < limit;
-}
-
-// Fails at a winner that names no tap of its window inside the input. In whole windows every tap does.
+// Fails at a winner that names no tap of its window inside the input. In whole windows every tap does; the rows of a
+// clipped one allow a range of winners, its columns a range of winner % kernel_w.
 template <class Winner>
 void check_values(const char* op, const Winner* winners, const PoolShape& shape, const Lines& lines) {
   const std::vector<Window> rows = windows_of(shape.h), columns = windows_of(shape.w);
-  const int64_t taps = window_taps(shape), inner = lines.inner, group_size = shape.h.out * shape.w.out * inner;
-  const std::vector<Clipped> clipped = clipped_outputs(shape, rows, columns);
+  const std::vector<int64_t> clipped_rows = clipped_windows(shape.h, rows);
+  const std::vector<int64_t> clipped_columns = clipped_windows(shape.w, columns);
+  const auto is_empty = [](const Window& window) { return window.begin == window.end; };
+  const bool all_hold_input =
+      std::none_of(rows.begin(), rows.end(), is_empty) && std::none_of(columns.begin(), columns.end(), is_empty);
+  uint8_t column_of_tap[kMaxByteTaps];  // spares bytes a division
+  for (int64_t tap = 0; tap < kMaxByteTaps; ++tap) column_of_tap[tap] = static_cast<uint8_t>(tap % shape.w.kernel);
+
+  const int64_t taps = window_taps(shape), width = shape.w.out * lines.inner, group_size = shape.h.out * width;
+  const auto is_group_valid = [&](const Winner* at) {
+    if (!all_hold_input || !all_within(at, group_size, 0, taps)) return false;
+    for (const int64_t p : clipped_rows)
+      if (!all_within(at + p * width, width, rows[p].begin * shape.w.kernel, rows[p].end * shape.w.kernel))
+        return false;
+    bool all_valid = true;
+    for (const int64_t q : clipped_columns)
+      for (int64_t p = 0; p < shape.h.out; ++p)
+        for (int64_t i = 0; i < lines.inner; ++i) {
+          const Winner tap = at[p * width + q * lines.inner + i];
+          const int64_t column = sizeof(Winner) == 1 ? column_of_tap[tap & 255] : tap % shape.w.kernel;
+          all_valid &= column >= columns[q].begin && column < columns[q].end;
+        }
+    return all_valid;
+  };
   std::atomic<int64_t> invalid{-1};  // thrown after the loop: an exception must not leave a worker thread
   const int64_t grain = std::max<int64_t>(1, kGrain / group_size);
   torch::stable::parallel_for(0, lines.count / shape.h.out, grain, [&](int64_t begin, int64_t end) {
-    const bool all_name_taps = all_below(winners + begin * group_size, (end - begin) * group_size, taps);
-    if (all_name_taps && clipped.empty()) return;
+    const bool all_whole = clipped_rows.empty() && clipped_columns.empty();
+    if (all_whole && all_within(winners + begin * group_size, (end - begin) * group_size, 0, taps)) return;
     for (const Winner* at = winners + begin * group_size; at < winners + end * group_size; at += group_size) {
-      const auto check = [&](int64_t first, int64_t past) {
-        for (int64_t i = first; i < past; ++i) {
-          const int64_t output = i / inner;
-          if (!is_valid(shape, at[i], rows[output / shape.w.out], columns[output % shape.w.out]))
-            invalid = at - winners + i;
-        }
-      };
-      if (!all_name_taps) {
-        check(0, group_size);
-        continue;
+      if (is_group_valid(at)) continue;
+      for (int64_t i = 0; i < group_size; ++i) {
+        const int64_t output = i / lines.inner;
+        if (!is_valid(shape, at[i], rows[output / shape.w.out], columns[output % shape.w.out]))
+          invalid = at - winners + i;
       }
-      uint64_t all_valid = taps <= kMaxBitTaps;
-      if (all_valid)
-        for (const Clipped& edge : clipped)
-          for (int64_t i = edge.output * inner; i < (edge.output + 1) * inner; ++i)
-            all_valid &= edge.valid_taps >> at[i];
-      if (!all_valid)
-        for (const Clipped& edge : clipped) check(edge.output * inner, (edge.output + 1) * inner);
     }
   });
   if (invalid < 0) return;
-  const int64_t output = invalid % group_size / inner;
+  const int64_t output = invalid % group_size / lines.inner;
   fail_winner(op, shape, winners[invalid], output / shape.w.out, output % shape.w.out);
 }
 
