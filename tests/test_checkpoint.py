@@ -50,12 +50,19 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def rewrite(path, **values):
+    torch.save({**torch.load(path), **values}, path)
+
+
 BAD_CHECKPOINTS = {
     "truncated": (cut, "not a readable checkpoint"),
     "bomb": (rezip, "claims to unpack to"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable checkpoint"),
     "other content": (lambda path: torch.save([1, 2], path), "not a checkpoint of train.py"),
     "other format": (lambda path: torch.save({key: 99 for key in checkpoint.KEYS}, path), "has checkpoint format 99"),
+    "no model": (lambda path: rewrite(path, model=None), "model must be of type dict, got NoneType"),
+    "no list of epochs": (lambda path: rewrite(path, history=3), "history must be of type list, got int"),
+    "epochs without a record": (lambda path: rewrite(path, epoch=2), "a record for each epoch of 2"),
     "missing": (Path.unlink, "there is no checkpoint here"),
 }
 
@@ -63,12 +70,21 @@ BAD_CHECKPOINTS = {
 @pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
 def test_bad_checkpoint_is_explained(kind, tmp_path, capsys):
     spoil, message = BAD_CHECKPOINTS[kind]
-    state = dict.fromkeys(checkpoint.KEYS, 0) | {"model": {"weight": torch.zeros(5000)}}
+    state = {key: kind() for key, kind in checkpoint.KEYS.items()} | {"model": {"weight": torch.zeros(5000)}}
     checkpoint.save(state, tmp_path / "last.pt")
     assert torch.equal(checkpoint.load(tmp_path)["model"]["weight"], torch.zeros(5000))
     spoil(tmp_path / "last.pt")
     assert train("--resume", tmp_path / "last.pt") == 2
     assert message in capsys.readouterr().err
+
+
+def test_state_of_something_else_is_explained():
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    own = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    for name, foreign in ("model", {"bias": 0}), ("optimizer", {"state": 3}):
+        with pytest.raises(checkpoint.CheckpointError, match=f"last.pt does not fit this {name}"):
+            checkpoint.restore(model, optimizer, own | {name: foreign}, "last.pt")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -9,7 +9,15 @@ import torch
 from .config import RunError
 
 FORMAT = 1  # raised when an older reader could not make sense of the file
-KEYS = ("format", "model", "optimizer", "epoch", "history", "config", "classes")
+KEYS = {
+    "format": int,
+    "model": dict,
+    "optimizer": dict,
+    "epoch": int,
+    "history": list,
+    "config": dict,
+    "classes": list,
+}
 
 
 class CheckpointError(RunError):
@@ -45,12 +53,18 @@ def load(path):
     except CheckpointError:
         raise
     except Exception as error:  # UnpicklingError, RuntimeError, EOFError, BadZipFile, ...: no common base
-        raise CheckpointError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from error
     missing = [key for key in KEYS if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(f"{path} is not a checkpoint of train.py: it lacks {', '.join(missing)}")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {state['format']}; this version reads {FORMAT}")
+    for key, kind in KEYS.items():
+        if not isinstance(state[key], kind):
+            raise CheckpointError(f"{path}: {key} must be of type {kind.__name__}, got {type(state[key]).__name__}")
+    if len(state["history"]) != state["epoch"] or not all(isinstance(record, dict) for record in state["history"]):
+        raise CheckpointError(f"{path}: history must hold a record for each epoch of {state['epoch']}")
     return state
 
 
@@ -64,11 +78,13 @@ def find(path):
     return path
 
 
-def load_weights(model, state, path):
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+def restore(model, optimizer, state, path):
+    """Puts the state's tensors into both."""
+    for name, owner in ("model", model), ("optimizer", optimizer):
+        try:
+            owner.load_state_dict(state[name])
+        except Exception as error:  # what torch's readers of foreign structures happen to raise
+            raise CheckpointError(f"{path} does not fit this {name}: {error}") from error
 
 
 def _refuse_archive_bombs(path):

@@ -185,6 +185,5 @@ class Trainer:
         """Continues from a checkpoint as if the run had never stopped."""
         if state["classes"] != list(self.split.classes):
             raise checkpoint.CheckpointError(f"{path} was trained on other classes than this data has")
-        checkpoint.load_weights(self.model, state, path)
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.restore(self.model, self.optimizer, state, path)
         self.epoch, self.history = state["epoch"], state["history"]
