@@ -88,7 +88,7 @@ void copy_planes(const Stored* from, int64_t plane, int64_t size, int64_t line, 
       if (width == kLanes<T>) {
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<T>; ++i) rows[i] = load(from + source[i] * plane + x);
-        transpose_lanes<T>(rows);
+        transpose(rows);
 #pragma GCC unroll 16
         for (int64_t j = 0; j < kLanes<T>; ++j, place.next()) store(rows[j], place.pixel);
       } else {
@@ -133,7 +133,7 @@ void write_planes(const T* results, int64_t size, int64_t lanes, Stored* to, int
         Lanes<T> rows[kLanes<T>];
 #pragma GCC unroll 16
         for (int64_t j = 0; j < kLanes<T>; ++j) rows[j] = load(from + j * kBlock);
-        transpose_lanes<T>(rows);
+        transpose(rows);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<T>; ++i)
           if (i < count) store(rows[i], first + i * plane);

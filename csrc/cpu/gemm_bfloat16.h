@@ -39,15 +39,11 @@ using Halves = Vector<int16_t>::type;
 
 // Rows l and l + 1 of a panel [depth][kPanel] become pairs [kPanel][2], in place.
 void interleave_panel(int64_t depth, BFloat16* panel) {
-  Vector<int16_t>::index low, high;
-  for (int16_t j = 0; j < kPanel / 2; ++j) {
-    low[2 * j] = j, low[2 * j + 1] = kPanel + j;
-    high[2 * j] = kPanel / 2 + j, high[2 * j + 1] = kPanel + kPanel / 2 + j;
-  }
   for (int64_t l = 0; l < depth; l += 2) {
     Halves* rows = reinterpret_cast<Halves*>(panel + l * kPanel);
     const Vector<int16_t>::aligned first = rows[0], second = rows[1];
-    rows[0] = __builtin_shuffle(first, second, low), rows[1] = __builtin_shuffle(first, second, high);
+    rows[0] = zip<0>(first, second, AllLanes<kPanel>{});
+    rows[1] = zip<kPanel / 2>(first, second, AllLanes<kPanel>{});
   }
 }
 

@@ -32,25 +32,11 @@ constexpr int kMaxRows = 6;
 #endif
 constexpr int kVectors = 2;
 
-template <int kBytes>
-struct IndexOf {
-  using type = int32_t;
-};
-template <>
-struct IndexOf<8> {
-  using type = int64_t;
-};
-template <>
-struct IndexOf<2> {
-  using type = int16_t;
-};
-
 // Element types are float, double and, for 16 bits that are only moved, int16_t.
 template <class T>
 struct Vector {
   typedef T aligned __attribute__((vector_size(kVectorBytes)));
   typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
-  typedef typename IndexOf<sizeof(T)>::type index __attribute__((vector_size(kVectorBytes)));
 };
 template <class T>
 constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));

@@ -6,6 +6,7 @@
 
 #include "half.h"
 #include "matrix_walk.h"
+#include "shuffle.h"
 
 namespace tmc {
 namespace {
@@ -85,28 +86,14 @@ void pack_rows(const MatrixView& view, Block rows, Block columns, T* packed) {
   });
 }
 
-// to[j][i] = from[i][j] for kLanes x kLanes elements, in registers: in the stage of distance d, the blocks of d x d
-// beside the diagonal change places.
+// to[j][i] = from[i][j] for kLanes x kLanes elements, in registers.
 template <class T>
 void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
   using Lanes = typename Vector<T>::type;
   typename Vector<T>::aligned rows[kLanes<T>];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes<T>; ++i) rows[i] = *reinterpret_cast<const Lanes*>(from + i * from_stride);
-#pragma GCC unroll 4
-  for (int64_t d = 1; d < kLanes<T>; d *= 2) {
-    typename Vector<T>::index low, high;
-    for (int64_t e = 0; e < kLanes<T>; ++e) {
-      low[e] = e & d ? kLanes<T> + e - d : e;
-      high[e] = e & d ? kLanes<T> + e : e + d;
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kLanes<T>; ++i)
-      if ((i & d) == 0) {
-        const auto a = rows[i], b = rows[i + d];
-        rows[i] = __builtin_shuffle(a, b, low), rows[i + d] = __builtin_shuffle(a, b, high);
-      }
-  }
+  transpose(rows);
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes<T>; ++i) *reinterpret_cast<Lanes*>(to + i * to_stride) = rows[i];
 }

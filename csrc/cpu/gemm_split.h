@@ -106,8 +106,6 @@ void split(Floats first, Floats second, const Visit& visit) {
 
 template <int kParts>
 void split_row(const float* from, int64_t depth, float shift, bool wild, SplitRow<kParts>& row) {
-  Vector<int16_t>::index upper_halves;
-  for (int16_t i = 0; i < 2 * kFloats; ++i) upper_halves[i] = 2 * i + 1;
   for (int64_t l = 0; l < depth; l += 2 * kFloats) {
     Floats first = load_floats(from + l), second = load_floats(from + l + kFloats);
     if (wild) {
@@ -116,8 +114,9 @@ void split_row(const float* from, int64_t depth, float shift, bool wild, SplitRo
     }
     split<kParts>(times_power_of_two(first, Floats{} + shift), times_power_of_two(second, Floats{} + shift),
                   [&](int p, Bits low, Bits high) {
+                    using Aligned = Vector<int16_t>::aligned;  // of a float, its upper half
                     *reinterpret_cast<Halves*>(row.parts[p] + l) =
-                        __builtin_shuffle((Vector<int16_t>::aligned)low, (Vector<int16_t>::aligned)high, upper_halves);
+                        unzip<1>((Aligned)low, (Aligned)high, AllLanes<2 * kFloats>{});
                   });
   }
 }

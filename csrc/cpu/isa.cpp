@@ -27,7 +27,7 @@ constexpr Level kLevels[] = {
 };
 
 // Linux saves AMX's 8 KiB of tiles only for processes that ask for them, and a sandbox may refuse.
-bool may_use_amx() {
+[[maybe_unused]] bool may_use_amx() {
 #if defined(TMC_EMULATE_AMX)
   return true;  // tests/test_amx.py: csrc/cpu/amx_tiles.h computes what the tiles would
 #elif defined(__x86_64__) && defined(__linux__)

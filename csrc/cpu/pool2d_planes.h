@@ -4,10 +4,9 @@
 //
 // For sources compiled per instruction set (see lanes.h).
 #pragma once
-#include <utility>
-
 #include "lanes.h"
 #include "pool2d_plan.h"
+#include "shuffle.h"
 
 namespace tmc {
 namespace {
@@ -34,48 +33,6 @@ struct Unsigned<8> {
 template <class T>
 constexpr int64_t kTile =
     kVectorBytes / static_cast<int64_t>(sizeof(T)) < kPlanes ? kVectorBytes / static_cast<int64_t>(sizeof(T)) : kPlanes;
-
-template <int64_t... lane>
-using Order = std::integer_sequence<int64_t, lane...>;
-
-template <class V, int64_t... lane>
-inline V shuffle(V a, V b, Order<lane...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, lane...);
-#else
-  return __builtin_shuffle(a, b, decltype(a > b){lane...});
-#endif
-}
-// a0 b0 a1 b1 ... of the lower (or, from kFirst = half the lanes on, upper) halves of a and b.
-template <int64_t kFirst, class V, int64_t... lane>
-inline V zip(V a, V b, Order<lane...>) {
-  constexpr int64_t kCount = sizeof...(lane);
-  return shuffle(a, b, Order<(kFirst + lane / 2 + lane % 2 * kCount)...>{});
-}
-
-// a0 a2 a4 ... b0 b2 ... (or, with kFirst = 1, the odd ones).
-template <int64_t kFirst, class V, int64_t... lane>
-inline V unzip(V a, V b, Order<lane...>) {
-  return shuffle(a, b, Order<(2 * lane + kFirst)...>{});
-}
-
-// rows[i][j] becomes rows[j][i]: zipping row i with row i + half, log2(count) times over.
-template <class T>
-inline void transpose(Vector<T, kTile<T>> (&rows)[kTile<T>]) {
-  constexpr int64_t kCount = kTile<T>;
-  constexpr auto kAll = std::make_integer_sequence<int64_t, kCount>{};
-#pragma GCC unroll 4
-  for (int64_t done = 1; done < kCount; done *= 2) {
-    Vector<T, kCount> zipped[kCount];
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kCount / 2; ++i) {
-      zipped[2 * i] = zip<0>(rows[i], rows[i + kCount / 2], kAll);
-      zipped[2 * i + 1] = zip<kCount / 2>(rows[i], rows[i + kCount / 2], kAll);
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kCount; ++i) rows[i] = zipped[i];
-  }
-}
 
 // Calls body(i, width) for tiles that cover [0, size): whole ones, the last overlapping its neighbour, or single
 // elements if there are too few for one.
@@ -104,7 +61,7 @@ void interleave(const T* planes, int64_t stride, int64_t count, int64_t size, T*
     for (int64_t k = 0; k < kPlanes; k += kCount) {
       Vector<Element, kCount> tile[kCount];
       for (int64_t j = 0; j < kCount; ++j) __builtin_memcpy(&tile[j], plane[k + j] + i, sizeof(tile[j]));
-      transpose<Element>(tile);
+      transpose(tile);
       for (int64_t j = 0; j < kCount; ++j) __builtin_memcpy(to + j * kPlanes + k, &tile[j], sizeof(tile[j]));
     }
   });
@@ -124,7 +81,7 @@ void deinterleave(const T* interleaved, T* planes, int64_t stride, int64_t count
     for (int64_t k = 0; k < count; k += kCount) {
       Vector<Element, kCount> tile[kCount];
       for (int64_t j = 0; j < kCount; ++j) __builtin_memcpy(&tile[j], from + j * kPlanes + k, sizeof(tile[j]));
-      transpose<Element>(tile);
+      transpose(tile);
       for (int64_t j = 0; j < kCount && k + j < count; ++j)
         __builtin_memcpy(planes + (k + j) * stride + i, &tile[j], sizeof(tile[j]));
     }

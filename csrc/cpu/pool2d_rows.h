@@ -71,7 +71,7 @@ template <class T>
 inline void unzip_row(const T* from, const T* end, int64_t size, accumulate_t<T>* even, accumulate_t<T>* odd) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
-  constexpr auto kAll = std::make_integer_sequence<int64_t, kCount>{};
+  constexpr AllLanes<kCount> kAll;
   for (int64_t x = 0; x < size; x += 2 * kCount) {
     if constexpr (__is_same(T, BFloat16)) {  // two elements in a word
       const int64_t left = end - from - x;
@@ -90,7 +90,7 @@ template <class T>
 inline void zip_row(const accumulate_t<T>* even, const accumulate_t<T>* odd, T* to, int64_t size) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
-  constexpr auto kAll = std::make_integer_sequence<int64_t, kCount>{};
+  constexpr AllLanes<kCount> kAll;
   for (int64_t x = 0; x < size; x += 2 * kCount) {
     const int64_t left = size - x;
     const Lanes<Real> a = load(even + x / 2), b = load(odd + x / 2);

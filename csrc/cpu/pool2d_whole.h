@@ -43,7 +43,7 @@ KERNEL void average_of_planes(const PoolPlan& plan, int64_t task, char*) {
       for_vectors<Real>(size - x, [&](int64_t rest, int64_t count) { sum[0] += load(from + x + rest, count); });
       sums[number] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     });
-    transpose<Real>(sums);
+    transpose(sums);
     for (int64_t half = kCount / 2; half > 0; half /= 2)
       for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
     const int64_t left = part.planes - first;
@@ -97,8 +97,8 @@ KERNEL void max_of_planes(const PoolPlan& plan, int64_t task, char*) {
       values[number] = best[0];
       positions[number] = position[0];
     });
-    transpose<Real>(values);
-    transpose<Integer<Real>>(positions);
+    transpose(values);
+    transpose(positions);
     for (int64_t i = 1; i < kCount; ++i) take_winner<Real>(values[i], positions[i], values[0], positions[0]);
     const int64_t left = part.planes - first, count = left < kCount ? left : kCount, place = part.first_plane + first;
     store(values[0], static_cast<T*>(plan.result) + place, count);

@@ -41,7 +41,7 @@ inline void turn(const T* from, const Image& image, int64_t channels, int64_t pi
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kLanes<float>; ++i)
     values[i] = i < channels ? load_strided(from + i * image.c_stride, image.w_stride, pixels) : FloatLanes{};
-  transpose_lanes<float>(values);
+  transpose(values);
 }
 
 // `count` pixels of one row of the image, `present` channels of them and zeros up to `channels`. Those that are `ahead`
@@ -181,7 +181,7 @@ void unstage_row(const float* from, int64_t channels, const Image& image, int64_
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           rows[i] = i < pixels ? load(from + (w + i) * channels + c) : FloatLanes{};
-        transpose_lanes<float>(rows);
+        transpose(rows);
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)
           if (c + i < image.c) store(rows[i], to + (c + i) * c_stride + w, pixels);
