@@ -19,6 +19,7 @@ CASES = {
     "one-filter": ((2, 20, 6, 7), (1, 20, 3, 3), dict()),
     "single-tap": ((3, 33, 7, 5), (16, 33, 1, 1), dict()),
     "single-tap-stride": ((2, 16, 9, 8), (40, 16, 1, 1), dict(stride=2)),
+    "single-tap-few-weights": ((2, 24, 8, 9), (56, 24, 1, 1), dict()),
     "stride-over-kernel": ((2, 16, 11, 13), (18, 16, 2, 2), dict(stride=3)),
     "stride-and-dilation": ((2, 18, 17, 15), (20, 18, 3, 3), dict(stride=(2, 3), padding=2, dilation=(3, 2))),
     "padding-over-kernel": ((1, 3, 4, 5), (16, 3, 3, 3), dict(padding=4)),
@@ -76,6 +77,14 @@ def test_same_bits_for_any_batch_and_threads(name, direct):
         assert all(map(torch.equal, results[0], other))
     alone = passes(x[3:4], w, grad[3:4], arguments)
     assert torch.equal(alone[0][0], results[0][0][3]) and torch.equal(alone[1][0], results[0][1][3])
+
+
+def test_same_bits_for_any_number_of_filters(direct):
+    """Pixels go through all filters of small weights at once, otherwise through one panel of them after the other."""
+    x = torch.randn(2, 64, 9, 7, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(320, 64, 1, 1, dtype=torch.bfloat16)
+    for filters in (16, 56, 256):
+        assert torch.equal(F.conv2d(x, w)[:, :filters], F.conv2d(x, w[:filters]))
 
 
 @pytest.mark.parametrize("where", ["input", "weight", "grad_output"])

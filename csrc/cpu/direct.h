@@ -86,7 +86,11 @@ struct DirectKernels {
                       float* words);
   // Likewise: words[i] holds elements i and i + apart, for i < count.
   void (*pair_elements)(const uint16_t* elements, int64_t apart, int64_t count, float* words);
+  // Where words are pairs, else null: as `correlate`, of one tap of kPairRun words at most, for all filters: panels of
+  // b and bias follow each other, and so do the pixels of out.
+  void (*correlate_pixels)(const DirectLine& line);
 };
+constexpr int64_t kPairRun = 128;
 extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;
 extern const DirectKernels direct_kernels_avx512_bf16;  // pairs
 

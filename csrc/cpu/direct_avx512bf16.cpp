@@ -10,7 +10,7 @@ namespace tmc {
 namespace {
 
 struct PairWords {
-  static constexpr int64_t kSumRun = 128;
+  static constexpr int64_t kSumRun = kPairRun;
   // ResNet-18's stem and strided 1 x 1 layer are 1.1 to 1.3 times as fast for it (Zen 5).
   static constexpr bool kFetchesResults = true;
   static FloatLanes add(FloatLanes sum, float a, FloatLanes b) {
@@ -32,6 +32,29 @@ struct PairWords {
     }
   }
 };
+
+// Results adjoin, and a strip's are complete before those of the next. Asked for meanwhile: the lines of these, and the
+// pixels four strips ahead, with which 32 channels at 112 x 112 are 1.35 times as fast (Zen 5).
+void correlate_pixels(const DirectLine& line) {
+  constexpr int64_t kLine = 64, kAhead = 4;
+  const float* a = line.a;
+  char* to = static_cast<char*>(line.out);
+  const int64_t a_strip = kMaxRows * line.a_step, strip = kMaxRows * line.out_step;
+  for (int64_t p = 0; p < line.rows; p += kMaxRows, a += a_strip, to += strip) {
+    const int64_t rows = at_most(line.rows - p, kMaxRows);
+    if (rows == kMaxRows) {
+      for (int64_t i = 0; i < strip; i += kLine) __builtin_prefetch(to + strip + i, 1);
+      for (int64_t i = 0; i < a_strip; i += kLine / sizeof(float)) __builtin_prefetch(a + kAhead * a_strip + i);
+    }
+    DirectLine panel = line;
+    char* out = to;
+    for (int64_t k = 0; k < line.columns; k += kWidth, out += kWidth * sizeof(BFloat16)) {
+      panel.columns = at_most(line.columns - k, kWidth);
+      correlate_strip_of<PairWords, Terms::one_tap, kMaxRows>(rows, panel, a, out);
+      panel.b += line.run * kWidth, panel.bias += kWidth;
+    }
+  }
+}
 
 // to[c / 2 * width + k] holds channels c and c + 1 of filter k; zeros where there is none.
 void pack_tap_pairs(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
@@ -82,7 +105,7 @@ void pair_elements(const uint16_t* elements, int64_t apart, int64_t count, float
 }  // namespace
 
 const DirectKernels direct_kernels_avx512_bf16 = {
-    kWidth, 2,     pack_tap_pairs, correlate<PairWords>, add_products<PairWords>,
-    fold,   stage, unstage,        pair_pixels,          pair_elements};
+    kWidth, 2,       pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, fold,
+    stage,  unstage, pair_pixels,    pair_elements,        correlate_pixels};
 
 }  // namespace tmc

@@ -39,9 +39,14 @@ struct FloatWords {
   }
 };
 
-// One strip: kRows pixels, kVectors vectors of filters. With kOneRun, of kSumRun words at most, there is no total.
-template <class Words, bool kOneRun, int kRows, int kVectors>
-void correlate_strip(const DirectLine& line, const float* a, char* out) {
+// What is summed: runs of words, or one run of kSumRun words at most, which needs no total, or that of a single tap.
+enum class Terms { runs, one_run, one_tap };
+
+// One strip: kRows pixels, kVectors vectors of filters. The line is a copy: no store of results can change it.
+template <class Words, Terms kTerms, int kRows, int kVectors>
+void correlate_strip(DirectLine line, const float* a, char* out) {
+  constexpr bool kOneRun = kTerms != Terms::runs;
+  if (kTerms == Terms::one_tap) line.u_count = line.v_count = 1;
   const int64_t a_step = line.a_step;
   FloatLanes total[kOneRun ? 1 : kRows][kVectors] = {}, sum[kRows][kVectors] = {};
   bool has_total = false;
@@ -71,26 +76,29 @@ void correlate_strip(const DirectLine& line, const float* a, char* out) {
         has_total = true;
       }
     }
+  FloatLanes bias[kVectors];
+#pragma GCC unroll 2
+  for (int j = 0; j < kVectors; ++j) bias[j] = load(line.bias + j * kLanes<float>);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
       if (!kOneRun && has_total) sum[i][j] += total[i][j];
-      sum[i][j] += load(line.bias + j * kLanes<float>);
+      sum[i][j] += bias[j];
     }
     Words::write(sum[i], line, out + i * line.out_step);
   }
 }
 
-template <class Words, bool kOneRun, int kRows>
+template <class Words, Terms kTerms, int kRows>
 void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, char* out) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return correlate_strip_of<Words, kOneRun, kRows - 1>(rows, line, a, out);
+    if (rows < kRows) return correlate_strip_of<Words, kTerms, kRows - 1>(rows, line, a, out);
   }
   if (line.columns > kLanes<float>)
-    correlate_strip<Words, kOneRun, kRows, 2>(line, a, out);
+    correlate_strip<Words, kTerms, kRows, 2>(line, a, out);
   else
-    correlate_strip<Words, kOneRun, kRows, 1>(line, a, out);
+    correlate_strip<Words, kTerms, kRows, 1>(line, a, out);
 }
 
 // Asks for the lines that the next strip's results go to: a store that misses holds up those after it.
@@ -106,7 +114,8 @@ template <class Words>
 void correlate(const DirectLine& line) {
   const int64_t strips = (line.rows + kMaxRows - 1) / kMaxRows;
   const bool one_run = line.u_count * line.v_count * line.run <= Words::kSumRun;
-  const auto strip = one_run ? correlate_strip_of<Words, true, kMaxRows> : correlate_strip_of<Words, false, kMaxRows>;
+  const auto strip =
+      one_run ? correlate_strip_of<Words, Terms::one_run, kMaxRows> : correlate_strip_of<Words, Terms::runs, kMaxRows>;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t begin = s * line.rows / strips, end = (s + 1) * line.rows / strips;
     if constexpr (Words::kFetchesResults) fetch_results(line, end, (s + 2) * line.rows / strips);
@@ -230,5 +239,6 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
                                                         tmc::fold,                          \
                                                         tmc::stage,                         \
                                                         tmc::unstage,                       \
+                                                        nullptr,                            \
                                                         nullptr,                            \
                                                         nullptr};
