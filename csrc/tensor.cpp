@@ -41,6 +41,37 @@ bool is_dense(const Tensor& tensor, const int64_t* axes) {
 
 constexpr int64_t kChannelsLast[] = {1, 3, 2, 0};  // innermost to outermost
 
+template <class Word>
+void copy_words(const Word* from, const int64_t* from_strides, Word* to, const int64_t* to_strides, Dims sizes) {
+  if (sizes.count == 0) {
+    *to = *from;
+    return;
+  }
+  for (int64_t i = 0; i < sizes[0]; ++i)
+    copy_words(from + i * from_strides[0], from_strides + 1, to + i * to_strides[0], to_strides + 1,
+               {sizes.data + 1, sizes.count - 1});
+}
+
+// What is tiny is copied here before torch's copy is found: by name, boxed, which takes as long as these elements.
+bool is_tiny(const Tensor& tensor) {
+  constexpr int64_t kTiny = 1024;
+  return tensor.is_cpu() && tensor.numel() <= kTiny && tensor.element_size() <= 8;
+}
+
+// Fills `to` with `from`, which is tiny.
+void copy_tiny(const Tensor& from, Tensor& to) {
+  const auto words = [&]<class Word>(Word) {
+    copy_words(static_cast<const Word*>(from.const_data_ptr()), from.strides().data(),
+               static_cast<Word*>(to.mutable_data_ptr()), to.strides().data(), sizes(from));
+  };
+  switch (from.element_size()) {
+    case 1: return words(uint8_t{});
+    case 2: return words(uint16_t{});
+    case 4: return words(uint32_t{});
+    default: return words(uint64_t{});
+  }
+}
+
 const char* name_of(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Double: return "float64";
@@ -114,7 +145,12 @@ bool is_dense(const Tensor& tensor, bool channels_last) {
 
 Tensor dense(const Tensor& tensor, bool channels_last) {
   if (is_dense(tensor, channels_last)) return tensor;
-  return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  if (tensor.dim() != 4 || tensor.numel() == 0 || !is_tiny(tensor))
+    return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const IntList sizes = tensor.sizes();
+  Tensor ordered = empty_nchw(tensor, sizes[0], sizes[1], sizes[2], sizes[3], channels_last);
+  copy_tiny(tensor, ordered);
+  return ordered;
 }
 
 Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
@@ -122,9 +158,16 @@ Tensor ordered_as(const Tensor& tensor, const Tensor& like) {
   bool same = true;
   for (size_t axis = 0; axis < sizes.size(); ++axis) same &= sizes[axis] <= 1 || strides[axis] == wanted[axis];
   if (same) return tensor;
-  Tensor copy = empty_as(like);
-  torch::stable::copy_(copy, tensor);
-  return copy;
+  Tensor ordered = empty_as(like);
+  copy(tensor, ordered);
+  return ordered;
+}
+
+void copy(const Tensor& from, Tensor& to) {
+  if (is_tiny(from))
+    copy_tiny(from, to);
+  else
+    torch::stable::copy_(to, from);
 }
 
 Tensor empty_as(const Tensor& like) {

@@ -48,6 +48,9 @@ Tensor dense(const Tensor& tensor, bool channels_last);
 // `tensor`, or a copy of it, with its elements in the order of `like`, which is dense: for elementwise ops.
 Tensor ordered_as(const Tensor& tensor, const Tensor& like);
 
+// Fills `to`, of any strides, with `from`, of its sizes and dtype.
+void copy(const Tensor& from, Tensor& to);
+
 // A new uninitialised tensor of the sizes, strides, dtype and device of `like`.
 Tensor empty_as(const Tensor& like);
 

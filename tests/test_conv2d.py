@@ -6,6 +6,7 @@ import torch.nn.functional as torch_F
 from checks import RecordOps, check_op, check_registration, check_values, ops_called, saved_tensors
 
 import torch_manual_conv.functional as F
+from torch_manual_conv.ops import _asked
 
 # name: input shape, weight shape, arguments
 CASES = {
@@ -140,6 +141,47 @@ def test_gradients_only_where_asked(device):
         with RecordOps() as record:
             output.sum().backward()
         assert [op.name() for op in record.calls] == [f"tmc::{wanted}"]
+
+
+STAGES = {
+    "conv2d": {},
+    "stage": {"activation": "tanh", "pool": "max"},
+    "averaged-stage": {"activation": "relu", "pool": "avg"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize("wanted", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
+def test_only_what_is_asked_for_is_computed(stage, wanted, device, monkeypatch):
+    """All three require a gradient; the pass is for some of them."""
+    monkeypatch.setattr(_asked, "left", 0)
+    tensors = [torch.randn(shape, device=device) for shape in ((2, 3, 8, 8), (4, 3, 3, 3), (4,))]
+    leaves = dict(zip("xwb", (tensor.requires_grad_() for tensor in tensors), strict=True))
+    operands = {name: leaf * 1 for name, leaf in leaves.items()}
+    output = F.conv_act_pool2d(*operands.values(), **stage) if stage else F.conv2d(*operands.values())
+    every = torch.autograd.grad(output.square().sum(), list(leaves.values()), retain_graph=True)
+    with RecordOps() as record:
+        grads = torch.autograd.grad(output.square().sum(), [operands[name] for name in wanted])
+    assert all(map(torch.equal, grads, (grad for name, grad in zip("xwb", every, strict=True) if name in wanted)))
+    if stage:
+        (arguments,) = record.calls.values()
+        assert arguments[-3:] == tuple(name in wanted for name in "xwb")
+    else:
+        ops = {"x": "conv2d_grad_input", "w": "conv2d_grad_weight", "b": "conv2d_grad_bias"}
+        assert [op.name() for op in record.calls] == [f"tmc::{ops[name]}" for name in wanted]
+
+
+@pytest.mark.parametrize("wanted", ["x", "w", "xw", "xwb"])
+def test_leaves_may_be_asked_for(wanted, device, monkeypatch):
+    """torch does not say that it wants a leaf's gradient: all are computed, and what was not asked for is dropped."""
+    monkeypatch.setattr(_asked, "left", 0)
+    tensors = [torch.randn(shape, device=device) for shape in ((2, 3, 8, 8), (4, 3, 3, 3), (4,))]
+    leaves = dict(zip("xwb", (tensor.requires_grad_() for tensor in tensors), strict=True))
+    ours, theirs = (
+        [torch.autograd.grad(f(*leaves.values()).square().sum(), [leaves[name] for name in wanted]) for _ in range(2)]
+        for f in (F.conv2d, torch_F.conv2d)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_same_tensor_twice(device):

@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cpu(Tensor input, Tensor weight, std:
     }
     activate(shape.activation, activates_output(shape) ? y : z);
     if (pools && !keeps_winners) average_pool(part.pool, true, average_rule(shape), z, y);
-    if (rearranges) torch::stable::copy_(result, y);
+    if (rearranges) copy(y, result);
   });
   return {output, kept};
 }

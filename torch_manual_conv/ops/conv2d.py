@@ -9,6 +9,7 @@ conv1d, conv3d and conv_transpose2d fall out of them: see conv.py.
 
 import torch
 
+from ._asked import asked
 from ._register import (
     check_fake,
     check_fake_floating,
@@ -39,10 +40,10 @@ class Conv2dFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
-        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if needs_input else None
-        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if needs_weight else None
-        grad_bias = conv2d_grad_bias(grad_output) if needs_bias else None
+        for_input, for_weight, for_bias = asked(ctx)
+        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if for_input else None
+        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if for_weight else None
+        grad_bias = conv2d_grad_bias(grad_output) if for_bias else None
         return grad_input, grad_weight, grad_bias, None, None, None
 
     @staticmethod

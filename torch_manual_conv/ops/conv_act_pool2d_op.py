@@ -8,6 +8,7 @@ The map that is activated, and whose values the slope is written with, is y with
 
 import torch
 
+from ._asked import asked
 from ._register import (
     check_fake,
     check_fake_floating,
@@ -56,7 +57,7 @@ class ConvActPool2dFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output, grad_kept):
         input, weight, bias, activated, winners = ctx.saved_tensors
-        stage, wanted = ctx.stage, ctx.needs_input_grad[:3]
+        stage, wanted = ctx.stage, asked(ctx)
         nothing = [None] * (len(stage) + 1)
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(
