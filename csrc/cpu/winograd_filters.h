@@ -144,7 +144,9 @@ bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& gra
       transform<kPoints, kTaps, Lanes<Real>>(
           [&](int y, int x) {
             const bool skipped = (y == kPoints - 1 && rows < kTaps) || (x == kPoints - 1 && columns < kTaps);
-            return skipped ? Lanes<Real>{} : widen<Real>(u.data + (y * kPoints + x) * u.plane + k * u.tile + c);
+            const float* const from = u.data + (y * kPoints + x) * u.plane + k * u.tile + c;
+            if constexpr (kPoints == 9) __builtin_prefetch(from + u.tile);  // cf. fetch_next
+            return skipped ? Lanes<Real>{} : widen<Real>(from);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },
           [&](int y, const auto& values) {
