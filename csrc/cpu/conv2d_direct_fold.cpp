@@ -43,21 +43,22 @@ struct Tile {
 struct Fold {
   const DirectKernels& kernels;
   Conv2dShape shape;
-  Image grad, result;  // grad_output's words, or what is staged to them
+  Image grad, result;
   DType dtype;
-  bool staged;
+  bool staged;                   // grad_output, row by row; else `grad` are its words
+  int64_t words, staged_pitch;   // of a pixel of grad_output
   int64_t panels, pitch, pixel;  // of `given`; floats of a pixel of `given`, and of the result before it is rounded
-  int64_t ring, staged_pitch;
+  int64_t ring;                  // rows
   std::vector<Windows> residues;
   std::vector<Tile> tiles;
   int64_t given_floats = 0, row_floats = 0, staged_floats = 0;  // of a row
 
-  Fold(const DirectKernels& kernels_, const Conv2dShape& shape_, const Image& grad_, const Image& result_, DType dtype_)
-      : kernels(kernels_), shape(shape_), grad(grad_), result(result_), dtype(dtype_) {
+  Fold(const DirectKernels& kernels_, const Conv2dShape& shape_, const Image& grad_, bool staged_, const Image& result_,
+       DType dtype_)
+      : kernels(kernels_), shape(shape_), grad(grad_), result(result_), dtype(dtype_), staged(staged_) {
     // The ring fills up to a half of L2 (1 MiB on Zen 5).
     constexpr int64_t kRingFloats = 128 << 10, kLeastColumns = 32;
-    staged = kernels.per_word == 1 && (dtype != DType::float32 || grad.c_stride != 1);
-    staged_pitch = round_up(grad.c, kernels.width);
+    words = ceil_div(filters_per_group(shape), kernels.per_word), staged_pitch = round_up(words, kernels.width / 2);
     panels = ceil_div(shape.r * shape.s * result.c, kernels.width), pitch = panels * kernels.width;
     pixel = round_up(result.c, kFoldLanes);
     ring = (shape.r - 1) * shape.dilation_h / shape.stride_h + 1;
@@ -86,21 +87,32 @@ void give(const Fold& fold, const Tile& tile, int64_t n, int64_t p, const float*
   const float* from = reinterpret_cast<const float*>(fold.grad.data) + n * fold.grad.n_stride + p * fold.grad.h_stride +
                       tile.begin * fold.grad.w_stride;
   if (fold.staged) {
-    fold.kernels.stage({fold.grad}, fold.dtype, n, {p, tile.begin, 1, there}, 0, fold.staged_pitch, staged);
+    if (fold.kernels.per_word == 2)
+      fold.kernels.pair_channels(fold.grad, n, p, tile.begin, there, fold.staged_pitch, staged);
+    else
+      fold.kernels.stage({fold.grad}, fold.dtype, n, {p, tile.begin, 1, there}, 0, fold.staged_pitch, staged);
     from = staged;
   }
-  for (int64_t panel = 0; panel < fold.panels; ++panel)
-    fold.kernels.correlate({.rows = there,
-                            .columns = fold.kernels.width,
-                            .a = from,
-                            .a_step = fold.staged ? fold.staged_pitch : fold.grad.w_stride,
-                            .u_count = 1,
-                            .v_count = 1,
-                            .run = fold.grad.c,
-                            .b = packed + panel * fold.grad.c * fold.kernels.width,
-                            .bias = no_bias,
-                            .out = given + (tile.begin - tile.low) * fold.pitch + panel * fold.kernels.width,
-                            .out_step = fold.pitch * static_cast<int64_t>(sizeof(float))});
+  // Two strips of the micro-kernel, which reads so many pixels side by side that they have to be asked for: two times
+  // two strips ahead, into the next row.
+  constexpr int64_t kPixels = 28, kAhead = 2 * kPixels;
+  const int64_t step = fold.staged ? fold.staged_pitch : fold.grad.w_stride;
+  float* out = given + (tile.begin - tile.low) * fold.pitch;
+  for (int64_t q = 0; q < there; q += kPixels, from += kPixels * step, out += kPixels * fold.pitch) {
+    for (int64_t i = 0; !fold.staged && i < kPixels * step; i += kLine) __builtin_prefetch(from + kAhead * step + i);
+    for (int64_t panel = 0; panel < fold.panels; ++panel)
+      fold.kernels.correlate({.rows = std::min(kPixels, there - q),
+                              .columns = fold.kernels.width,
+                              .a = from,
+                              .a_step = step,
+                              .u_count = 1,
+                              .v_count = 1,
+                              .run = fold.words,
+                              .b = packed + panel * fold.words * fold.kernels.width,
+                              .bias = no_bias,
+                              .out = out + panel * fold.kernels.width,
+                              .out_step = fold.pitch * static_cast<int64_t>(sizeof(float))});
+  }
 }
 
 // Row h of the result, from rows of `given` in the ring. `rows` has room for one pointer to each.
@@ -149,7 +161,7 @@ void compute(const Fold& fold, const float* packed, const float* no_bias) {
       for (; p < shape.p && p * shape.stride_h <= h + shape.pad_top; ++p)
         give(fold, tile, n, p, packed, no_bias, staged, ring + p % fold.ring * fold.given_floats);
       fold_row(fold, tile, h, ring, rows, row);
-      fold.kernels.unstage(row, fold.pixel, {h, tile.w0, 1, tile.columns}, n, fold.dtype, fold.result);
+      fold.kernels.write_row(row, fold.pixel, fold.dtype, fold.result, n, h, tile.w0, tile.columns);
     }
   });
 }
@@ -163,14 +175,18 @@ bool is_folded(const Conv2dShape& shape) {
 void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor& grad_output, const Tensor& kernel,
                      Tensor& grad_input) {
   const DirectKernels& kernels = by.kernels;
-  const Tensor ordered = kernels.per_word == 2 ? by.image(grad_output) : grad_output;  // floats are staged by rows
+  const Image grad = read(grad_output);
+  const bool pairs = kernels.per_word == 2, planes = grad.c_stride != 1 && grad.w_stride == 1;
+  const bool staged = pairs ? planes : grad.c_stride != 1 || dtype_of(grad_output) != DType::float32;
+  const Tensor ordered = staged ? grad_output : by.image(grad_output);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape), taps = shape.r * shape.s * c;
   const std::vector<float> no_bias(kernels.width);
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Fold fold(kernels, shape, by.words(ordered, g, k), write(grad_input).channels(g, c), dtype_of(grad_input));
+    const Fold fold(kernels, shape, staged ? grad.channels(g, k) : by.words(ordered, g, k), staged,
+                    write(grad_input).channels(g, c), dtype_of(grad_input));
     Image columns = read(kernel).filters(g, k);  // (r, s, c) in place of filters, filters in place of channels
     columns.n = taps, columns.n_stride = 1, columns.c = k, columns.c_stride = taps;
-    const int64_t panel_floats = fold.grad.c * kernels.width;
+    const int64_t panel_floats = fold.words * kernels.width;
     const Workspace packed(fold.panels * panel_floats * static_cast<int64_t>(sizeof(float)));
     float* const to = reinterpret_cast<float*>(packed.at(0));
     for (int64_t panel = 0; panel < fold.panels; ++panel)

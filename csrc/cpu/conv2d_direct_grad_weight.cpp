@@ -17,10 +17,13 @@ namespace {
 // Words of a block: the filters' part of it, a panel wide, is 32 KiB and stays in L1 for all taps.
 constexpr int64_t kBlockWords = 256;
 constexpr int64_t kLine = 16;  // floats of a cache line
+// Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
+constexpr int64_t kFewChannels = 12;
 
 struct Sum {
   Conv2dShape shape;
   Image image, grad;  // of one group
+  DType dtype;        // of grad
   int64_t c, k;       // channels and filters of a group
   int64_t width, panels, panel_size;
   int64_t line_words;          // of an output row
@@ -29,10 +32,14 @@ struct Sum {
   bool single;                 // pairs under kernels of one tap: no word is needed twice
   bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
 
-  Sum(const Conv2dShape& shape_, const Image& image_, const Image& grad_, const DirectKernels& kernels)
-      : shape(shape_), image(image_), grad(grad_), c(image_.c), k(grad_.c), width(kernels.width) {
-    // Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
-    constexpr int64_t kFewChannels = 12;
+  Sum(const Conv2dProblem& problem, const Image& image_, const Image& grad_, const DirectKernels& kernels)
+      : shape(problem.shape),
+        image(image_),
+        grad(grad_),
+        dtype(problem.dtype),
+        c(image_.c),
+        k(grad_.c),
+        width(kernels.width) {
     panels = ceil_div(k, width), panel_size = shape.r * shape.s * c * width;
     pairs = kernels.per_word == 2;
     line_words = pairs ? ceil_div(shape.q, 2) : shape.q;
@@ -40,8 +47,9 @@ struct Sum {
     blocks = ceil_div(shape.p, block_rows);
     const bool padded = shape.pad_top > 0 || shape.pad_bottom > 0 || shape.pad_left > 0 || shape.pad_right > 0;
     single = pairs && shape.r * shape.s == 1 && !padded;
-    pad_image = pairs || (c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0));
-    pad_grad = pairs || k % (width / 2) != 0;  // kernels read whole vectors
+    pad_image = pairs || (c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0 || image.c_stride != 1));
+    // Kernels read whole vectors of words.
+    pad_grad = pairs || k % (width / 2) != 0 || dtype != DType::float32 || grad.c_stride != 1;
   }
   // The copied part of the image for one block.
   int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
@@ -60,15 +68,21 @@ struct Sum {
 template <class T>
 void copy_padded_row(const Sum& sum, int64_t n, int64_t h, T* to) {
   const Image& image = sum.image;
-  std::fill_n(to, sum.image_columns() * sum.c, T{});
-  if (h < 0 || h >= image.h) return;
-  const T* const from = reinterpret_cast<const T*>(image.data) + n * image.n_stride + h * image.h_stride;
-  to += sum.shape.pad_left * sum.c;
-  if (image.w_stride == sum.c) {
-    std::copy_n(from, image.w * sum.c, to);
-  } else {
-    for (int64_t w = 0; w < image.w; ++w) std::copy_n(from + w * image.w_stride, sum.c, to + w * sum.c);
+  const int64_t left = sum.shape.pad_left * sum.c, right = sum.shape.pad_right * sum.c, inside = image.w * sum.c;
+  if (h < 0 || h >= image.h) {
+    std::fill_n(to, left + inside + right, T{});
+    return;
   }
+  const T* const from = reinterpret_cast<const T*>(image.data) + n * image.n_stride + h * image.h_stride;
+  std::fill_n(to, left, T{});
+  to += left;
+  if (image.c_stride == 1 && image.w_stride == sum.c) {
+    std::copy_n(from, inside, to);
+  } else {
+    for (int64_t c = 0; c < sum.c; ++c)
+      for (int64_t w = 0; w < image.w; ++w) to[w * sum.c + c] = from[c * image.c_stride + w * image.w_stride];
+  }
+  std::fill_n(to + inside, right, T{});
 }
 
 // The rows from h0 on that a block needs.
@@ -89,7 +103,7 @@ void copy_padded(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_
 const float* copy_grad(const DirectKernels& kernels, const Sum& sum, int64_t n, Region block, int64_t first,
                        int64_t pitch, float* to) {
   if (!sum.pairs) {
-    kernels.stage({sum.grad}, DType::float32, n, block, first * sum.width, pitch, to);
+    kernels.stage({sum.grad}, sum.dtype, n, block, first * sum.width, pitch, to);
     return to;
   }
   const Image filters = sum.grad.channels_from(first * sum.width, pitch);
@@ -239,11 +253,13 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   if (planes_are_packed(problem, input)) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
   const DirectKernels& kernels = kernels_for_weight(problem);
   const bool pairs = kernels.per_word == 2;
-  const Tensor image = pairs ? dense(input, true) : float_channels_last(input);
-  const Tensor grad = pairs ? dense(grad_output, true) : float_channels_last(grad_output);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  // Few channels are copied by blocks, and so is grad_output, where they are not as the kernels read them.
+  const bool few = c < kFewChannels && shape.r * shape.s > 1 && (pairs || problem.dtype == DType::float32);
+  const Tensor image = few ? input : pairs ? dense(input, true) : float_channels_last(input);
+  const Tensor grad = pairs && read(grad_output).w_stride != 1 ? dense(grad_output, true) : grad_output;
   for (int64_t g = 0; g < shape.groups; ++g)
-    correlate_for_weight(kernels, {shape, read(image).channels(g, c), read(grad).channels(g, k), kernels},
+    correlate_for_weight(kernels, {problem, read(image).channels(g, c), read(grad).channels(g, k), kernels},
                          dtype_of(grad_weight), write(grad_weight).filters(g, k));
   // What lies in the padding is left out above, but zero times infinity is NaN.
   if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);

@@ -76,6 +76,10 @@ struct DirectKernels {
   void (*correlate)(const DirectLine& line);
   void (*add_products)(const DirectSums& sums);
   void (*fold)(const DirectFold& fold);
+  // `count` pixels, of `quads` floats each, to row h of the image from column w0 on. Overwrites them; reads, as
+  // unstage() does, whole vectors.
+  void (*write_row)(float* pixels, int64_t quads, DType dtype, const Image& image, int64_t n, int64_t h, int64_t w0,
+                    int64_t count);
   // As in winograd.h: from an image of any layout and dtype to pixels of `channels` floats, and back.
   void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
                 float* pixels);
@@ -84,6 +88,9 @@ struct DirectKernels {
   // of both, zero in place of a pixel that is not there; from pair to pair it is `pitch`, a multiple of 16.
   void (*pair_pixels)(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch,
                       float* words);
+  // Likewise: of channels of planes, as correlate() takes them; from pixel w0 on.
+  void (*pair_channels)(const Image& image, int64_t n, int64_t h, int64_t w0, int64_t count, int64_t pitch,
+                        float* words);
   // Likewise: words[i] holds elements i and i + apart, for i < count.
   void (*pair_elements)(const uint16_t* elements, int64_t apart, int64_t count, float* words);
   // Where words are pairs, else null: as `correlate`, of one tap of kPairRun words at most, for all filters: panels of

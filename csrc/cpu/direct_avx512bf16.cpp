@@ -79,10 +79,29 @@ void pack_tap_pairs(const Image& weight, int64_t k0, int64_t r, int64_t s, float
   }
 }
 
-// For grad_weight, whose sum runs over pixels.
+// For grad_weight, whose sum runs over pixels. In planes they are pairs already.
+void pair_planes(const BFloat16* from, const Image& image, int64_t count, int64_t pitch, float* words) {
+  constexpr int64_t kElements = 2 * kLanes<float>;
+  for (int64_t w = 0; w < count; w += kElements)
+    for (int64_t c = 0; c < pitch; c += kLanes<float>) {
+      const int64_t there = at_most(count - w, kElements), pairs = (there + 1) / 2;
+      FloatLanes values[kLanes<float>];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes<float>; ++i)
+        values[i] = c + i < image.c
+                        ? bits_as<FloatLanes>(load_raw<uint16_t, kElements>(from + (c + i) * image.c_stride + w, there))
+                        : FloatLanes{};
+      transpose(values);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes<float>; ++i)
+        if (i < pairs) store(values[i], words + (w / 2 + i) * pitch + c);
+    }
+}
+
 void pair_pixels(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch, float* words) {
   const auto* from = reinterpret_cast<const BFloat16*>(image.data) + n * image.n_stride + h * image.h_stride;
   const int64_t w_stride = step * image.w_stride;
+  if (w_stride == 1) return pair_planes(from, image, count, pitch, words);
   for (int64_t w = 0; w < count; w += 2, from += 2 * w_stride, words += pitch)
     for (int64_t c = 0; c < pitch; c += kLanes<float>) {
       const int64_t there = image.c - c < kLanes<float> ? (image.c > c ? image.c - c : 0) : kLanes<float>;
@@ -90,6 +109,26 @@ void pair_pixels(const Image& image, int64_t n, int64_t h, int64_t step, int64_t
       const Bits32 high =
           w + 1 < count ? resize<Bits32>(load_raw<uint16_t, kLanes<float>>(from + w_stride + c, there)) : Bits32{};
       store(bits_as<FloatLanes>(low | high << 16), words + c);
+    }
+}
+
+void pair_channels(const Image& image, int64_t n, int64_t h, int64_t w0, int64_t count, int64_t pitch, float* words) {
+  const auto* from = reinterpret_cast<const BFloat16*>(image.data) + n * image.n_stride + h * image.h_stride + w0;
+  for (int64_t w = 0; w < count; w += kLanes<float>)
+    for (int64_t l = 0; l < pitch; l += kLanes<float>) {
+      const int64_t there = at_most(count - w, kLanes<float>);
+      const auto channel = [&](int64_t c) {
+        return c < image.c ? resize<Bits32>(load_raw<uint16_t, kLanes<float>>(from + c * image.c_stride + w, there))
+                           : Bits32{};
+      };
+      FloatLanes values[kLanes<float>];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes<float>; ++i)
+        values[i] = bits_as<FloatLanes>(channel(2 * (l + i)) | channel(2 * (l + i) + 1) << 16);
+      transpose(values);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kLanes<float>; ++i)
+        if (i < there) store(values[i], words + (w + i) * pitch + l);
     }
 }
 
@@ -105,7 +144,7 @@ void pair_elements(const uint16_t* elements, int64_t apart, int64_t count, float
 }  // namespace
 
 const DirectKernels direct_kernels_avx512_bf16 = {
-    kWidth, 2,       pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, fold,
-    stage,  unstage, pair_pixels,    pair_elements,        correlate_pixels};
+    kWidth,  2,           pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, fold, write_row, stage,
+    unstage, pair_pixels, pair_channels,  pair_elements,        correlate_pixels};
 
 }  // namespace tmc

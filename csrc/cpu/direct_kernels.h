@@ -4,7 +4,7 @@
 // Cache: the taps of 14 neighbouring pixels stay in L1 for all panels of filters, a panel comes from L2: 9 bytes a
 // cycle of it. Bound: compute. A step is 28 multiply-adds to 16 loads (AVX-512), 12 to 8 (AVX2).
 #pragma once
-#include "direct.h"
+#include "direct_fold.h"
 #include "transpose.h"
 #include "winograd_stage.h"
 
@@ -184,30 +184,6 @@ void add_products(const DirectSums& p) {
   }
 }
 
-// ---- The fold. Four pixels at a time: their sums do not wait for each other's.
-
-template <int kPixels>
-void fold_pixels(const DirectFold& f, int64_t first, int64_t c) {
-  Vector<float, kFoldLanes> sums[kPixels] = {};
-  for (int64_t u = 0; u < f.u_count; ++u) {
-    const float* from = f.rows[u] + first * f.step + c;
-    for (int64_t v = 0; v < f.v_count; ++v, from += f.v_step)
-#pragma GCC unroll 4
-      for (int i = 0; i < kPixels; ++i) sums[i] += load_raw<float, kFoldLanes>(from + i * f.step, kFoldLanes);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i)
-    store_raw<float, kFoldLanes>(sums[i], f.out + (first + i) * f.out_step + c, kFoldLanes);
-}
-
-void fold(const DirectFold& f) {
-  for (int64_t c = 0; c < f.channels; c += kFoldLanes) {
-    int64_t i = 0;
-    for (; i + 4 <= f.pixels; i += 4) fold_pixels<4>(f, i, c);
-    for (; i < f.pixels; ++i) fold_pixels<1>(f, i, c);
-  }
-}
-
 // ---- Packing.
 
 void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
@@ -237,6 +213,7 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
                                                         tmc::correlate<tmc::FloatWords>,    \
                                                         tmc::add_products<tmc::FloatWords>, \
                                                         tmc::fold,                          \
+                                                        tmc::write_row,                     \
                                                         tmc::stage,                         \
                                                         tmc::unstage,                       \
                                                         nullptr,                            \
