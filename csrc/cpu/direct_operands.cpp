@@ -1,5 +1,7 @@
 #include "direct_operands.h"
 
+#include <cstring>
+
 #include "isa.h"
 #include "tasks.h"
 
@@ -65,14 +67,31 @@ const DirectKernels& kernels_for([[maybe_unused]] DType dtype, [[maybe_unused]] 
   return kernels_for_this_cpu();
 }
 
-// `count` pixels of an odd number of channels, and a zero after each. kChannels = 0: any number.
-template <int64_t kChannels>
+// `count` pixels of an odd number of channels, and a zero after each.
 void copy_with_zero(const uint16_t* from, int64_t w_stride, int64_t channels, int64_t c_stride, int64_t count,
                     uint16_t* to) {
-  if (kChannels != 0) channels = kChannels, c_stride = 1;
   for (int64_t w = 0; w < count; ++w, from += w_stride, to += channels + 1) {
     for (int64_t c = 0; c < channels; ++c) to[c] = from[c * c_stride];
     to[channels] = 0;
+  }
+}
+
+// The same for three channels: a pixel is a word of 64 bits. The last one has no neighbour to read a fourth element of.
+// MobileNetV2's first layer takes 0.75 to 0.8 of the time that it takes after a copy by elements, 0.6 if it is
+// contiguous (forward, Zen 5).
+void copy_three_with_zero(const uint16_t* from, int64_t w_stride, int64_t c_stride, int64_t count, uint16_t* to) {
+  constexpr uint64_t kThree = (uint64_t{1} << 48) - 1;
+  const int64_t whole = c_stride == 1 && w_stride >= 3 ? count - 1 : 0;
+  for (int64_t w = 0; w < whole; ++w) {
+    uint64_t pixel;
+    std::memcpy(&pixel, from + w * w_stride, sizeof pixel);
+    pixel &= kThree;
+    std::memcpy(to + w * 4, &pixel, sizeof pixel);
+  }
+  for (int64_t w = whole; w < count; ++w) {
+    const uint16_t* const first = from + w * w_stride;
+    const uint64_t pixel = first[0] | uint64_t{first[c_stride]} << 16 | uint64_t{first[2 * c_stride]} << 32;
+    std::memcpy(to + w * 4, &pixel, sizeof pixel);
   }
 }
 
@@ -81,12 +100,14 @@ Tensor with_even_channels(const Tensor& tensor) {
   const Image from = read(tensor);
   Tensor copy = empty_nchw(tensor, from.n, from.c + 1, from.h, from.w, true);
   const Image to = write(copy);
-  const auto copy_pixels = from.c == 3 && from.c_stride == 1 ? copy_with_zero<3> : copy_with_zero<0>;
   for_each_task(from.n * from.h, workers_for(from.n * from.h), [&](int64_t row, int64_t) {
     const int64_t n = row / from.h, h = row % from.h;
-    copy_pixels(reinterpret_cast<const uint16_t*>(from.data) + n * from.n_stride + h * from.h_stride, from.w_stride,
-                from.c, from.c_stride, from.w,
-                reinterpret_cast<uint16_t*>(to.data) + n * to.n_stride + h * to.h_stride);
+    const auto* const pixels = reinterpret_cast<const uint16_t*>(from.data) + n * from.n_stride + h * from.h_stride;
+    auto* const pairs = reinterpret_cast<uint16_t*>(to.data) + n * to.n_stride + h * to.h_stride;
+    if (from.c == 3)
+      copy_three_with_zero(pixels, from.w_stride, from.c_stride, from.w, pairs);
+    else
+      copy_with_zero(pixels, from.w_stride, from.c, from.c_stride, from.w, pairs);
   });
   return copy;
 }
