@@ -26,7 +26,7 @@ class MapGradient {
     weight_ = prepare(Conv2dPass::forward, {shape.conv, dtype_of(like), precision}, *given.weight);
   }
 
-  // Adds its sums over positions to bias_sums (eq. 4).
+  // Adds its sums over positions to bias_sums (eq. 4), unless that is null.
   Tensor compute(const Chunk& chunk, double* bias_sums) {
     const PoolShape pool = chunk.of(shape_).pool;
     const Tensor grad_output = dense(chunk.of(given_.grad_output), true);
@@ -35,7 +35,7 @@ class MapGradient {
       case Pooling::max: {
         const Tensor pooled = times_slope(grad_output, chunk, chunk.in_scratch(slopes_));
         max_pool_gradient(pool, true, pooled, chunk.of(*given_.winners), map);
-        conv2d_add_grad_bias(pooled, bias_sums);  // each of them has gone to one winner
+        if (bias_sums != nullptr) conv2d_add_grad_bias(pooled, bias_sums);  // each of them has gone to one winner
         return map;
       }
       case Pooling::none: map = times_slope(grad_output, chunk, map); break;
@@ -43,7 +43,7 @@ class MapGradient {
         average_pool_gradient(pool, true, average_rule(shape_), grad_output, map);
         map = times_slope(map, chunk, map);
     }
-    conv2d_add_grad_bias(map, bias_sums);
+    if (bias_sums != nullptr) conv2d_add_grad_bias(map, bias_sums);
     return map;
   }
 
@@ -121,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cpu(
   Tensor partial = one_sum ? grad_weight : torch::stable::empty_like(sum);
   for_each_chunk(conv.n, images, [&](const Chunk& chunk) {
     const Conv2dProblem problem{chunk.of(shape).conv, dtype, precision};
-    const Tensor grad_map = map_gradient.compute(chunk, bias_sums.data());
+    const Tensor grad_map = map_gradient.compute(chunk, want_bias ? bias_sums.data() : nullptr);
     if (want_input) {
       Tensor part = chunk.of(grad_input);
       conv2d_grad_input(problem, grad_map, prepared, part);
