@@ -224,6 +224,14 @@ def test_twice_is_once():
     assert torch.equal(model(IMAGES), wanted)
 
 
+def test_a_fused_convolution_parametrized_later_stays_fused():
+    model = torch_manual_conv.convert(stage(), fuse=True)
+    torch_nn.utils.parametrizations.weight_norm(model[0])
+    wanted = model(IMAGES)
+    torch.testing.assert_close(torch_manual_conv.revert(model)(IMAGES), wanted)
+    assert [type(model[i]) for i in (1, 3)] == [torch_nn.Identity, torch_nn.Conv2d]
+
+
 def test_what_it_does_not_know_it_leaves_alone():
     class Scaled(torch_nn.Conv2d):
         def forward(self, input):

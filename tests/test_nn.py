@@ -110,6 +110,17 @@ def test_return_indices(name):
     assert all(map(torch.equal, ours(x), theirs(x)))
 
 
+@every_layer
+def test_fx_traces_it_to_one_call(name, arguments, shape):
+    """As torch.nn's layers: what takes graphs of models apart (feature extraction, quantisation) takes ours."""
+    layer = getattr(nn, name)(**arguments)
+    graph = torch.fx.symbolic_trace(torch_nn.Sequential(layer))
+    (call,) = (node for node in graph.graph.nodes if node.op == "call_function")
+    assert getattr(F, call.target.__name__) is call.target
+    x = torch.randn(shape, dtype=arguments.get("dtype"))
+    assert torch.equal(pickle.loads(pickle.dumps(graph))(x), layer(x))
+
+
 def test_sum_pool2d():
     layer = nn.SumPool2d(3, stride=2, padding=1, ceil_mode=True)
     twin = torch_nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, divisor_override=1)

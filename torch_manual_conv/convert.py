@@ -148,8 +148,8 @@ def _fuse_runs(sequential, places):
 
 def _split_runs(sequential):
     for module in list(sequential._modules.values()):
-        if not isinstance(module, nn.ConvActPool2d) or not hasattr(module, "fused_from"):
-            continue
+        if type(module) is not nn.ConvActPool2d or not hasattr(module, "fused_from"):
+            continue  # a class that parametrisation made, for example, stays fused
         for name, original in module.fused_from:
             sequential._modules[name] = original.train(module.training)
         for attribute in ("activation", "pool", "pool_size", "pool_stride", "pool_padding", "fused_from"):

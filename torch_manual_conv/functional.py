@@ -4,6 +4,8 @@
 docstring; how, in torch_manual_conv/ops/.
 """
 
+import torch
+
 from .ops.adaptive_pool2d import adaptive_avg_pool2d, adaptive_max_pool2d
 from .ops.conv import conv1d, conv2d, conv3d, conv_transpose2d
 from .ops.conv_act_pool2d import conv_act_pool2d
@@ -23,3 +25,6 @@ __all__ = [
     "sigmoid",
     "sum_pool2d",
 ]
+
+for _name in __all__:
+    torch.fx.wrap(_name)  # one node of a graph that torch.fx traces, as torch.nn.functional's are
