@@ -64,6 +64,24 @@ struct Sum {
   int64_t row_floats() const { return pairs && !single ? ceil_div((image_columns() + shape.stride_w) * c, 2) : 0; }
 };
 
+// Pixels that are windows by themselves, and adjoin from the first image to the last, are cut into rows anew: short
+// rows and small images would end runs of the sum, and blocks, early (1280 filters at 7 x 7: 1.1 times as fast).
+void regroup_pixels(Conv2dShape& shape, Image& image, Image& grad) {
+  const auto adjoin = [](const Image& all) {
+    return all.h_stride == all.w * all.w_stride && all.n_stride == all.h * all.h_stride;
+  };
+  const bool dense = shape.stride_h == 1 && shape.stride_w == 1 && shape.pad_top + shape.pad_bottom == 0 &&
+                     shape.pad_left + shape.pad_right == 0;
+  if (shape.r * shape.s != 1 || !dense || !adjoin(image) || !adjoin(grad)) return;
+  const int64_t pixels = shape.n * shape.h * shape.w;
+  int64_t columns = std::min(kBlockWords, pixels);
+  while (columns > shape.w && pixels % columns != 0) --columns;
+  if (columns <= shape.w) return;
+  shape.n = 1, shape.h = shape.p = pixels / columns, shape.w = shape.q = columns;
+  for (Image* all : {&image, &grad})
+    all->n = 1, all->h = shape.h, all->w = columns, all->h_stride = columns * all->w_stride;
+}
+
 // Row h of the image with its padding; zeros outside.
 template <class T>
 void copy_padded_row(const Sum& sum, int64_t n, int64_t h, T* to) {
@@ -258,8 +276,11 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const bool few = c < kFewChannels && shape.r * shape.s > 1 && (pairs || problem.dtype == DType::float32);
   const Tensor image = few ? input : pairs ? dense(input, true) : float_channels_last(input);
   const Tensor grad = pairs && read(grad_output).w_stride != 1 ? dense(grad_output, true) : grad_output;
+  Conv2dProblem regrouped = problem;
+  Image pixels = read(image), grads = read(grad);
+  regroup_pixels(regrouped.shape, pixels, grads);
   for (int64_t g = 0; g < shape.groups; ++g)
-    correlate_for_weight(kernels, {problem, read(image).channels(g, c), read(grad).channels(g, k), kernels},
+    correlate_for_weight(kernels, {regrouped, pixels.channels(g, c), grads.channels(g, k), kernels},
                          dtype_of(grad_weight), write(grad_weight).filters(g, k));
   // What lies in the padding is left out above, but zero times infinity is NaN.
   if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
