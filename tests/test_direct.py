@@ -20,7 +20,7 @@ CASES = {
     "single-tap": ((3, 33, 7, 5), (16, 33, 1, 1), dict()),
     "single-tap-stride": ((2, 16, 9, 8), (40, 16, 1, 1), dict(stride=2)),
     "single-tap-few-weights": ((2, 24, 8, 9), (56, 24, 1, 1), dict()),
-    "single-tap-small-images": ((6, 20, 3, 5), (17, 20, 1, 1), dict()),
+    "single-tap-small-images": ((20, 20, 3, 5), (17, 20, 1, 1), dict()),
     "stride-over-kernel": ((2, 16, 11, 13), (18, 16, 2, 2), dict(stride=3)),
     "stride-and-dilation": ((2, 18, 17, 15), (20, 18, 3, 3), dict(stride=(2, 3), padding=2, dilation=(3, 2))),
     "padding-over-kernel": ((1, 3, 4, 5), (16, 3, 3, 3), dict(padding=4)),
