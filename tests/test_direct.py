@@ -29,6 +29,8 @@ CASES = {
     "odd-groups": ((2, 6, 8, 7), (10, 3, 3, 3), dict(padding=1, groups=2)),
     "few-channels-dilated": ((2, 3, 14, 15), (7, 3, 4, 3), dict(stride=(2, 3), padding=(3, 1), dilation=(3, 2))),
     "few-channels-groups": ((2, 4, 11, 10), (6, 2, 3, 3), dict(stride=(1, 2), padding=1, groups=2)),
+    "few-channels-spread": ((2, 3, 5, 6), (7, 3, 3, 3), dict(padding=300_000, dilation=300_000)),
+    "spread": ((1, 20, 6, 5), (9, 20, 3, 3), dict(padding=300_000, dilation=300_000)),
     "few-channels-wide": ((1, 2, 6, 2500), (5, 2, 3, 7), dict(stride=(1, 2), padding=2)),
     "tall": ((1, 4, 300, 2), (5, 4, 3, 2), dict()),
 }

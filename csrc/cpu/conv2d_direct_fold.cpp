@@ -18,6 +18,13 @@ namespace tmc::direct {
 namespace {
 
 constexpr int64_t kLine = 16;  // floats of a cache line
+// The ring fills up to a half of L2 (1 MiB on Zen 5), and twice as much where a tile has the fewest columns.
+constexpr int64_t kRingFloats = 128 << 10, kLeastColumns = 32;
+
+// Output rows, or columns, from the first to the last that one row, or column, of the image gave to.
+int64_t span(int64_t taps, int64_t dilation, int64_t stride) {
+  return (taps - 1) * dilation / stride + 1;
+}
 
 // Columns [w0, w0 + columns) of the result; the columns [low, high) of grad_output that their taps met, and those of
 // them, [begin, end), that there are.
@@ -56,12 +63,10 @@ struct Fold {
   Fold(const DirectKernels& kernels_, const Conv2dShape& shape_, const Image& grad_, bool staged_, const Image& result_,
        DType dtype_)
       : kernels(kernels_), shape(shape_), grad(grad_), result(result_), dtype(dtype_), staged(staged_) {
-    // The ring fills up to a half of L2 (1 MiB on Zen 5).
-    constexpr int64_t kRingFloats = 128 << 10, kLeastColumns = 32;
     words = ceil_div(filters_per_group(shape), kernels.per_word), staged_pitch = round_up(words, kernels.width / 2);
     panels = ceil_div(shape.r * shape.s * result.c, kernels.width), pitch = panels * kernels.width;
     pixel = round_up(result.c, kFoldLanes);
-    ring = (shape.r - 1) * shape.dilation_h / shape.stride_h + 1;
+    ring = span(shape.r, shape.dilation_h, shape.stride_h);
     for_each_residue(shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h,
                      [&](const Windows& h) { residues.push_back(h); });
     const int64_t columns = std::max(kLeastColumns, kRingFloats * shape.stride_w / (ring * pitch));
@@ -169,7 +174,12 @@ void compute(const Fold& fold, const float* packed, const float* no_bias) {
 }  // namespace
 
 bool is_folded(const Conv2dShape& shape) {
-  return shape.r * shape.s > 1 && channels_per_group(shape) <= kernels_for_this_cpu().width / 4;
+  const int64_t c = channels_per_group(shape), width = kernels_for_this_cpu().width;
+  if (shape.r * shape.s == 1 || c > width / 4) return false;
+  // Windows spread far apart, or large ones, would outgrow L2. (Divided one by one: the product may not fit 64 bits.)
+  const int64_t pixels = 2 * kRingFloats / round_up(shape.r * shape.s * c, width);
+  return pixels / span(shape.r, shape.dilation_h, shape.stride_h) >=
+         kLeastColumns / shape.stride_w + span(shape.s, shape.dilation_w, shape.stride_w);
 }
 
 void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor& grad_output, const Tensor& kernel,

@@ -58,6 +58,11 @@ struct Sum {
     if (single) return block_rows * line_words * round_up(c, width);
     return pad_image ? round_up(image_rows() * image_columns() * c, kLine) : 0;
   }
+  // A window spread so far over padding that its copy would be mostly zeros.
+  bool is_spread() const {
+    constexpr double kMostCopied = 4 << 20;
+    return pad_image && !single && static_cast<double>(image_rows()) * image_columns() * c > kMostCopied;
+  }
   int64_t grad_floats() const { return pad_grad ? block_rows * line_words * panels * width : 0; }
   // One row of the image with its padding, before it is turned into words: elements as far as the second of the last
   // word.
@@ -279,9 +284,11 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   Conv2dProblem regrouped = problem;
   Image pixels = read(image), grads = read(grad);
   regroup_pixels(regrouped.shape, pixels, grads);
-  for (int64_t g = 0; g < shape.groups; ++g)
-    correlate_for_weight(kernels, {regrouped, pixels.channels(g, c), grads.channels(g, k), kernels},
-                         dtype_of(grad_weight), write(grad_weight).filters(g, k));
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Sum sum(regrouped, pixels.channels(g, c), grads.channels(g, k), kernels);
+    if (sum.is_spread()) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+    correlate_for_weight(kernels, sum, dtype_of(grad_weight), write(grad_weight).filters(g, k));
+  }
   // What lies in the padding is left out above, but zero times infinity is NaN.
   if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
