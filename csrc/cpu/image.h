@@ -23,6 +23,11 @@ struct Image {
     part.data += first * c_stride * element_size, part.c = count < c - first ? count : c - first;
     return part;
   }
+  Image images(int64_t first, int64_t count) const {
+    Image part = *this;
+    part.data += first * n_stride * element_size, part.n = count;
+    return part;
+  }
   Image filters(int64_t group, int64_t count) const {
     Image part = *this;
     part.data += group * count * n_stride * element_size, part.n = count;

@@ -191,7 +191,7 @@ struct Correlation {
   const Source& source;
   const float* bias;  // as many as the panels hold filters
   DType dtype;
-  const Image& output;
+  Image output;
   std::unique_ptr<std::atomic<bool>[]> finite;  // for each image: whether its results are
 
   int64_t tiles() const {
