@@ -64,6 +64,7 @@ inline To resize(From from) {
 #if defined(__AVX512F__)
   if constexpr (kFrom == 1 && kTo == 4) return bits_as<To>(_mm512_maskz_cvtepu8_epi32(-1, bits_as<__m128i>(from)));
   if constexpr (kFrom == 2 && kTo == 4) return bits_as<To>(_mm512_maskz_cvtepu16_epi32(-1, bits_as<__m256i>(from)));
+  if constexpr (kFrom == 1 && kTo == 2) return bits_as<To>(_mm512_maskz_cvtepu8_epi16(-1, bits_as<__m256i>(from)));
   if constexpr (kFrom == 4 && kTo == 1) return bits_as<To>(_mm512_maskz_cvtepi32_epi8(-1, bits_as<__m512i>(from)));
   if constexpr (kFrom == 4 && kTo == 2) return bits_as<To>(_mm512_maskz_cvtepi32_epi16(-1, bits_as<__m512i>(from)));
   if constexpr (kFrom == 2 && kTo == 1) return bits_as<To>(_mm512_maskz_cvtepi16_epi8(-1, bits_as<__m512i>(from)));
@@ -71,6 +72,7 @@ inline To resize(From from) {
   if constexpr (kFrom == 1 && kTo == 4)
     return bits_as<To>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bits_as<int64_t>(from))));
   if constexpr (kFrom == 2 && kTo == 4) return bits_as<To>(_mm256_cvtepu16_epi32(bits_as<__m128i>(from)));
+  if constexpr (kFrom == 1 && kTo == 2) return bits_as<To>(_mm256_cvtepu8_epi16(bits_as<__m128i>(from)));
 #endif
   return __builtin_convertvector(from, To);
 }

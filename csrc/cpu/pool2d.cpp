@@ -49,6 +49,33 @@ struct AxisTables {
   }
 };
 
+// The claims to every position along one axis, in the order of the outputs.
+class ClaimTable {
+ public:
+  // From one output to the next are `step` elements, from one tap to the next `taps`.
+  ClaimTable(const PoolAxis& axis, const AxisTables& tables, int64_t step, int64_t taps) : of_position_(axis.in) {
+    for (int64_t i = 0; i < axis.in; ++i) {
+      const Covering outputs = tables.outputs[i];
+      for (int64_t output = outputs.first; output <= outputs.last; ++output) {
+        const int64_t distance = i - tables.windows[output].start;
+        if (distance % axis.dilation != 0) continue;  // the window steps over this position
+        claims_.push_back({output * step, distance / axis.dilation * taps});
+        ++of_position_[i].count;
+      }
+    }
+    const AxisClaim* first = claims_.data();
+    for (AxisClaims& claims : of_position_) {
+      claims.first = first;
+      first += claims.count;
+    }
+  }
+  const AxisClaims* data() const { return of_position_.data(); }
+
+ private:
+  std::vector<AxisClaim> claims_;
+  std::vector<AxisClaims> of_position_;
+};
+
 constexpr AverageRule kNoAverage{false, 0};
 
 struct alignas(64) CacheLine {
@@ -119,8 +146,13 @@ struct Call {
     const int64_t positions = shape.h.in * shape.w.in, outputs = shape.h.out * shape.w.out;
     if (outputs > 0 && window_taps(shape) <= kMostGathered * positions / outputs &&
         positions <= kMostPositions * outputs) {
-      if (plan.channels_last && shape.c >= kPlanes)
+      if (plan.channels_last && shape.c >= kPlanes) {
+        const ClaimTable row_claims(shape.h, rows, shape.w.out * shape.c, shape.w.kernel);
+        const ClaimTable column_claims(shape.w, columns, shape.c, 1);
+        plan.row_claims = row_claims.data();
+        plan.column_claims = column_claims.data();
         return run(byte_winners ? forms.gather : forms.gather_wide, plan_direct(plan, element_bytes));
+      }
       const int64_t scratch_bytes = byte_winners ? plan_phases(plan, real_bytes()) : -1;
       if (scratch_bytes >= 0) return run(forms.gather_in_phases, scratch_bytes);
     }

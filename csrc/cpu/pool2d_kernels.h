@@ -5,6 +5,7 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
+#include "lane_pairs.h"
 #include "pool2d_half_max.h"
 #include "pool2d_rows.h"
 
@@ -19,15 +20,32 @@ struct Rows {
   T* at(int64_t row, int64_t column) const { return data + ((row - first_row) * width + column) * channels; }
 };
 
-// Calls body<vectors>(c, count) for all channels: four vectors at a time (count is then the lanes of one), then one,
-// then the part of one that is left.
-template <class Real, class F>
+// Calls body<Block, blocks>(c, count) for all channels, where a block is a vector, or in half precision a pair: as many
+// blocks as make four vectors at a time (count is then the lanes of one block), then one, then vectors and the part of
+// one that is left.
+template <class T, class F>
 inline void for_channels(int64_t channels, F body) {
+  using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
   int64_t c = 0;
-  for (; c + 4 * kCount <= channels; c += 4 * kCount) body.template operator()<4>(c, kCount);
-  for (; c + kCount <= channels; c += kCount) body.template operator()<1>(c, kCount);
-  if (c < channels) body.template operator()<1>(c, channels - c);
+  if constexpr (sizeof(T) == 2) {
+    for (; c + 2 * kPair<T> <= channels; c += 2 * kPair<T>) body.template operator()<LanePair<Real>, 2>(c, kPair<T>);
+    for (; c + kPair<T> <= channels; c += kPair<T>) body.template operator()<LanePair<Real>, 1>(c, kPair<T>);
+  }
+  for (; c + 4 * kCount <= channels; c += 4 * kCount) body.template operator()<Lanes<Real>, 4>(c, kCount);
+  for (; c + kCount <= channels; c += kCount) body.template operator()<Lanes<Real>, 1>(c, kCount);
+  if (c < channels) body.template operator()<Lanes<Real>, 1>(c, channels - c);
+}
+
+// body<rows, columns>(), or body<0, 0>() where the numbers are not those of windows whose stride is their size or half
+// of it: what is known when this is compiled needs no loop.
+template <class F>
+inline void with_counts(int64_t rows, int64_t columns, F body) {
+  if (rows == 1 && columns == 1) return body.template operator()<1, 1>();
+  if (rows == 1 && columns == 2) return body.template operator()<1, 2>();
+  if (rows == 2 && columns == 1) return body.template operator()<2, 1>();
+  if (rows == 2 && columns == 2) return body.template operator()<2, 2>();
+  body.template operator()<0, 0>();
 }
 
 // A channels_last image is read from front to back, by windows that start over in each row: too many small jumps for
@@ -68,7 +86,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
       const auto first_tap = [&](int64_t r) {
         return input.at(rows.start + r * shape.h.dilation, columns.start + columns.begin * shape.w.dilation);
       };
-      const auto max_by_lanes = [&]<int kVectors>(int64_t c, int64_t count) {
+      const auto max_by_lanes = [&]<class, int kVectors>(int64_t c, int64_t count) {
         Lanes<Real> best[kVectors];
         IntegerLanes<Real> winner[kVectors];
         for (int v = 0; v < kVectors; ++v) {
@@ -96,7 +114,8 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
         };
         int64_t c = 0;
         const auto rest = [&](int64_t end) {
-          for (; c < end; c += kCount) max_by_lanes.template operator()<1>(c, end - c < kCount ? end - c : kCount);
+          for (; c < end; c += kCount)
+            max_by_lanes.template operator()<Lanes<Real>, 1>(c, end - c < kCount ? end - c : kCount);
         };
         while (channels - c >= kHalfLanes) {
           if (channels - c >= 2 * kHalfLanes && by_bits.template operator()<2>(c)) {
@@ -118,7 +137,6 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
 template <class T>
 KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output) {
   using Real = accumulate_t<T>;
-  constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
   const ReadAhead read_ahead(plan, input, shape.h.kernel);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
@@ -126,22 +144,23 @@ KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> inpu
       const Window rows = plan.rows[p], columns = plan.columns[q];
       const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
       read_ahead(p * shape.w.out + q);
-      for_channels<Real>(input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
-        Lanes<Real> sum[kVectors] = {};
+      for_channels<T>(input.channels, [&]<class Block, int kBlocks>(int64_t c, int64_t count) {
+        constexpr int64_t kCount = kLanesOf<Block, Real>;
+        Block sum[kBlocks] = {};
         for (int64_t r = rows.begin; r < rows.end; ++r) {
           const T* tap = input.at(rows.start + r, columns.start + columns.begin) + c;
-          Lanes<Real> row_sum[kVectors] = {};  // short chains of sums round less
+          Block row_sum[kBlocks] = {};  // short chains of sums round less
           for (int64_t s = columns.begin; s < columns.end; ++s, tap += input.channels)
-            for (int v = 0; v < kVectors; ++v) row_sum[v] += load(tap + v * kCount, count);
-          for (int v = 0; v < kVectors; ++v) sum[v] += row_sum[v];
+            for (int v = 0; v < kBlocks; ++v) row_sum[v] += load_block<Block>(tap + v * kCount, count);
+          for (int v = 0; v < kBlocks; ++v) sum[v] += row_sum[v];
         }
-        for (int v = 0; v < kVectors; ++v) store(sum[v] / divisor, output.at(p, q) + c + v * kCount, count);
+        for (int v = 0; v < kBlocks; ++v) store_block(sum[v] / divisor, output.at(p, q) + c + v * kCount, count);
       });
     }
 }
 
 // grad_output / divisor, the summands of eq. 9, for output rows `p_range`: a division costs more than a sum, and an
-// output is summed up to kernel_size times.
+// output is summed up to kernel_size times. The quotients of a pair of vectors stay in the order of the pair.
 template <class T>
 KERNEL void divide_rows(const PoolPlan& plan, Range p_range, Rows<const T> grad_output,
                         Rows<accumulate_t<T>> quotients) {
@@ -149,20 +168,20 @@ KERNEL void divide_rows(const PoolPlan& plan, Range p_range, Rows<const T> grad_
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < plan.shape.w.out; ++q) {
       const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
-      for_vectors<Real>(quotients.channels, [&](int64_t c, int64_t count) {
-        store(load(grad_output.at(p, q) + c, count) / divisor, quotients.at(p, q) + c, count);
+      for_channels<T>(quotients.channels, [&]<class Block, int kBlocks>(int64_t c, int64_t count) {
+        for (int v = 0; v < kBlocks; ++v, c += kLanesOf<Block, Real>)
+          store_block(load_block<Block>(grad_output.at(p, q) + c, count) / divisor, quotients.at(p, q) + c, count);
       });
     }
 }
 
-template <class T, int kVectors>
-inline void write_sums(const Lanes<accumulate_t<T>> (&sum)[kVectors], bool streams, T* to, int64_t count) {
-  constexpr int64_t kCount = kLanes<accumulate_t<T>>;
-  for (int v = 0; v < kVectors; ++v) {
+template <class T, class Block, int kBlocks>
+inline void write_sums(const Block (&sum)[kBlocks], bool streams, T* to, int64_t count) {
+  for (int v = 0; v < kBlocks; ++v, to += kLanesOf<Block, accumulate_t<T>>) {
     if (streams) {
-      stream(sum[v], to + v * kCount);
+      stream_block(sum[v], to);
     } else {
-      store(sum[v], to + v * kCount, count);
+      store_block(sum[v], to, count);
     }
   }
 }
@@ -172,58 +191,24 @@ template <class T>
 KERNEL void average_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const accumulate_t<T>> quotients,
                                   Rows<T> grad_input) {
   using Real = accumulate_t<T>;
-  constexpr int64_t kCount = kLanes<Real>;
   const bool streams = plan.streams;
+  const int64_t channels = grad_input.channels, row = quotients.width * channels;
   for (int64_t h = h_range.begin; h < h_range.end; ++h)
     for (int64_t w = 0; w < plan.shape.w.in; ++w) {
       const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
-      for_channels<Real>(grad_input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
-        Lanes<Real> sum[kVectors] = {};
-        for (int64_t p = rows.first; p <= rows.last; ++p)
-          for (int64_t q = columns.first; q <= columns.last; ++q)
-            for (int v = 0; v < kVectors; ++v) sum[v] += load(quotients.at(p, q) + c + v * kCount, count);
-        write_sums<T>(sum, streams, grad_input.at(h, w) + c, count);
-      });
-    }
-}
-
-// The tap that stands `distance` after a window's start, or -1 where the window steps over that position.
-inline int64_t tap_after(const PoolAxis& axis, int64_t distance) {
-  if (axis.dilation == 1) return distance;  // spares the usual windows a division
-  return distance % axis.dilation == 0 ? distance / axis.dilation : -1;
-}
-
-// eq. 8 for input rows `h_range`: each position collects from the windows that cover it and that it won, in order.
-template <class T, class Winner>
-KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T> grad_output,
-                              Rows<const Winner> winners, Rows<T> grad_input) {
-  using Real = accumulate_t<T>;
-  constexpr int64_t kCount = kLanes<Real>;
-  const PoolShape shape = plan.shape;
-  const bool streams = plan.streams;
-  const int64_t next_row = plan.row_outputs[0].last + 1;
-  const ReadAhead gradients_ahead(plan, grad_output, next_row), winners_ahead(plan, winners, next_row);
-  for (int64_t h = h_range.begin; h < h_range.end; ++h)
-    for (int64_t w = 0; w < shape.w.in; ++w) {
-      const Covering rows = plan.row_outputs[h], columns = plan.column_outputs[w];
-      gradients_ahead(h * shape.w.in + w);
-      winners_ahead(h * shape.w.in + w);
-      for_channels<Real>(grad_input.channels, [&]<int kVectors>(int64_t c, int64_t count) {
-        Lanes<Real> sum[kVectors] = {};
-        for (int64_t p = rows.first; p <= rows.last; ++p) {
-          const int64_t tap_h = tap_after(shape.h, h - plan.rows[p].start);
-          for (int64_t q = columns.first; q <= columns.last; ++q) {
-            const int64_t tap_w = tap_after(shape.w, w - plan.columns[q].start);
-            if (tap_h < 0 || tap_w < 0) continue;
-            const Winner tap = static_cast<Winner>(winner_of(shape, tap_h, tap_w));
-            const T* gradient = grad_output.at(p, q) + c;
-            const Winner* winner = winners.at(p, q) + c;
-            for (int v = 0; v < kVectors; ++v)
-              add_where<Real>(load_winners<Real>(winner + v * kCount, count), tap, load(gradient + v * kCount, count),
-                              sum[v]);
-          }
-        }
-        write_sums<T>(sum, streams, grad_input.at(h, w) + c, count);
+      const int64_t row_count = rows.last - rows.first + 1, column_count = columns.last - columns.first + 1;
+      const Real* first = quotients.at(rows.first, columns.first);
+      T* to = grad_input.at(h, w);
+      with_counts(row_count, column_count, [&]<int kRows, int kColumns>() {
+        for_channels<T>(channels, [&]<class Block, int kBlocks>(int64_t c, int64_t count) {
+          constexpr int64_t kCount = kLanesOf<Block, Real>;
+          Block sum[kBlocks] = {};
+          for (int64_t i = 0; i < (kRows > 0 ? kRows : row_count); ++i)
+            for (int64_t j = 0; j < (kColumns > 0 ? kColumns : column_count); ++j)
+              for (int v = 0; v < kBlocks; ++v)
+                sum[v] += load_block<Block>(first + i * row + j * channels + c + v * kCount, count);
+          write_sums<T>(sum, streams, to + c, count);
+        });
       });
     }
 }

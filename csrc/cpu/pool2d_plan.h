@@ -33,6 +33,16 @@ HOST_DEVICE PhaseAxis phase_axis(const PoolAxis& axis) {
   return {axis.stride, read > held ? read : held, held, reach};
 }
 
+// Along one axis, an output whose window holds a position, and the tap that stands there: the axis's part of where the
+// output stands in a channels_last image, in elements, and of the winner (winner_of). And all those of a position.
+struct AxisClaim {
+  int64_t place, tap;
+};
+struct AxisClaims {
+  const AxisClaim* first;
+  int64_t count;
+};
+
 // A pooling call, cut into tasks that write disjoint parts of the result. Task t computes the rows
 // [t % row_blocks * block_rows, ...) of block_planes planes; in phases a gradient counts the rows of one phase.
 struct PoolPlan {
@@ -47,6 +57,7 @@ struct PoolPlan {
   const Window *rows, *columns;                   // the taps of output row p, column q
   const Covering *row_outputs, *column_outputs;   // the outputs that cover input row h, column w
   const int64_t *row_divisors, *column_divisors;  // average: divisor(p, q) is their product
+  const AxisClaims *row_claims, *column_claims;   // max_gradient, gathered directly: of input row h, column w
   const int64_t* offsets;                         // of byte winners from the start of their window, in positions
 
   const int32_t* starts;  // of the windows in a block of small planes, in positions; else null

@@ -4,6 +4,7 @@
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
 #include "pool2d_kernels.h"
+#include "pool2d_max_gradient.h"
 #include "pool2d_phases.h"
 #include "pool2d_planes.h"
 #include "pool2d_scatter.h"
