@@ -47,7 +47,8 @@ AVG_CASES = {
 }
 
 
-# Rows long enough to be split into the phases of their stride, some of them in several parts: (shape, windows).
+# Rows long enough to be split into the phases of their stride, some of them in several parts, and rows of several
+# vectors or less than one, of which tasks have several planes: (shape, windows).
 LONG_ROWS = {
     "stride-1": ((2, 3, 6, 33), dict(kernel_size=3, stride=1, padding=1)),
     "stride-2": ((3, 5, 9, 67), dict(kernel_size=3, stride=2)),
@@ -57,6 +58,11 @@ LONG_ROWS = {
     "ceil-mode": ((2, 2, 10, 60), dict(kernel_size=3, stride=2, ceil_mode=True)),
     "rows-in-parts": ((1, 2, 150, 131), dict(kernel_size=3, stride=2, padding=1)),
     "few-channels": ((2, 3, 12, 53), dict(kernel_size=2, stride=2)),
+    "many-planes": ((3, 50, 13, 13), dict(kernel_size=3, stride=2)),
+    "many-planes-padding": ((2, 70, 10, 17), dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
+    "many-planes-stride-1": ((2, 40, 9, 18), dict(kernel_size=3, stride=1, padding=1)),
+    "many-planes-even-kernel": ((2, 40, 5, 33), dict(kernel_size=2, stride=2, padding=1)),
+    "many-planes-even-kernel-stride-1": ((2, 40, 9, 16), dict(kernel_size=2, stride=1)),
 }
 
 

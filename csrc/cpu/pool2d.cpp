@@ -153,8 +153,8 @@ struct Call {
         plan.column_claims = column_claims.data();
         return run(byte_winners ? forms.gather : forms.gather_wide, plan_direct(plan, element_bytes));
       }
-      const int64_t scratch_bytes = byte_winners ? plan_phases(plan, real_bytes()) : -1;
-      if (scratch_bytes >= 0) return run(forms.gather_in_phases, scratch_bytes);
+      const int64_t scratch_bytes = plan_strips(plan, real_bytes());
+      if (scratch_bytes >= 0) return run(forms.gather_in_strips, scratch_bytes);
     }
     scatter(byte_winners ? forms.scatter : forms.scatter_wide);
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 
+#include "isa.h"
 #include "pool2d_plan.h"
 #include "tasks.h"
 #include "tensor.h"
@@ -14,6 +15,11 @@ namespace tmc {
 constexpr int64_t kDirectBytes = 256 * 1024, kPhaseBytes = 32 * 1024;
 // What rows cost to split pays off from these lengths of a phase on, measured on Zen 5 with AVX-512.
 constexpr int64_t kLeastPhase = 24, kLeastPhaseGradient = 12;
+// strips: on shorter rows scattering is as fast, on 7 x 7 planes or, without masks, where outputs are few (stride 2;
+// Zen 5: 13 x 13 planes, windows of 3 x 3, take 0.8 of the time with AVX-512 and 1.6 of it with AVX2).
+inline int64_t least_strip(const PoolAxis& axis) {
+  return isa() == Isa::avx512 || axis.stride == 1 ? 8 : 32;
+}
 // A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
 // where that many windows cover one, or where there is but one output for so many positions.
 constexpr int64_t kMostGathered = 64, kMostPositions = 16;
@@ -69,8 +75,7 @@ inline int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
     if (is_adaptive(axis) || axis.stride > kMaxPhases || axis.kernel * axis.dilation > kMaxSpan) return -1;
   plan.phase_rows = phase_axis(shape.h);
   plan.phase_columns = phase_axis(shape.w);
-  const bool is_average_gradient = plan.gradient && plan.winners == nullptr;
-  if (plan.phase_columns.length < (is_average_gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;
+  if (plan.phase_columns.length < (plan.gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;
   plan.planes = plan.channels_last ? shape.n : shape.n * shape.c;
   plan.result_rows = plan.gradient ? plan.phase_rows.held : shape.h.out;
   plan.block_planes = std::min<int64_t>(plan.planes, 64);
@@ -84,6 +89,31 @@ inline int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
   while (plan.block_rows > 1 && is_too_large()) plan.block_rows = halved(plan.block_rows);
   const int64_t bytes = phase_scratch_bytes(plan, real_bytes);
   return bytes <= kDirectBytes ? bytes : -1;
+}
+
+inline int64_t strip_scratch_bytes(const PoolPlan& plan, int64_t real_bytes) {
+  const PoolAxis &h = plan.shape.h, &w = plan.shape.w;
+  const int64_t taps = (w.in + kPlanes) * w.kernel * ceil_div(w.kernel, w.stride);
+  const int64_t rows = ceil_div(plan.block_rows + h.kernel - 1, h.stride);
+  return taps + (rows * w.out + 2 * kStripSlack) * (real_bytes + 1);
+}
+
+inline int64_t plan_strips(PoolPlan& plan, int64_t real_bytes) {
+  const PoolAxis &h = plan.shape.h, &w = plan.shape.w;
+  const bool is_square = h.kernel == w.kernel && h.stride == w.stride && h.dilation == 1 && w.dilation == 1;
+  const bool is_usual = (w.kernel == 2 || w.kernel == 3) && (w.stride == 1 || w.stride == 2);
+  if (plan.channels_last || !is_square || !is_usual || w.in < least_strip(w)) return -1;
+  plan.planes = plan.shape.n * plan.shape.c;
+  plan.result_rows = plan.block_rows = h.in;
+  plan.block_planes = std::min<int64_t>(plan.planes, 64);
+  const auto has_few_tasks = [&] {
+    return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows) <
+           torch::stable::get_num_threads();
+  };
+  while (plan.block_planes > 1 && has_few_tasks()) plan.block_planes = halved(plan.block_planes);
+  while (plan.block_rows > 1 && (strip_scratch_bytes(plan, real_bytes) > kPhaseBytes || has_few_tasks()))
+    plan.block_rows = halved(plan.block_rows);
+  return strip_scratch_bytes(plan, real_bytes);
 }
 
 inline int64_t plan_whole(PoolPlan& plan) {

@@ -14,7 +14,8 @@ namespace {
 template <class T, class Winner>
 inline void add_won(const Winner* winners, Winner tap, const T* gradient, int64_t count, Lanes<accumulate_t<T>>& sum) {
   using Real = accumulate_t<T>;
-  add_where<Real>(load_winners<Real>(winners, count), tap, load(gradient, count), sum);
+  const auto winner = load_winners<Real>(winners, count);
+  add_where<Real>(winner, Vector<Winner, kLanes<Real>>{} + tap, load(gradient, count), sum);
 }
 // In half precision: the bits of the gradients, or of +0, which changes no sum that began at +0.
 template <class T>

@@ -70,24 +70,6 @@ KERNEL void collect_lanes(const PhaseTap<Real>* taps, int64_t count, const Real*
   }
 }
 
-// eq. 8: the same, of the outputs whose winner is the tap.
-template <class Real>
-KERNEL void collect_maxima(const PhaseTap<Real>* taps, int64_t count, const Real* gradients, const uint8_t* winners,
-                           Real* result, Range lanes) {
-  constexpr int64_t kCount = kLanes<Real>;
-  for (int64_t x = lanes.begin; x < lanes.end; x += kUnrolled * kCount) {
-    Lanes<Real> sum[kUnrolled] = {};
-    for (int64_t t = 0; t < count; ++t) {
-      const int64_t from = x - taps[t].distance;
-      const uint8_t tap = static_cast<uint8_t>(taps[t].winner);
-      for (int v = 0; v < kUnrolled; ++v)
-        add_where<Real>(load_winners<Real>(winners + from + v * kCount, kCount), tap,
-                        load(gradients + from + v * kCount), sum[v]);
-    }
-    for (int v = 0; v < kUnrolled; ++v) store(sum[v], result + x + v * kCount);
-  }
-}
-
 // ---- The tasks: which lanes, from and to which rows of the tensors.
 
 template <class T, class Winner>
@@ -139,23 +121,6 @@ void average_gradient_in_phases(const PoolPlan& plan, int64_t number, char* scra
   });
   task.write_gradient([&](const PhaseTap<Real>* taps, int64_t count, Real* result, Range lanes) {
     collect_lanes(taps, count, task.image(0), result, lanes);
-  });
-}
-
-template <class T>
-void max_gradient_in_phases(const PoolPlan& plan, int64_t number, char* scratch) {
-  using Real = accumulate_t<T>;
-  const PhaseTask<T> task(plan, number, scratch);
-  const T* const grad_output = static_cast<const T*>(plan.source);
-  const uint8_t* const winners = static_cast<const uint8_t*>(plan.winners);
-  const int64_t numel = plan.planes * plan.shape.h.out * task.width;
-  uint8_t* const image = reinterpret_cast<uint8_t*>(task.image(1));
-  task.load_outputs([&](int64_t lane, int64_t, int64_t place) {
-    widen_row(grad_output + place, grad_output + numel, task.image(0) + lane, task.width);
-    copy_winners(winners + place, winners + numel, image + lane, task.width);
-  });
-  task.write_gradient([&](const PhaseTap<Real>* taps, int64_t count, Real* result, Range lanes) {
-    collect_maxima(taps, count, task.image(0), image, result, lanes);
   });
 }
 

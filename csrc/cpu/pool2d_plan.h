@@ -4,6 +4,7 @@
 //   phases   windows that slide by a small stride: pool2d_phases.h, vectors along the rows
 //   direct   any windows: pool2d_kernels.h, vectors along the channels
 //   whole    one window that is the whole contiguous plane: pool2d_whole.h
+//   strips   the gradient of max pooling alone, usual windows on contiguous planes: pool2d_strips.h, vectors along rows
 //   scatter  the gradient of max pooling alone, any windows: pool2d_scatter.h, one output at a time
 #pragma once
 #include "pool2d.h"
@@ -16,6 +17,9 @@ constexpr int64_t kPlanes = 16;
 
 // max_gradient, scattered: sums of so many bytes stay in the first-level cache when they are zeroed at once.
 constexpr int64_t kSmallPlane = 16 * 1024;
+
+// strips: what vectors may read before and past the outputs in scratch memory, in elements.
+constexpr int64_t kStripSlack = 64;
 
 // phases: the largest stride. From 3 on, elements would have to be split one at a time, and direct is faster.
 constexpr int64_t kMaxPhases = 2;
@@ -106,7 +110,7 @@ HOST_DEVICE PhaseImages phase_images(const PoolPlan& plan) {
   return images;
 }
 // Scratch memory: the list of taps, then the images. A forward op has one for each phase and one for the winners or
-// divisors of the outputs; a gradient has one for grad_output, one for winners or divisors, and one for each phase.
+// divisors of the outputs; a gradient has one for grad_output, one for divisors, and one for each phase.
 constexpr int64_t kPhaseTapBytes = 24;
 HOST_DEVICE int64_t phase_tap_bytes(const PoolShape& shape) {
   return ceil_div(window_taps(shape) * kPhaseTapBytes, 64) * 64;
@@ -125,7 +129,7 @@ struct PoolTasks {
   PoolTask average, average_gradient;
 };
 struct MaxGradients {
-  PoolTask gather, gather_wide, gather_in_phases, scatter, scatter_wide;
+  PoolTask gather, gather_wide, gather_in_strips, scatter, scatter_wide;
 };
 struct PoolForms {
   PoolTasks direct, phases, whole;

@@ -50,14 +50,6 @@ inline void divide_row(const From* from, Real row_divisor, const Real* divisors,
   });
 }
 
-// Whole vectors are written; `end` is where the memory read ends.
-template <class Winner>
-inline void copy_winners(const Winner* from, const Winner* end, Winner* to, int64_t size) {
-  constexpr int64_t kCount = kVectorBytes / static_cast<int64_t>(sizeof(Winner));
-  for (int64_t x = 0; x < size; x += kCount)
-    store_raw<Winner, kCount>(load_raw<Winner, kCount>(from + x, end - from - x < kCount ? end - from - x : kCount),
-                              to + x, kCount);
-}
 template <class Winner>
 inline void write_winners(const Winner* from, Winner* to, int64_t size) {
   constexpr int64_t kCount = kVectorBytes / static_cast<int64_t>(sizeof(Winner));

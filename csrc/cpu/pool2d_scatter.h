@@ -1,5 +1,5 @@
 // The gradient of max pooling: each output's gradient is added where its winner stands, in the order of the outputs.
-// That is one step for an output, where a gather (pool2d_max_gradient.h, pool2d_phases.h) asks every window that covers
+// That is one step for an output, where a gather (pool2d_max_gradient.h, pool2d_strips.h) asks every window that covers
 // a position, in vectors: pool2d_cut.h says which is faster when. A task owns whole planes, so sums have one order and
 // no other writer. Bound: the additions, one at a time; then memory.
 //

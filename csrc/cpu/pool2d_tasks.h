@@ -8,6 +8,7 @@
 #include "pool2d_phases.h"
 #include "pool2d_planes.h"
 #include "pool2d_scatter.h"
+#include "pool2d_strips.h"
 #include "pool2d_whole.h"
 
 namespace tmc {
@@ -126,7 +127,7 @@ constexpr PoolForms kForms = {
     {max_task<T, uint8_t>, max_task<T, int32_t>, average_task<T>, average_gradient_task<T>},
     {max_in_phases<T, uint8_t>, max_in_phases<T, int32_t>, average_in_phases<T>, average_gradient_in_phases<T>},
     {max_of_planes<T, uint8_t>, max_of_planes<T, int32_t>, average_of_planes<T>, average_gradient_of_planes<T>},
-    {max_gradient_task<T, uint8_t>, max_gradient_task<T, int32_t>, max_gradient_in_phases<T>, scatter_task<T, uint8_t>,
+    {max_gradient_task<T, uint8_t>, max_gradient_task<T, int32_t>, max_gradient_in_strips<T>, scatter_task<T, uint8_t>,
      scatter_task<T, int32_t>}};
 constexpr PoolKernels kKernels = {kForms<double>, kForms<float>, kForms<BFloat16>, kForms<Float16>};
 
