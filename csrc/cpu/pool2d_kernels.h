@@ -49,26 +49,29 @@ inline void with_counts(int64_t rows, int64_t columns, F body) {
 }
 
 // A channels_last image is read from front to back, by windows that start over in each row: too many small jumps for
-// the hardware to run ahead of (without this, max pooling and its gradient take up to 4 times as long). For each
-// position that is written this asks for its share of what is read, from row `first` on: one that is not needed yet.
+// the hardware to run ahead of (without this, max pooling and its gradient take up to 4 times as long). For all that is
+// written this asks for its share of what is read, from row `first` on: what is not needed yet, a few lines at a time,
+// as many more would keep what is needed waiting.
 class ReadAhead {
  public:
   template <class T>
-  ReadAhead(const PoolPlan& plan, const Rows<const T>& read, int64_t first)
+  ReadAhead(const PoolPlan& plan, const Rows<const T>& read, int64_t first, int64_t written_row)
       : from_(reinterpret_cast<const char*>(read.at(first, 0))) {
     const PoolShape& shape = plan.shape;
     const int64_t in = shape.h.in * shape.w.in, out = shape.h.out * shape.w.out;
-    if (plan.channels_last)
-      share_ = (plan.gradient ? out : in) * shape.c * static_cast<int64_t>(sizeof(T)) / (plan.gradient ? in : out);
+    if (!plan.channels_last) return;
+    share_ = kParts * (plan.gradient ? out : in) * static_cast<int64_t>(sizeof(T)) / (plan.gradient ? in : out);
+    asked_ = due_ = written_row * (plan.gradient ? shape.w.in : shape.w.out) * shape.c * share_;
   }
-  void operator()(int64_t written) const {
-    const char* from = from_ + written * share_;
-    for (int64_t byte = 0; byte < share_; byte += 64) __builtin_prefetch(from + byte, 0, 2);
+  void operator()(int64_t written) {
+    due_ += written * share_;
+    for (; asked_ < due_; asked_ += 64 * kParts) __builtin_prefetch(from_ + asked_ / kParts, 0, 2);
   }
 
  private:
+  static constexpr int64_t kParts = 64;  // of a byte
   const char* from_;
-  int64_t share_ = 0;
+  int64_t share_ = 0, due_ = 0, asked_ = 0;  // for an element written, for all so far, and what was asked for
 };
 
 // eq. 6 for output rows `p_range`; a window without a single input position gives -inf and its first tap.
@@ -78,11 +81,10 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
   const int64_t step = shape.w.dilation * input.channels, channels = input.channels;
-  const ReadAhead read_ahead(plan, input, shape.h.kernel);
+  ReadAhead read_ahead(plan, input, shape.h.kernel, p_range.begin);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
-      read_ahead(p * shape.w.out + q);
       const auto first_tap = [&](int64_t r) {
         return input.at(rows.start + r * shape.h.dilation, columns.start + columns.begin * shape.w.dilation);
       };
@@ -112,6 +114,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
           return max_by_bits<kVectors>(shape, rows, columns, first_tap(rows.begin) + c, next_row, step,
                                        output.at(p, q) + c, winners.at(p, q) + c);
         };
+        read_ahead(channels);
         int64_t c = 0;
         const auto rest = [&](int64_t end) {
           for (; c < end; c += kCount)
@@ -128,7 +131,10 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
         }
         rest(channels);
       } else {
-        for_channels<Real>(channels, max_by_lanes);
+        for_channels<Real>(channels, [&]<class Block, int kVectors>(int64_t c, int64_t count) {
+          read_ahead(kVectors * count);
+          max_by_lanes.template operator()<Block, kVectors>(c, count);
+        });
       }
     }
 }
@@ -138,14 +144,14 @@ template <class T>
 KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output) {
   using Real = accumulate_t<T>;
   const PoolShape& shape = plan.shape;
-  const ReadAhead read_ahead(plan, input, shape.h.kernel);
+  ReadAhead read_ahead(plan, input, shape.h.kernel, p_range.begin);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
       const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
-      read_ahead(p * shape.w.out + q);
       for_channels<T>(input.channels, [&]<class Block, int kBlocks>(int64_t c, int64_t count) {
         constexpr int64_t kCount = kLanesOf<Block, Real>;
+        read_ahead(kBlocks * count);
         Block sum[kBlocks] = {};
         for (int64_t r = rows.begin; r < rows.end; ++r) {
           const T* tap = input.at(rows.start + r, columns.start + columns.begin) + c;

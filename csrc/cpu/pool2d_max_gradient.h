@@ -93,13 +93,14 @@ KERNEL void max_gradient_rows(const PoolPlan& plan, Range h_range, Rows<const T>
   const PoolShape shape = plan.shape;
   const bool streams = plan.streams;
   const int64_t next_row = plan.row_outputs[0].last + 1;
-  const ReadAhead gradients_ahead(plan, grad_output, next_row), winners_ahead(plan, winners, next_row);
+  ReadAhead gradients_ahead(plan, grad_output, next_row, h_range.begin);
+  ReadAhead winners_ahead(plan, winners, next_row, h_range.begin);
   for (int64_t h = h_range.begin; h < h_range.end; ++h) {
     const AxisClaims rows = plan.row_claims[h];
     for (int64_t w = 0; w < shape.w.in; ++w) {
       const AxisClaims columns = plan.column_claims[w];
-      gradients_ahead(h * shape.w.in + w);
-      winners_ahead(h * shape.w.in + w);
+      gradients_ahead(shape.c);
+      winners_ahead(shape.c);
       with_counts(rows.count, columns.count, [&]<int kRows, int kColumns>() {
         collect_claims<kRows, kColumns>(rows, columns, grad_input.channels, grad_output.at(0, 0), winners.at(0, 0),
                                         streams, grad_input.at(h, w));
