@@ -51,17 +51,19 @@ inline void with_counts(int64_t rows, int64_t columns, F body) {
 // A channels_last image is read from front to back, by windows that start over in each row: too many small jumps for
 // the hardware to run ahead of (without this, max pooling and its gradient take up to 4 times as long). For all that is
 // written this asks for its share of what is read, from row `first` on: what is not needed yet, a few lines at a time,
-// as many more would keep what is needed waiting.
+// as many at once would keep what is needed waiting.
 class ReadAhead {
  public:
+  // Called `times` times for every element of the rows from `written_row` on.
   template <class T>
-  ReadAhead(const PoolPlan& plan, const Rows<const T>& read, int64_t first, int64_t written_row)
+  ReadAhead(const PoolPlan& plan, const Rows<const T>& read, int64_t first, int64_t written_row, int64_t times = 1)
       : from_(reinterpret_cast<const char*>(read.at(first, 0))) {
     const PoolShape& shape = plan.shape;
     const int64_t in = shape.h.in * shape.w.in, out = shape.h.out * shape.w.out;
     if (!plan.channels_last) return;
-    share_ = kParts * (plan.gradient ? out : in) * static_cast<int64_t>(sizeof(T)) / (plan.gradient ? in : out);
-    asked_ = due_ = written_row * (plan.gradient ? shape.w.in : shape.w.out) * shape.c * share_;
+    const int64_t read_size = plan.gradient ? out : in, written_size = plan.gradient ? in : out;
+    share_ = kParts * read_size * static_cast<int64_t>(sizeof(T)) / (written_size * times);
+    asked_ = due_ = written_row * (plan.gradient ? shape.w.in : shape.w.out) * shape.c * times * share_;
   }
   void operator()(int64_t written) {
     due_ += written * share_;
@@ -69,9 +71,9 @@ class ReadAhead {
   }
 
  private:
-  static constexpr int64_t kParts = 64;  // of a byte
+  static constexpr int64_t kParts = 4096;  // of a byte
   const char* from_;
-  int64_t share_ = 0, due_ = 0, asked_ = 0;  // for an element written, for all so far, and what was asked for
+  int64_t share_ = 0, due_ = 0, asked_ = 0;  // at a call, for an element; at all calls so far; and what was asked for
 };
 
 // eq. 6 for output rows `p_range`; a window without a single input position gives -inf and its first tap.
@@ -81,7 +83,8 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape& shape = plan.shape;
   const int64_t step = shape.w.dilation * input.channels, channels = input.channels;
-  ReadAhead read_ahead(plan, input, shape.h.kernel, p_range.begin);
+  constexpr bool kByLanes = sizeof(T) > 2 || sizeof(Winner) > 1;
+  ReadAhead read_ahead(plan, input, shape.h.kernel, p_range.begin, kByLanes ? shape.h.kernel : 1);
   for (int64_t p = p_range.begin; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
@@ -97,6 +100,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
         }
         for (int64_t r = rows.begin; r < rows.end; ++r) {
           const T* tap = first_tap(r) + c;
+          if constexpr (kByLanes) read_ahead(kVectors * count);
           IntegerLanes<Real> index =
               IntegerLanes<Real>{} + static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
           for (int64_t s = columns.begin; s < columns.end; ++s, index += 1, tap += step)
@@ -108,7 +112,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
           store_winners<Real>(winner[v], winners.at(p, q) + c + v * kCount, count);
         }
       };
-      if constexpr (sizeof(T) == 2 && sizeof(Winner) == 1) {
+      if constexpr (!kByLanes) {
         const int64_t next_row = shape.h.dilation * input.width * channels;
         const auto by_bits = [&]<int kVectors>(int64_t c) {
           return max_by_bits<kVectors>(shape, rows, columns, first_tap(rows.begin) + c, next_row, step,
@@ -131,10 +135,7 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
         }
         rest(channels);
       } else {
-        for_channels<Real>(channels, [&]<class Block, int kVectors>(int64_t c, int64_t count) {
-          read_ahead(kVectors * count);
-          max_by_lanes.template operator()<Block, kVectors>(c, count);
-        });
+        for_channels<Real>(channels, max_by_lanes);
       }
     }
 }

@@ -25,7 +25,7 @@ KERNEL void max_row_pairs(const PoolPlan& plan, Range p_range, Rows<const T> inp
   constexpr int64_t kCount = kLanes<Real>;
   const PoolShape shape = plan.shape;
   const int64_t step = shape.w.dilation * input.channels, down = shape.h.stride;
-  ReadAhead read_ahead(plan, input, shape.h.kernel + down, p_range.begin);
+  ReadAhead read_ahead(plan, input, shape.h.kernel + down, p_range.begin, (shape.h.kernel + down) / 2);
   for (int64_t p = p_range.begin; p < p_range.end; p += 2)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window upper = plan.rows[p], lower = plan.rows[p + 1], columns = plan.columns[q];
@@ -47,6 +47,7 @@ KERNEL void max_row_pairs(const PoolPlan& plan, Range p_range, Rows<const T> inp
         };
         const auto scan = [&](int64_t start, int64_t begin, int64_t end, Maxima& maxima) {
           for (int64_t r = begin; r < end; ++r) {
+            read_ahead(kVectors * count);
             const T* tap = input.at(start + r, columns.start + columns.begin * shape.w.dilation) + c;
             IntegerLanes<Real> index =
                 IntegerLanes<Real>{} + static_cast<Integer<Real>>(winner_of(shape, r, columns.begin));
@@ -61,7 +62,6 @@ KERNEL void max_row_pairs(const PoolPlan& plan, Range p_range, Rows<const T> inp
             store_winners<Real>(maxima.winner[v], winners.at(row, q) + c + v * kCount, count);
           }
         };
-        read_ahead(2 * kVectors * count);
         Maxima shared = first(lower), whole = first(upper);
         scan(lower.start, lower.begin, lower_stop, shared);
         scan(upper.start, upper.begin, upper_stop, whole);
