@@ -9,11 +9,11 @@ namespace tmc {
 
 // A chunk's maps fit into the second-level cache of a core and its share of the third; but since every chunk streams
 // the weights through them, and in backward adds a partial grad_weight, they should also be several times larger than
-// the weights. The number of images depends on the shape of one image alone, and so do the bits of grad_weight. 1 to 8
-// MiB and 2 to 8 times the weights are within 2 % of each other on AlexNet's stages (Zen 5, batch 32, one thread); the
-// whole batch at once costs forward 3 % more, one time the weights costs backward 3 % more.
+// the weights. The number of images depends on the shape of one image alone, and so do the bits of grad_weight. 2 to 8
+// MiB are within 2 % of each other on AlexNet's stages; 4 times the weights instead of 8 cost the second one's backward
+// 3 %, the whole batch at once costs forward 3 % (Zen 5, batch 32, one thread).
 inline int64_t images_in_chunk(const ConvActPool2dShape& shape, int64_t element_size) {
-  constexpr int64_t kMapBytes = 2 << 20, kMapsOfWeight = 4;
+  constexpr int64_t kMapBytes = 2 << 20, kMapsOfWeight = 8;
   const Conv2dShape& conv = shape.conv;
   const int64_t map = conv.k * conv.p * conv.q * element_size;
   const int64_t weight = conv.k * channels_per_group(conv) * conv.r * conv.s * element_size;
