@@ -158,14 +158,17 @@ def test_max_ties_nan_and_infinity(dtype, device):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_max_of_special_values_in_some_channels(layout, dtype, device):
-    """Vectors of channels with a NaN stand beside vectors without; a zero keeps its sign."""
+    """Vectors of channels, and rows, with a NaN stand beside others without; a zero keeps its sign."""
     values = torch.tensor([-0.0, 0.0, -0.0, 0.0, -1.0, 6e-8, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
     generator = torch.Generator().manual_seed(7)
-    kinds = torch.randint(0, 9, (2, 150, 6, 7), generator=generator)
+    kinds = torch.randint(0, 9, (3, 150, 9, 7), generator=generator)
     kinds[:, :70] = kinds[:, :70].clamp(max=3)  # of zeros alone
     kinds[1, 90:] = kinds[1, 90:].clamp(max=7)
+    kinds[2] = kinds[2].clamp(min=3, max=7)  # ordinary, but for two rows
+    kinds[2, 33, 5, 2], kinds[2, 140, 8, 6] = 0, 8
     images = values[kinds].to(device, dtype).contiguous(memory_format=layout)
-    for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1)):
+    apart = dict(kernel_size=2, stride=1, dilation=3, padding=1)
+    for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1), apart):
         output, indices = F.max_pool2d(images, **arguments, return_indices=True)
         wanted, wanted_indices = torch_F.max_pool2d(images, **arguments, return_indices=True)
         assert torch.equal(indices, wanted_indices)

@@ -23,9 +23,11 @@ inline int64_t least_strip(const PoolAxis& axis) {
 // A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
 // where that many windows cover one, or where there is but one output for so many positions.
 constexpr int64_t kMostGathered = 64, kMostPositions = 16;
-constexpr int64_t kMaxSpan = 256;  // of a window: beyond, a part would consist of the rows around it
+// Vectors of keys (pool2d_max_keys.h) reach past the last.
+constexpr int64_t kKeySlack = 256;
+constexpr int64_t kMaxPhaseSpan = 256;  // of a window: beyond, a part would consist of the rows around it
 
-// Scratch memory of a task in direct form: its interleaved planes, and the quotients of an average's gradient.
+// Scratch memory of a task in direct form: its interleaved planes, the quotients of an average's gradient, and keys.
 inline int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes) {
   const PoolShape& shape = plan.shape;
   int64_t source_rows = 0;
@@ -38,15 +40,32 @@ inline int64_t direct_scratch_bytes(const PoolPlan& plan, int64_t element_bytes)
   const int64_t channels = plan.channels_last ? shape.c : kPlanes;
   const bool has_quotients = plan.gradient && plan.winners == nullptr;
   const int64_t quotient_bytes = has_quotients ? out_rows * shape.w.out * channels * int64_t{sizeof(double)} : 0;
-  if (plan.channels_last) return quotient_bytes;
+  const int64_t key_row_bytes = ceil_div(shape.w.in * channels * element_bytes, 64) * 64;
+  const int64_t key_bytes = plan.has_keys ? kernel_span(shape.h) * key_row_bytes + kKeySlack : 0;
+  if (plan.channels_last) return quotient_bytes + key_bytes;
   const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
   const int64_t alignment = 4 * 64;
-  return alignment + quotient_bytes +
+  return alignment + quotient_bytes + key_bytes +
          kPlanes * (in_rows * shape.w.in * element_bytes + out_rows * shape.w.out * (element_bytes + winner_bytes));
 }
 
 inline int64_t halved(int64_t size) {
   return ceil_div(size, 2);
+}
+
+// Whether the values of half precision that max pools are worth their keys: windows share them, and they come from
+// caches, or so often that what is done for each counts. Windows of 3 x 3 on channels_last images (Zen 5, 32 MB of L3):
+// with stride 2, keys take 0.8 to 0.9 of the time for inputs of 3 to 12 MB, but 1.25 for 51 MB, when nothing is read
+// while keys are written; with stride 1, 0.65 for 10 MB and 0.75 for 39 MB.
+inline bool has_worthwhile_keys(const PoolPlan& plan, int64_t element_bytes) {
+  constexpr int64_t kCachedBytes = 16 << 20, kOften = 4;
+  const PoolShape& shape = plan.shape;
+  const int64_t taps = window_taps(shape), positions = shape.h.in * shape.w.in;
+  const bool is_max = !plan.gradient && plan.winners != nullptr;
+  if (!is_max || element_bytes != 2 || taps > kMaxByteTaps || kernel_span(shape.h) > kMaxSpan) return false;
+  const int64_t reads = taps * shape.h.out * shape.w.out;
+  const bool is_cached = !plan.channels_last || shape.n * shape.c * positions * element_bytes <= kCachedBytes;
+  return reads > kOften * positions || (reads > positions && is_cached);
 }
 
 // Each of these completes the plan and returns the bytes of scratch memory that a task needs, or -1 if the form does
@@ -55,6 +74,9 @@ inline int64_t plan_direct(PoolPlan& plan, int64_t element_bytes) {
   plan.planes = plan.channels_last ? plan.shape.n : plan.shape.n * plan.shape.c;
   plan.result_rows = plan.gradient ? plan.shape.h.in : plan.shape.h.out;
   plan.block_planes = plan.channels_last ? 1 : kPlanes;
+  plan.has_keys = has_worthwhile_keys(plan, element_bytes);
+  plan.block_rows = 1;
+  plan.has_keys = plan.has_keys && direct_scratch_bytes(plan, element_bytes) <= kDirectBytes;
   plan.block_rows = plan.result_rows;
   const auto tasks = [&] {
     return ceil_div(plan.planes, plan.block_planes) * ceil_div(plan.result_rows, plan.block_rows);
@@ -72,7 +94,7 @@ inline int64_t plan_phases(PoolPlan& plan, int64_t real_bytes) {
   const PoolShape& shape = plan.shape;
   if (plan.channels_last && shape.c >= kPlanes) return -1;
   for (const PoolAxis& axis : {shape.h, shape.w})
-    if (is_adaptive(axis) || axis.stride > kMaxPhases || axis.kernel * axis.dilation > kMaxSpan) return -1;
+    if (is_adaptive(axis) || axis.stride > kMaxPhases || axis.kernel * axis.dilation > kMaxPhaseSpan) return -1;
   plan.phase_rows = phase_axis(shape.h);
   plan.phase_columns = phase_axis(shape.w);
   if (plan.phase_columns.length < (plan.gradient ? kLeastPhaseGradient : kLeastPhase)) return -1;

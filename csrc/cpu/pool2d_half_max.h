@@ -51,13 +51,16 @@ inline void take_if_larger(HalfBits value, HalfBits winner, HalfMaximum& best) {
   best.largest = larger(magnitude, best.largest);
 }
 
-template <class T>
-inline bool holds_nan(HalfKeys largest) {
-  const HalfKeys is_nan = largest > kHalfInfinity<T>;
-  const auto words = bits_as<Vector<int64_t, kVectorBytes / 8>>(is_nan);
-  int64_t any = 0;
-  for (int64_t lane = 0; lane < kVectorBytes / 8; ++lane) any |= words[lane];
-  return any != 0;
+// Of lanes that are -1 or 0.
+inline bool any(HalfKeys lanes) {
+#if defined(__AVX512F__)
+  return _mm512_movepi16_mask(bits_as<__m512i>(lanes)) != 0;
+#else
+  const auto words = bits_as<Vector<int64_t, kVectorBytes / 8>>(lanes);
+  int64_t found = 0;
+  for (int64_t word = 0; word < kVectorBytes / 8; ++word) found |= words[word];
+  return found != 0;
+#endif
 }
 
 // eq. 6 for kVectors * kHalfLanes channels of one output, from the first tap inside the input on; false, and nothing
@@ -77,9 +80,8 @@ inline bool max_by_bits(const PoolShape& shape, const Window& rows, const Window
       for (int v = 0; v < kVectors; ++v)
         take_if_larger(load_raw<uint16_t, kHalfLanes>(from + v * kHalfLanes, kHalfLanes), index, best[v]);
   }
-  bool has_nan = false;
-  for (const HalfMaximum& vector : best) has_nan |= holds_nan<T>(vector.largest);
-  if (has_nan) return false;
+  for (const HalfMaximum& vector : best)
+    if (any(vector.largest > kHalfInfinity<T>)) return false;
   for (int v = 0; v < kVectors; ++v) {
     store_raw<uint16_t, kHalfLanes>(best[v].value, output + v * kHalfLanes, kHalfLanes);
     store_raw<uint8_t, kHalfLanes>(resize<Vector<uint8_t, kHalfLanes>>(best[v].winner), winners + v * kHalfLanes,

@@ -21,6 +21,12 @@ constexpr int64_t kSmallPlane = 16 * 1024;
 // strips: what vectors may read before and past the outputs in scratch memory, in elements.
 constexpr int64_t kStripSlack = 64;
 
+// max by keys: the most rows that a window may span.
+constexpr int64_t kMaxSpan = 256;
+HOST_DEVICE int64_t kernel_span(const PoolAxis& axis) {
+  return (axis.kernel - 1) * axis.dilation + 1;
+}
+
 // phases: the largest stride. From 3 on, elements would have to be split one at a time, and direct is faster.
 constexpr int64_t kMaxPhases = 2;
 
@@ -52,7 +58,8 @@ struct AxisClaims {
 struct PoolPlan {
   PoolShape shape;
   bool channels_last, gradient;
-  bool streams;  // direct, of channels_last: whether a gradient is written past the caches
+  bool streams;   // direct, of channels_last: whether a gradient is written past the caches
+  bool has_keys;  // direct, of half precision: whether maxima are found by keys (pool2d_max_keys.h)
   int64_t result_rows, row_blocks, block_rows;
   int64_t planes, block_planes;  // a channels_last sample counts as one plane
   PhaseAxis phase_rows, phase_columns;

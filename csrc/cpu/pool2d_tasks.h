@@ -5,6 +5,7 @@
 #pragma once
 #include "pool2d_kernels.h"
 #include "pool2d_max_gradient.h"
+#include "pool2d_max_keys.h"
 #include "pool2d_max_pairs.h"
 #include "pool2d_phases.h"
 #include "pool2d_planes.h"
@@ -80,12 +81,20 @@ void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const Rows<const T> input_rows = read(plan, part, input, scratch);
   const Rows<T> output_rows = place(plan, part, output, scratch);
   const Rows<Winner> winner_rows = place(plan, part, winners, scratch);
-  int64_t paired = part.rows.begin;
-  if constexpr (sizeof(T) > 2) {
-    if (shares_half(plan.shape.h)) paired += part.rows.size() / 2 * 2;
-    max_row_pairs(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
+  if constexpr (sizeof(T) == 2 && sizeof(Winner) == 1) {
+    if (plan.has_keys) {
+      max_rows_by_keys(plan, part.rows, input_rows, output_rows, winner_rows, reinterpret_cast<int16_t*>(scratch));
+    } else {
+      max_rows(plan, part.rows, input_rows, output_rows, winner_rows);
+    }
+  } else {
+    int64_t paired = part.rows.begin;
+    if constexpr (sizeof(T) > 2) {
+      if (shares_half(plan.shape.h)) paired += part.rows.size() / 2 * 2;
+      max_row_pairs(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
+    }
+    max_rows(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
   }
-  max_rows(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
   write(plan, part, output_rows, output);
   write(plan, part, winner_rows, winners);
 }
