@@ -13,7 +13,7 @@ import torch_manual_conv as tmc
 import torch_manual_conv.functional as F
 
 # name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats. Half
-# types have tiles of 7 x 7 outputs for 3 x 3 taps, and of 5 x 5 outputs for 5 x 5, where these make fewer products.
+# types have tiles of 7 x 7 outputs for 3 x 3 taps, and of 5 x 5 or 7 x 7 for 5 x 5, where these make fewer products.
 CASES = {
     "one-tile": ((1, 5, 5, 5), (4, 5, 3, 3), dict()),
     "odd": ((3, 33, 13, 10), (35, 33, 3, 3), dict(padding=1)),
@@ -30,7 +30,8 @@ CASES = {
     "wide": ((1, 2, 4, 400), (3, 2, 3, 3), dict(padding=1)),
     "more-filters-than-a-part": ((1, 5, 6, 6), (150, 5, 3, 3), dict(padding=1)),
     "tiles-of-seven": ((3, 19, 20, 15), (35, 19, 3, 3), dict(padding=1)),
-    "tiles-of-five": ((2, 17, 23, 16), (33, 17, 5, 5), dict(padding=2)),
+    "tiles-of-five": ((2, 17, 9, 10), (33, 17, 5, 5), dict(padding=2)),
+    "eleven-points": ((2, 17, 27, 16), (33, 17, 5, 5), dict(padding=2)),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -19,9 +19,11 @@ const WinogradKernelTable& kernels_for_this_cpu() {
   return winograd_kernels_base;
 }
 
-// Whether a relative error of 5e-6 (eq. 28, nine points) is far below the rounding that the caller has asked for.
-bool is_coarse(const Conv2dProblem& problem) {
-  return problem.dtype == DType::bfloat16 || problem.dtype == DType::float16 || problem.precision != Precision::highest;
+// Whether these points' relative error (eq. 28), 5e-6 for nine and 3e-5 for eleven, is far below the rounding that the
+// caller has asked for.
+bool suffices(const WinogradKernels& kernels, const Conv2dProblem& problem) {
+  const bool half = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16;
+  return kernels.points() == 5 || half || (kernels.points() == 9 && problem.precision != Precision::highest);
 }
 
 // Products along one axis, each of which replaces a whole sum of eq. 1 over `taps` for one output. At infinity, a block
@@ -64,9 +66,8 @@ void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
 const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem) {
   const WinogradKernelTable& table = kernels_for_this_cpu();
   const WinogradKernels* best = &table[0];
-  if (!is_coarse(problem)) return *best;
   for (const WinogradKernels& kernels : table)
-    if (kernels.taps == problem.shape.r && kernels.taps == problem.shape.s &&
+    if (suffices(kernels, problem) && kernels.taps == problem.shape.r && kernels.taps == problem.shape.s &&
         products(kernels, pass, problem.shape) < products(*best, pass, problem.shape))
       best = &kernels;
   return *best;

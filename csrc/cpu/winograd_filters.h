@@ -11,14 +11,14 @@
 namespace tmc {
 namespace {
 
-// What they are made in: the error of nine points leaves nothing to gain by double.
+// What they are made in: the error of more points leaves nothing to gain by double.
 template <int kPoints>
 struct FilterRealType {
-  using type = double;
+  using type = float;
 };
 template <>
-struct FilterRealType<9> {
-  using type = float;
+struct FilterRealType<5> {
+  using type = double;
 };
 template <int kPoints>
 using FilterReal = typename FilterRealType<kPoints>::type;
@@ -93,7 +93,7 @@ void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s
     for (int64_t c = 0; c < channels; ++c, u += kWidth)
       for (int64_t k = 0; k < kWidth; k += kLanes<Real>) {
         const auto store_row = [&](int y, const auto& values) {
-#pragma GCC unroll 9
+#pragma GCC unroll 11
           for (int x = 0; x < kPoints; ++x) narrow<Real>(values[x], u + (y * kPoints + x) * plane + k);
         };
         transform<kTaps, kPoints, Lanes<Real>>([&](int y, int x) { return widen<Real>(taps[c][y * kTaps + x] + k); },
@@ -145,7 +145,7 @@ bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& gra
           [&](int y, int x) {
             const bool skipped = (y == kPoints - 1 && rows < kTaps) || (x == kPoints - 1 && columns < kTaps);
             const float* const from = u.data + (y * kPoints + x) * u.plane + k * u.tile + c;
-            if constexpr (kPoints == 9) __builtin_prefetch(from + u.tile);  // cf. fetch_next
+            if constexpr (kPoints > 5) __builtin_prefetch(from + u.tile);  // cf. fetch_next
             return skipped ? Lanes<Real>{} : widen<Real>(from);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },
@@ -187,6 +187,7 @@ constexpr WinogradKernels winograd_kernels() {
 }  // namespace
 }  // namespace tmc
 
-#define TMC_DEFINE_WINOGRAD_KERNELS(isa)                         \
-  const tmc::WinogradKernelTable tmc::winograd_kernels_##isa = { \
-      tmc::winograd_kernels<3, 3>(), tmc::winograd_kernels<7, 3>(), tmc::winograd_kernels<5, 5>()};
+#define TMC_DEFINE_WINOGRAD_KERNELS(isa)                                                           \
+  const tmc::WinogradKernelTable tmc::winograd_kernels_##isa = {                                   \
+      tmc::winograd_kernels<3, 3>(), tmc::winograd_kernels<7, 3>(), tmc::winograd_kernels<5, 5>(), \
+      tmc::winograd_kernels<7, 5>()};

@@ -1,8 +1,8 @@
 // The two-dimensional transforms of Winograd's convolution F(m x m, r x r) (eq. 28), a vector of channels, or of
 // filters, at a time: winograd_points.h along the columns, then along the rows.
 //
-// Bound: five points cost 10 instructions for each 5 values in or out, nine points 36 for each 9, on operands in L2:
-// together below a tenth of the time of the products for 64 channels and more.
+// Bound: five points cost 10 instructions for each 5 values in or out, nine points 36 for each 9, eleven 55 for each
+// 11, on operands in L2: together below a tenth of the time of the products for 64 channels and more.
 #pragma once
 #include "winograd_multiply.h"
 #include "winograd_points.h"
@@ -36,12 +36,12 @@ inline void transform(const Load& load, const Along& along, const StoreRow& stor
 // follows, and grad_weight is 1.2 times faster so (AlexNet in bfloat16, Zen 5); 25 it does follow.
 template <int kPoints, bool kToWrite>
 inline void fetch_next(const float* line) {
-  if constexpr (kPoints == 9) __builtin_prefetch(line + kLanes<float>, kToWrite);
+  if constexpr (kPoints > 5) __builtin_prefetch(line + kLanes<float>, kToWrite);
 }
 
 template <int kPoints>
 inline void store_points(const FloatLanes (&values)[kPoints], float* to, int64_t plane) {
-#pragma GCC unroll 9
+#pragma GCC unroll 11
   for (int x = 0; x < kPoints; ++x) {
     fetch_next<kPoints, true>(to + x * plane);
     store_lanes(values[x], to + x * plane);
