@@ -11,7 +11,7 @@
 //   F(3x3, 3x3)   5 x 5 points: 25 products where the sum of eq. 1 has 81, as accurate as float32. Kernels of any size
 //   F(7x7, 3x3)   9 x 9 points: 81 for 441; the error, 5e-6, is below what half types, or float32 in less than the
 //   F(5x5, 5x5)   highest precision, are rounded to: 81 for 625. For kernels of just this size
-//   F(7x7, 5x5)   11 x 11 points: 121 for 1225; the error, 3e-5, is below what half types are rounded to
+//   F(7x7, 5x5)   11 x 11 points: 121 for 1225; the error, 3e-5, is below what bfloat16 is rounded to
 //
 // A kernel of more than 3 x 3 taps is, for F(3x3, 3x3), a sum of blocks, block (i, j) holding the taps from (3i, 3j)
 // on. Since tiles are 3 pixels apart, block (i, j) of output tile (p, q) reads input tile (p + i, q + j): one transform

@@ -22,8 +22,8 @@ const WinogradKernelTable& kernels_for_this_cpu() {
 // Whether these points' relative error (eq. 28), 5e-6 for nine and 3e-5 for eleven, is far below the rounding that the
 // caller has asked for.
 bool suffices(const WinogradKernels& kernels, const Conv2dProblem& problem) {
-  const bool half = problem.dtype == DType::bfloat16 || problem.dtype == DType::float16;
-  return kernels.points() == 5 || half || (kernels.points() == 9 && problem.precision != Precision::highest);
+  if (kernels.points() == 5 || problem.dtype == DType::bfloat16) return true;
+  return kernels.points() == 9 && (problem.dtype == DType::float16 || problem.precision != Precision::highest);
 }
 
 // Products along one axis, each of which replaces a whole sum of eq. 1 over `taps` for one output. At infinity, a block
