@@ -20,8 +20,8 @@ namespace {
 constexpr int64_t kFilterPart = 192;
 
 // Tiles of a strip such that every thread has equally many strips.
-int64_t strip_tiles(int64_t tiles) {
-  const int64_t strips = round_up(std::max<int64_t>(1, ceil_div(tiles, kStripTiles)), workers_for(INT64_MAX));
+int64_t even_strips(int64_t tiles, int64_t of_strip) {
+  const int64_t strips = round_up(std::max<int64_t>(1, ceil_div(tiles, of_strip)), workers_for(INT64_MAX));
   return ceil_div(tiles, strips);
 }
 
@@ -35,7 +35,7 @@ void correlate_by_strips(const Correlation& correlation) {
   const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
-  const TileGrid grid(output, blocks, strip_tiles(correlation.tiles()));
+  const TileGrid grid(output, blocks, even_strips(correlation.tiles(), strip_tiles(kernels)));
   const int64_t channels = correlation.channels(), workers = workers_for(grid.strips());
   const int64_t part_panels = std::min(kFilterPart / kernels.width, filters.panels);
   const StripMemory sizes(grid, filters, channels, channels, part_panels * kernels.width);

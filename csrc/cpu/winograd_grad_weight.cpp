@@ -2,7 +2,7 @@
 //
 //   U[block, element] = sum over tiles of (A dy A^T)[tile, k] * (B^T d B)[tile + block, c],    grad_weight = G^T U G
 //
-// The sum is made in rounds of 96 or 192 tiles, of all images in order: first both transforms of the round, of which
+// The sum is made in rounds of 64 to 192 tiles, of all images in order: first both transforms of the round, of which
 // every thread makes those of some channels, then the products, each thread owning columns of U. So every element of U
 // is one sum in one order. A round adds to U once: 2 operations a tile for a float that is read from L3 and
 // written back. AlexNet's first layer is 48 rows of phases by 64 columns of filters: the other way round a quarter of
@@ -21,9 +21,13 @@ namespace tmc::winograd {
 namespace {
 
 // Short rounds leave both operands of a round in L3, long ones add to U less often, which matters where U is large. Of
-// 64, 96, 128 and 192 tiles on a Zen 5 core: AlexNet's second layer and ResNet's of 128 channels take 0.83 of the time
-// with 96, a U of 21 MB takes 1.07.
-constexpr int64_t kShortRound = 96, kLongRound = 192, kSumsOfShortRounds = 12 << 20;
+// 64, 96, 128 and 192 tiles on a Zen 5 core: on nine points AlexNet's second layer and ResNet's of 128 channels take
+// 0.83 of the time with 96, a U of 21 MB takes 1.07; on eleven points 64 take 0.9 of the time of 96.
+int64_t round_tiles(const WinogradKernels& kernels, int64_t sum_bytes) {
+  constexpr int64_t kSumsOfShortRounds = 12 << 20;
+  if (sum_bytes > kSumsOfShortRounds) return 192;
+  return kernels.points() == 11 ? 64 : 96;
+}
 
 // Best of 32 to 128 rows and all at once, on a Zen 5 core: AlexNet, forward and gradients, takes 2 to 3 % less time
 // than with all, which for 256 x 384 filters and channels take 32 MB, as much as L3 has. With fewer than the least, V
@@ -57,7 +61,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
   const int64_t c = round_up(grad_weight.c, turned ? lanes : width);
   const int64_t k = round_up(grad_output.c, turned ? width : lanes);
   const int64_t sum_bytes = elements * blocks.count() * k * c * static_cast<int64_t>(sizeof(float));
-  const TileGrid grid(grad_output, blocks, sum_bytes <= kSumsOfShortRounds ? kShortRound : kLongRound);
+  const TileGrid grid(grad_output, blocks, round_tiles(kernels, sum_bytes));
   const int64_t halo_rows = blocks.rows() - 1, halo_columns = blocks.columns() - 1;
 
   // Both operands of a round, in planes; then pixels for each worker.

@@ -166,9 +166,14 @@ class Filters {
   std::optional<Workspace> memory_;
 };
 
-// Tiles of a strip: best of 56, 84, 112 on a Zen 5 core over six layers of AlexNet and ResNet, by 1 to 5 %; and the
-// fewest that are worth a strip where threads need more of them.
-inline constexpr int64_t kStripTiles = 112, kLeastStripTiles = 28;
+// Tiles of a strip: best of 56, 84, 112 on a Zen 5 core over six layers of AlexNet and ResNet, by 1 to 5 %. On eleven
+// points a tile has half as many values again, and AlexNet's second layer takes 0.84 to 0.9 of the time so.
+inline int64_t strip_tiles(const WinogradKernels& kernels) {
+  return kernels.points() == 11 ? 64 : 112;
+}
+
+// The fewest that are worth a strip where threads need more of them.
+inline constexpr int64_t kLeastStripTiles = 28;
 
 // Up to so many tiles the transform of the filters takes about as long as their products, and is made on the way. On
 // nine points and more a filter has three times as many values: there 128 tiles, AlexNet's conv3 to conv5 at batch 32,
