@@ -6,6 +6,7 @@ other programs disturb least; with several threads, wall time; on a GPU, events 
 """
 
 import math
+import random
 import statistics
 import time
 from typing import NamedTuple
@@ -19,8 +20,9 @@ MOST_REPEATS = 1000
 def alternate(calls, rounds, device="cpu"):
     """Seconds of one call, `rounds` times for each of `calls` ({name: function}), taken in turns.
 
-    A function's result is dropped before the next call, so memory is allocated as in a training step: from what the
-    call before gave back.
+    The order changes with every round, since what one leaves in the caches helps or hinders the next. A function's
+    result is dropped before the next call, so memory is allocated as in a training step: from what the call before
+    gave back.
     """
     stopwatch = _cuda_seconds if torch.device(device).type == "cuda" else _cpu_seconds
     repeats = {}
@@ -28,9 +30,9 @@ def alternate(calls, rounds, device="cpu"):
         stopwatch(call, 1)  # touches code and memory
         repeats[name] = min(MOST_REPEATS, math.ceil(LEAST_SAMPLE / max(stopwatch(call, 1), 1e-9)))
     seconds = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            seconds[name].append(stopwatch(call, repeats[name]) / repeats[name])
+    for turn in range(rounds):
+        for name in random.Random(turn).sample(list(calls), len(calls)):
+            seconds[name].append(stopwatch(calls[name], repeats[name]) / repeats[name])
     return seconds
 
 
