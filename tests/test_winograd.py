@@ -13,7 +13,8 @@ import torch_manual_conv as tmc
 import torch_manual_conv.functional as F
 
 # name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats. Half
-# types have tiles of 7 x 7 outputs for 3 x 3 taps, and of 5 x 5 (in bfloat16 also 7 x 7) for 5 x 5, where these make fewer products.
+# types have tiles of 7 x 7 outputs for 3 x 3 taps, and of 5 x 5 (in bfloat16 also of 7 x 7) for 5 x 5, where these make
+# fewer products.
 CASES = {
     "one-tile": ((1, 5, 5, 5), (4, 5, 3, 3), dict()),
     "odd": ((3, 33, 13, 10), (35, 33, 3, 3), dict(padding=1)),
