@@ -127,7 +127,7 @@ int64_t images_at_once(const Filters& filters, const Image& output) {
   if (filters.ahead() || output.n == 0) return output.n;
   const int64_t tiles = ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
   const int64_t bytes = filters.kernels.elements() * tiles * filters.channels * static_cast<int64_t>(sizeof(float));
-  return ceil_div(output.n, ceil_div(output.n * bytes, kTransformed));
+  return ceil_div(output.n, std::max<int64_t>(1, ceil_div(output.n * bytes, kTransformed)));
 }
 
 }  // namespace
