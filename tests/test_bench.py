@@ -143,6 +143,15 @@ def test_work_of_a_convolution():
     assert name and reason
 
 
+def test_summary_tells_the_share_of_the_copy():
+    found = measured("sigmoid")
+    rate = report.value(found, found["seconds"][found["best"]["ours"]])  # GB/s
+    assert (
+        f"of the copy of a large array, 10.0 GB/s: geometric mean {rate / 10:.0%}, "
+        f"60 % and more in {int(rate >= 6)} of 1 rows"
+    ) in report.summary([found], RATES)
+
+
 # ---- Never a speed for a wrong result.
 
 
@@ -155,7 +164,7 @@ def test_a_wrong_result_gets_no_speed(broken, monkeypatch):
     assert not [name for name in found["seconds"] if name.startswith("ours")] and "ratio" not in found
     header, (row,) = report.speed_table([found])
     assert row[header.index("ours")] == row[header.index("ours c.l.")] == "WRONG"
-    assert any(line.startswith("WRONG: conv5 forward") for line in report.summary([found]))
+    assert any(line.startswith("WRONG: conv5 forward") for line in report.summary([found], RATES))
 
 
 def test_a_lost_channels_last_result_is_noticed(monkeypatch):

@@ -65,7 +65,7 @@ def compare(options, results):
                     results["records"].append(records[-1])
                 progress("")
                 for found in report.sections(records):
-                    report.show(*found)
+                    report.show(*found, rates)
 
 
 def wanted(options):

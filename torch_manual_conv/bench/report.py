@@ -108,8 +108,8 @@ def ways_table(records):
     return (["case", "pass", *header], rows) if rows else ([], [])
 
 
-def summary(records):
-    """Lines below a table: mean ratios, the worst case, which algorithm ran."""
+def summary(records, rates):
+    """Lines below a table: mean ratios, the worst case, the share of the machine's copy, which algorithm ran."""
     rated = [record for record in records if "ratio" in record]
     lines = []
     if rated:
@@ -131,6 +131,13 @@ def summary(records):
         core = [r["ratio"]["median"] for r in rated if r["group"] == "alexnet" and r["name"] != "conv1"]
         if core and len(core) < len(rated):
             lines.append(f"conv2 to conv5 alone: {number(geometric_mean(core))}")
+    moved = [value(r, r["seconds"][r["best"]["ours"]]) for r in rated if r["unit"] == "GB/s"]
+    if moved and rates:
+        copy = rates["copy"] / 1e9
+        lines.append(
+            f"of the copy of a large array, {number(copy)} GB/s: geometric mean {geometric_mean(moved) / copy:.0%}, "
+            f"60 % and more in {sum(rate >= 0.6 * copy for rate in moved)} of {len(moved)} rows"
+        )
     lines += [f"limit: {by}" for by in _in_order(records, "limit_by")]
     for name, reason in dict.fromkeys(tuple(record["algorithm"]) for record in records if "algorithm" in record):
         where = [f"{r['name']} {r['pass']}" for r in records if tuple(r.get("algorithm", ())) == (name, reason)]
@@ -150,11 +157,11 @@ def _in_order(records, key):
 # ---- Terminal.
 
 
-def show(key, records):
-    """Prints one section."""
+def show(key, records, rates):
+    """Prints one section; `rates` are what the machine reaches at most."""
     print(f"\n{title(key)}")
     _print_table(*speed_table(records))
-    for line in summary(records):
+    for line in summary(records, rates):
         print(f"  {line}")
     for about, (header, rows) in (
         ("ways to run it, channels_last", ways_table(records)),
@@ -209,9 +216,10 @@ def plain(header, rows):
 def markdown(results):
     """The whole run, for reading: benchmarks/results/<run>.md."""
     lines = [*origin(results), "", READING]
+    rates = {peaks["threads"]: peaks["rates"] for peaks in results["peaks"]}
     for key, records in sections(results["records"]):
         lines += ["", f"## {title(key)}", "", *markdown_table(*speed_table(records)), ""]
-        lines += [f"- {line}" for line in summary(records)]
+        lines += [f"- {line}" for line in summary(records, rates.get(records[0]["threads"]))]
         for about, (header, rows) in (
             ("Ways to run it, channels_last:", ways_table(records)),
             ("Memory, MB:", memory_table(records)),
