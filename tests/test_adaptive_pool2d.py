@@ -19,6 +19,7 @@ CASES = {
     "none-keeps-extent": ((2, 2, 5, 6), (None, 4)),
     "alexnet": ((1, 3, 13, 13), 6),
     "one-pixel": ((2, 3, 1, 1), 1),
+    "one-row-becomes-many": ((3, 8, 1, 3), (3, 2)),
     "many-channels": ((1, 37, 5, 4), (2, 3)),
     "global-longer-than-vectors": ((3, 7, 9, 15), 1),
     "global-many-planes": ((2, 21, 3, 3), 1),

@@ -90,8 +90,10 @@ void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
   } else {
     int64_t paired = part.rows.begin;
     if constexpr (sizeof(T) > 2) {
-      if (shares_half(plan.shape.h)) paired += part.rows.size() / 2 * 2;
-      max_row_pairs(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
+      if (shares_half(plan.shape.h)) {
+        paired += part.rows.size() / 2 * 2;
+        max_row_pairs(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
+      }
     }
     max_rows(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
   }
