@@ -77,6 +77,11 @@ def taps(arguments):
     return kernel_size**2 if isinstance(kernel_size, int) else kernel_size[0] * kernel_size[1]
 
 
+in_both_layouts = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
+
+
 @pytest.mark.parametrize("shape, arguments", MAX_CASES.values(), ids=MAX_CASES)
 def test_max_matches_torch(shape, arguments, dtype, device):
     check_op(
@@ -95,7 +100,7 @@ def test_avg_matches_torch(shape, arguments, dtype, device):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@in_both_layouts
 @pytest.mark.parametrize("shape, arguments", LONG_ROWS.values(), ids=LONG_ROWS)
 def test_long_rows_match_torch(shape, arguments, layout, dtype, device):
     """Values and gradients, with ties, infinities and NaN for max pooling."""
@@ -156,7 +161,7 @@ def test_max_ties_nan_and_infinity(dtype, device):
             )  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@in_both_layouts
 def test_max_of_special_values_in_some_channels(layout, dtype, device):
     """Vectors of channels, and rows, with a NaN stand beside others without; a zero keeps its sign."""
     values = torch.tensor([-0.0, 0.0, -0.0, 0.0, -1.0, 6e-8, torch.inf, -torch.inf, torch.nan], dtype=torch.float64)
@@ -174,6 +179,18 @@ def test_max_of_special_values_in_some_channels(layout, dtype, device):
         assert torch.equal(indices, wanted_indices)
         torch.testing.assert_close(output, wanted, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(output.signbit() | output.isnan(), wanted.signbit() | wanted.isnan())
+
+
+@in_both_layouts
+@pytest.mark.parametrize("channels", [1, 20])
+def test_windows_around_the_input(channels, layout, dtype, device):
+    """Dilated windows that step over the whole input: -inf, and their gradients go nowhere (torch's to another pixel,
+    or beyond the tensor)."""
+    x = torch.ones(2, channels, 12, 1, dtype=dtype, device=device).contiguous(memory_format=layout).requires_grad_()
+    y = F.max_pool2d(x, (1, 2), stride=1, padding=(0, 1), dilation=(1, 2))
+    assert torch.equal(y, torch.full_like(y, -torch.inf))
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, torch.zeros_like(x))
 
 
 def test_registration(device):

@@ -26,7 +26,8 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
         return_indices: also return where each maximum was found.
     Returns:
         [N, C, P, Q]; with return_indices a pair of it and the int64 positions h * W + w, of the same shape.
-        A NaN in a window wins; among equal values the first does.
+        A NaN in a window wins; among equal values the first does. A dilated window that steps over the whole input
+        gives -inf and has no gradient.
     Raises:
         RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
 
