@@ -30,6 +30,11 @@ AVG_CASES = {
     "odd-size": ((2, 2, 7, 5), dict(kernel_size=2)),
     "overlapping": ((2, 2, 9, 8), dict(kernel_size=3, stride=2)),
     "stride-over-kernel": ((1, 2, 11, 8), dict(kernel_size=2, stride=3)),
+    "stride-one": ((2, 37, 11, 6), dict(kernel_size=3, stride=1)),
+    "stride-one-padding-not-counted": (
+        (2, 20, 9, 7),
+        dict(kernel_size=3, stride=1, padding=1, count_include_pad=False),
+    ),
     "padding": ((2, 2, 6, 7), dict(kernel_size=3, stride=2, padding=1)),
     "padding-not-counted": ((2, 2, 6, 7), dict(kernel_size=3, stride=2, padding=1, count_include_pad=False)),
     "not-square": ((2, 3, 9, 8), dict(kernel_size=(3, 2), stride=(1, 2), padding=(1, 0))),
@@ -179,6 +184,19 @@ def test_max_of_special_values_in_some_channels(layout, dtype, device):
         assert torch.equal(indices, wanted_indices)
         torch.testing.assert_close(output, wanted, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(output.signbit() | output.isnan(), wanted.signbit() | wanted.isnan())
+
+
+@in_both_layouts
+@pytest.mark.parametrize("width", [6, 40])
+def test_averages_do_not_depend_on_their_neighbours(width, layout, dtype, device):
+    """Sums that rows of outputs share change no bit: each row alone gives the same."""
+    x = torch.randn(2, 70, 12, width, device=device).to(dtype).contiguous(memory_format=layout)
+    x[0, :, ::5], x[1, ::7] = -0.0, 1e-38
+    y = F.avg_pool2d(x, 3, stride=1, padding=(0, 1))
+    for row in range(10):
+        alone = F.avg_pool2d(x[:, :, row : row + 3].contiguous(memory_format=layout), 3, stride=1, padding=(0, 1))
+        assert torch.equal(y[:, :, row], alone[:, :, 0])
+        assert torch.equal(y[:, :, row].signbit(), alone[:, :, 0].signbit())
 
 
 @in_both_layouts

@@ -38,13 +38,14 @@ inline void for_channels(int64_t channels, F body) {
 }
 
 // body<rows, columns>(), or body<0, 0>() where the numbers are not those of windows whose stride is their size or half
-// of it: what is known when this is compiled needs no loop.
+// of it, or of 3 x 3 at a stride of 1: what is known when this is compiled needs no loop.
 template <class F>
 inline void with_counts(int64_t rows, int64_t columns, F body) {
   if (rows == 1 && columns == 1) return body.template operator()<1, 1>();
   if (rows == 1 && columns == 2) return body.template operator()<1, 2>();
   if (rows == 2 && columns == 1) return body.template operator()<2, 1>();
   if (rows == 2 && columns == 2) return body.template operator()<2, 2>();
+  if (rows == 3 && columns == 3) return body.template operator()<3, 3>();
   body.template operator()<0, 0>();
 }
 
@@ -140,13 +141,66 @@ KERNEL void max_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, R
     }
 }
 
+// Windows of three rows, one row apart: a row of the input is summed along itself once for the three rows of outputs
+// that hold it, kSharingRows of them at a time.
+constexpr int64_t kSharingRows = 4;
+inline bool shares_row_sums(const PoolAxis& axis) {
+  return axis.kernel == 3 && axis.stride == 1;
+}
+
+// eq. 7 for output rows [p, p + kSharingRows). A row beside the input adds the zero that sums begin with.
+template <class T>
+KERNEL void average_sharing_rows(const PoolPlan& plan, int64_t p, ReadAhead& read_ahead, Rows<const T> input,
+                                 Rows<T> output) {
+  using Real = accumulate_t<T>;
+  constexpr int64_t kInputRows = kSharingRows + 2;
+  const int64_t first = plan.rows[p].start, left = plan.shape.h.in - first;
+  const int64_t begin = first < 0 ? -first : 0, end = left < kInputRows ? left : kInputRows;
+  for (int64_t q = 0; q < plan.shape.w.out; ++q) {
+    const Window columns = plan.columns[q];
+    const int64_t column_count = columns.end - columns.begin;
+    Real divisors[kSharingRows];
+    for (int64_t i = 0; i < kSharingRows; ++i)
+      divisors[i] = static_cast<Real>(plan.row_divisors[p + i] * plan.column_divisors[q]);
+    const auto average = [&]<class Block, bool kInside>(int64_t c, int64_t count) {
+      Block row_sums[kInputRows];
+#pragma GCC unroll 6
+      for (int64_t r = 0; r < kInputRows; ++r) {
+        row_sums[r] = Block{};
+        if (!kInside && (r < begin || r >= end)) continue;
+        const T* tap = input.at(first + r, columns.start + columns.begin) + c;
+#pragma GCC unroll 3
+        for (int64_t s = 0; s < (kInside ? 3 : column_count); ++s, tap += input.channels)
+          row_sums[r] += load_block<Block>(tap, count);
+      }
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kSharingRows; ++i) {
+        Block sum = row_sums[i];
+        sum += row_sums[i + 1];
+        sum += row_sums[i + 2];
+        store_block(sum / divisors[i], output.at(p + i, q) + c, count);
+      }
+    };
+    const bool is_inside = begin == 0 && end == kInputRows && column_count == 3;
+    for_channels<T>(input.channels, [&]<class Block, int kBlocks>(int64_t c, int64_t count) {
+      read_ahead(kSharingRows * kBlocks * count);
+      for (const int64_t stop = c + kBlocks * count; c < stop; c += count)
+        is_inside ? average.template operator()<Block, true>(c, count)
+                  : average.template operator()<Block, false>(c, count);
+    });
+  }
+}
+
 // eq. 7 for output rows `p_range`.
 template <class T>
 KERNEL void average_rows(const PoolPlan& plan, Range p_range, Rows<const T> input, Rows<T> output) {
   using Real = accumulate_t<T>;
   const PoolShape& shape = plan.shape;
   ReadAhead read_ahead(plan, input, shape.h.kernel, p_range.begin);
-  for (int64_t p = p_range.begin; p < p_range.end; ++p)
+  int64_t p = p_range.begin;
+  if (shares_row_sums(shape.h))
+    for (; p + kSharingRows <= p_range.end; p += kSharingRows) average_sharing_rows(plan, p, read_ahead, input, output);
+  for (; p < p_range.end; ++p)
     for (int64_t q = 0; q < shape.w.out; ++q) {
       const Window rows = plan.rows[p], columns = plan.columns[q];
       const Real divisor = static_cast<Real>(plan.row_divisors[p] * plan.column_divisors[q]);
