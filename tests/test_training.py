@@ -177,6 +177,23 @@ def test_two_processes_train_as_one(tmp_path):
         assert two["history"][-1][key] == pytest.approx(one["history"][-1][key], rel=1e-9)
 
 
+def test_no_thread_of_a_process_group_is_left(tmp_path):
+    """One of gloo's that outlives the interpreter now and then aborts a process whose work is done."""
+    script = tmp_path / "threads.py"
+    script.write_text(f"""
+import sys
+from pathlib import Path
+from torch_manual_conv.training import cli
+assert cli.main({[*TINY, "--epochs", "1", "--out", str(tmp_path / "run")]}) == 0
+names = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+assert names and not any("gloo" in name for name in names), names
+""")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_metrics_are_json_lines(tmp_path):
     assert train(*TINY, "--epochs", 1, "--log-every", 3, "--out", tmp_path / "run") == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,5 +1,6 @@
 """The few places where a run differs when torchrun starts several processes of it."""
 
+import gc
 import os
 from contextlib import contextmanager
 
@@ -10,16 +11,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def process_group(device_type):
-    """Joins the other processes for the duration, if torchrun (which sets WORLD_SIZE) started us."""
+    """Joins the other processes for the duration, if torchrun (which sets WORLD_SIZE) started us.
+
+    Gloo's threads end with the last reference to the group. One of them that outlives Python's interpreter aborts the
+    process ("terminate called without an active exception"), so nothing may hold the group when this returns.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    from torch.distributed.nn import functional  # noqa: F401  imported later, its default arguments would hold the group
+
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
         yield
     finally:
+        gc.collect()  # DistributedDataParallel, which is part of cycles
         dist.destroy_process_group()
 
 
