@@ -40,6 +40,11 @@ inline AverageRule average_rule(const char* op, bool count_include_pad, std::opt
   return check_average_rule(op, count_include_pad, divisor_override ? &*divisor_override : nullptr);
 }
 
+// Sums are averages over a divisor of 1; a message must fit whoever asked for one.
+inline const char* average_name(std::optional<int64_t> divisor_override) {
+  return divisor_override == 1 ? "sum_pool2d = avg_pool2d(divisor_override=1)" : "avg_pool2d";
+}
+
 template <class Backend>
 struct Pool2dOps {
   static std::tuple<Tensor, Tensor> max_pool2d(Tensor input, IntList window, bool ceil_mode) {
@@ -70,7 +75,7 @@ struct Pool2dOps {
 
   static Tensor avg_pool2d(Tensor input, IntList window, bool ceil_mode, bool count_include_pad,
                            std::optional<int64_t> divisor_override) {
-    const char* op = "avg_pool2d";
+    const char* op = average_name(divisor_override);
     const PoolShape shape = pool2d_shape(op, sizes(input), average_arguments(op, window, ceil_mode));
     return Backend::average_pool(op, input, shape, average_rule(op, count_include_pad, divisor_override));
   }

@@ -1,5 +1,6 @@
-"""torch.compile, torch.export, torch.func, autocast and checkpoint see our functions as they see torch's."""
+"""torch.compile, torch.export, torch.jit.trace, torch.func, autocast and checkpoint see our functions as torch's."""
 
+import io
 import warnings
 
 import pytest
@@ -122,6 +123,19 @@ def test_model_exports():
     assert {"tmc.conv2d.default", "tmc.sigmoid.default", "tmc.max_pool2d.default"} <= names
     x = torch.randn(5, 3, 12, 11)
     torch.testing.assert_close(program.module()(x), theirs(x))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@every_function
+def test_traces_with_gradients(ours, theirs, tensors):
+    """torch.jit.trace writes down operators, not Functions, which it could neither save nor check."""
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(ours, tuple(t.clone().requires_grad_() for t in tensors)), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    torch.testing.assert_close(gradients(loaded, tensors), gradients(theirs, tensors))
+    larger = (torch.cat([tensors[0], tensors[0].cos()]), *tensors[1:])
+    torch.testing.assert_close(gradients(loaded, larger), gradients(theirs, larger))
 
 
 # ---- torch.func, without and with compile.

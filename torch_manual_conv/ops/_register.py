@@ -26,7 +26,7 @@ def two_doors(name, function, fake, batching):
     tensors = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)  # they come first
 
     def call(*args):
-        if is_compiling():
+        if is_compiling() or is_tracing():
             return op(*args)
         if in_functorch():
             return function.apply(*args)
@@ -73,6 +73,7 @@ def in_one_step(function, compute):
 
 # Names of its own for what every call asks: each dot in torch._C.x is a look-up.
 is_compiling = torch.compiler.is_compiling
+is_tracing = torch._C._is_tracing  # torch.jit.trace, which cannot save a graph that holds a Function
 is_grad_enabled = torch.is_grad_enabled
 any_requires_grad = torch._C._any_requires_grad
 BelowAutograd = torch._C._AutoDispatchBelowAutograd

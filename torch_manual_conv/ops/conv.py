@@ -143,6 +143,8 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
             raise RuntimeError(
                 f"{op}: padding must leave at least one output position, got {padding}: output size {size}"
             )
+        if torch.jit.is_tracing():  # then sizes are tensors, of which the tracer can pass no list to an operator
+            size = [int(extent) for extent in size]
         pads = [padding[0], after[0], padding[1], after[1]]
         output = conv2d_grad_input(
             input, weight, size, *packed(stride, pads, dilation, groups), float32_precision(input.is_cuda)

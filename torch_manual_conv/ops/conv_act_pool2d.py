@@ -85,7 +85,7 @@ def conv_act_pool2d(
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
-    keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad())
+    keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad() or torch.jit.is_tracing())
     return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
 
 

@@ -73,12 +73,16 @@ def avg_pool2d(
     Saves for backward: sizes only, no tensor.
     """
     op = "avg_pool2d"
+    divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
+    return _average(op, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor)
+
+
+def _average(op, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor):
     if in_compiled_forward_ad():
         return torch.nn.functional.avg_pool2d(
-            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
         )
     window = _window(op, kernel_size, stride, padding)
-    divisor = None if divisor_override is None else integer(op, "divisor_override", divisor_override)
     return batched(op, input, avg_pool2d_op, window, bool(ceil_mode), bool(count_include_pad), divisor)
 
 
@@ -96,4 +100,4 @@ def sum_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False):
     Equivalent to: torch.nn.functional.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override=1).
     Saves for backward: sizes only, no tensor.
     """
-    return avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override=1)
+    return _average("sum_pool2d", input, kernel_size, stride, padding, ceil_mode, True, 1)

@@ -208,9 +208,10 @@ def _max_pool2d_indices_fake(winners, input_size, window, ceil_mode):
 
 
 def _avg_pool2d_fake(input, window, ceil_mode, count_include_pad, divisor_override):
-    check_fake_pooled("avg_pool2d", input)
-    size = pool2d_output_size("avg_pool2d", input.shape[2:], window, ceil_mode, length=6)
-    _check_divisor("avg_pool2d", divisor_override)
+    op = "sum_pool2d = avg_pool2d(divisor_override=1)" if divisor_override == 1 else "avg_pool2d"
+    check_fake_pooled(op, input)
+    size = pool2d_output_size(op, input.shape[2:], window, ceil_mode, length=6)
+    _check_divisor(op, divisor_override)
     return empty_nchw(input, (*input.shape[:2], *size), is_channels_last(input))
 
 
