@@ -65,7 +65,7 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   m.def("conv2d_algorithms(Tensor input, Tensor weight, int[] geometry, SymInt groups, str precision='highest')"
         " -> str");
   // Prefers one algorithm wherever it can be used ("" lets the library choose again), for tests and comparisons. On the
-  // CPU: matrix_product, winograd, winograd_phases, depthwise; on CUDA: implicit_gemm, tensor_cores, wgmma.
+  // CPU: matrix_product, tile_product, direct, winograd, winograd_phases, depthwise; on CUDA: implicit_gemm, tensor_cores, wgmma.
   m.def("prefer_conv2d_algorithm(str name) -> ()");
 
   // Gives back the scratch memory that CPU kernels keep from one op to the next: at most 128 MB.

@@ -1,73 +1,63 @@
 """Convolution on AMX: emulated (amx_harness/build.py), and on the processor where it has AMX."""
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from amx_harness import cases
 from amx_harness.build import OBJECTS, ROOT, CannotEmulate, compile_driver, emulated_package, object_of
+from instruction_sets import run_on
 from test_determinism import EACH_ISA
 
-HERE = Path(__file__).parent
-CASES = HERE / "amx_harness/cases.py"
 SOURCE = "csrc/cpu/gemm_amx.cpp"
-
-
-def run_python(arguments, package):
-    # Where another algorithm would be chosen, too: the matrix product is what runs on AMX.
-    forced = {"TMC_CPU_ISA": "amx", "TMC_CONV2D_ALGORITHM": "matrix_product"}
-    environment = {**os.environ, **forced, "PYTHONPATH": str(package)}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=HERE)
+CASE = """
+import sys, torch
+from amx_harness import cases
+assert torch.ops.tmc.cpu_isa() == "amx"
+getattr(cases, sys.argv[1])(*sys.argv[2:])
+"""
 
 
 @pytest.fixture(scope="module", params=["emulated", "hardware"])
 def on_amx(request):
-    """Runs Python with arguments in a process in which our convolutions use AMX."""
+    """Runs a program in a process in which all our convolutions, but those in float64, use AMX."""
     package = ROOT
     if request.param == "emulated":
         try:
             package = emulated_package()
         except CannotEmulate as reason:
             pytest.skip(str(reason))
-    else:
-        child = run_python(["-c", "import torch, torch_manual_conv; torch.ops.tmc.cpu_isa()"], package)
-        if "this CPU supports at most" in child.stderr:
-            pytest.skip("this CPU has no AMX, or this process may not use it")
 
-    def run(*arguments):
-        child = run_python([str(a) for a in arguments], package)
-        assert child.returncode == 0, child.stderr + child.stdout
+    def run(program, *arguments):
+        run_on("amx", program, *arguments, package=package, TMC_CONV2D_ALGORITHM="tile_product")
 
     return run
 
 
 def test_every_convolution_of_the_instruction_set_test(on_amx):
-    on_amx("-c", EACH_ISA, "amx", HERE)
+    on_amx(EACH_ISA, "amx")
 
 
 def test_same_bits_for_any_number_of_threads(on_amx):
-    on_amx(CASES, "threads")
+    on_amx(CASE, "threads")
 
 
 @pytest.mark.parametrize("operands", cases.OPERANDS)
 def test_error_against_float64(on_amx, operands):
-    on_amx(CASES, "accuracy", operands)
+    on_amx(CASE, "accuracy", operands)
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 def test_infinity_and_nan(on_amx, value):
-    on_amx(CASES, "special_values", value)
+    on_amx(CASE, "special_values", value)
 
 
 def test_a_sample_has_its_bits_whatever_its_batch(on_amx):
-    on_amx(CASES, "batch")
+    on_amx(CASE, "batch")
 
 
 def test_extents_around_the_tiles(on_amx):
-    on_amx(CASES, "edges")
+    on_amx(CASE, "edges")
 
 
 # ---- The emulation itself, against what Intel's manual says of the instructions.

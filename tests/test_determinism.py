@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from checks import run
+from instruction_sets import INSTRUCTION_SETS, run_on
 
 import torch_manual_conv.functional as F
 
@@ -83,7 +84,6 @@ def run_with_ones(function, images, rest):
 # What each instruction set has to get right, in a process of its own: the choice is made once.
 EACH_ISA = """
 import sys, torch
-sys.path.insert(0, sys.argv[2])
 import torch.nn.functional as T
 import torch_manual_conv.functional as F
 from checks import check_values
@@ -113,18 +113,9 @@ for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
 """
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2", "avx512", "avx512_bf16", "amx"])
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_every_instruction_set(isa):
-    here = os.path.dirname(__file__)
-    child = subprocess.run(
-        [sys.executable, "-c", EACH_ISA, isa, here],
-        env={**os.environ, "TMC_CPU_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    if "this CPU supports at most" in child.stderr:
-        pytest.skip(f"this CPU has no {isa}")
-    assert child.returncode == 0, child.stderr
+    run_on(isa, EACH_ISA, isa)
 
 
 def test_unknown_instruction_set_is_rejected():

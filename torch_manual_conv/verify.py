@@ -176,7 +176,7 @@ def parse(argv):
     parser.add_argument("--case", nargs="+", default=[], metavar="CASE", help="only the cases of these names")
     parser.add_argument("--dtype", nargs="+", default=DTYPES, metavar="DTYPE", help=f"default: {' '.join(DTYPES)}")
     parser.add_argument("--device", nargs="+", default=[], metavar="DEVICE", help="cpu, cuda; default: what there is")
-    parser.add_argument("--isa", choices=("base", "avx2", "avx512"), help="CPU kernels to use; default: the best")
+    parser.add_argument("--isa", help="CPU kernels to use: base, avx2, avx512, avx512_bf16, amx; default: the best")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers; default: 0")
     parser.add_argument("--json", metavar="FILE", help="also write every comparison to FILE")
     options = parser.parse_args(argv)

@@ -45,6 +45,8 @@ void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const Pre
                     const std::optional<Tensor>& bias, Tensor& output) {
   switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight.weight, bias, output);
+    case Conv2dAlgorithm::tile_product:
+      return matrix_product::forward(problem, input, weight.weight, bias, output, MatrixUnit::amx);
     case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
     case Conv2dAlgorithm::direct: return direct::forward(problem, input, weight.weight, bias, output);
     case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight.weight, bias, output);
@@ -57,6 +59,8 @@ void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, 
   switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product:
       return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input);
+    case Conv2dAlgorithm::tile_product:
+      return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input, MatrixUnit::amx);
     case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
     case Conv2dAlgorithm::direct: return direct::grad_input(problem, grad_output, weight.weight, grad_input);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight.weight, grad_input);
@@ -68,6 +72,8 @@ void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output,
                         Tensor& grad_weight) {
   switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
     case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+    case Conv2dAlgorithm::tile_product:
+      return matrix_product::grad_weight(problem, grad_output, input, grad_weight, MatrixUnit::amx);
     case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::direct: return direct::grad_weight(problem, grad_output, input, grad_weight);
     case Conv2dAlgorithm::depthwise: return depthwise::grad_weight(problem, grad_output, input, grad_weight);
@@ -115,8 +121,11 @@ std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, Int
   for (const Conv2dPass pass : {Conv2dPass::forward, Conv2dPass::grad_input, Conv2dPass::grad_weight}) {
     const Conv2dChoice choice = choose_algorithm(pass, problem);
     lines += std::string(pass_name(pass)) + ": " + algorithm_name(choice.algorithm) + ": " + choice.reason;
-    if (choice.algorithm == Conv2dAlgorithm::matrix_product)
-      lines += std::string(" (") + gemm_kernels(problem.dtype, problem.precision).name + ")";
+    const bool tiles = choice.algorithm == Conv2dAlgorithm::tile_product;
+    if (tiles || choice.algorithm == Conv2dAlgorithm::matrix_product) {
+      const MatrixUnit unit = tiles ? MatrixUnit::amx : MatrixUnit::avx512_bf16;
+      lines += std::string(" (") + gemm_kernels(problem.dtype, problem.precision, unit).name + ")";
+    }
     lines += "\n";
   }
   return lines;

@@ -11,9 +11,9 @@
 namespace tmc {
 namespace {
 
-constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product, Conv2dAlgorithm::direct,
-                                           Conv2dAlgorithm::winograd, Conv2dAlgorithm::winograd_phases,
-                                           Conv2dAlgorithm::depthwise};
+constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product,  Conv2dAlgorithm::tile_product,
+                                           Conv2dAlgorithm::direct,          Conv2dAlgorithm::winograd,
+                                           Conv2dAlgorithm::winograd_phases, Conv2dAlgorithm::depthwise};
 constexpr int kNoPreference = -1;
 // Names of CUDA's algorithms (cuda/conv2d_plan.h), which no convolution on the CPU can be computed by.
 constexpr const char* kElsewhere[] = {"implicit_gemm", "tensor_cores", "wgmma"};
@@ -47,16 +47,32 @@ bool is_dense(const Conv2dShape& shape) {
   return shape.stride_h == 1 && shape.stride_w == 1 && shape.dilation_h == 1 && shape.dilation_w == 1;
 }
 
-// How many times the rate of float32's multiply-adds the matrix product of this problem has. On AMX even six bfloat16
-// products for one of full precision are 2.4 times as fast (docs/precision.md: calculated, not measured), which is more
-// than Winograd's algorithm saves, and more accurate. Beside AVX512-BF16's dot products Winograd was no faster where it
-// saves 2.4 (five points, AlexNet's conv3 to conv5 on Zen 5), and up to 1.4 times as fast where it saves 4.7 (nine).
+// One product of bfloat16 for each multiply-add: operands of bfloat16, or float32 that may be rounded to it.
+bool is_one_product(const Conv2dProblem& problem) {
+  return problem.dtype == DType::bfloat16 ||
+         (problem.dtype == DType::float32 && problem.precision == Precision::medium);
+}
+
+// AMX's tiles, measured on a server with AMX (Granite Rapids, AlexNet and ResNet-18, batch 32, 2026-11-30). In bfloat16
+// the tile product is 1.4 times as fast as what AVX512-BF16 offers. float32 as six products (or three) has half the
+// speed of AVX-512's Winograd and direct convolution, but for many channels whose windows share no pixels to speak of:
+// 1 x 1 kernels and strides. float16 was not measured there, nor was float32 rounded to bfloat16.
+bool tiles_pay(const Conv2dProblem& problem) {
+  constexpr int64_t kLeastChannels = 256;
+  if (matrix_unit() != MatrixUnit::amx) return false;
+  if (is_one_product(problem)) return true;
+  const Conv2dShape& shape = problem.shape;
+  return problem.dtype == DType::float32 &&
+         std::min(channels_per_group(shape), filters_per_group(shape)) >= kLeastChannels &&
+         (shape.r * shape.s == 1 || (shape.stride_h == 2 && shape.stride_w == 2));
+}
+
+// How many times the rate of float32's multiply-adds the matrix product of this problem has. Beside AVX512-BF16's dot
+// products Winograd was no faster where it saves 2.4 (five points, AlexNet's conv3 to conv5 on Zen 5), and up to 1.4
+// times as fast where it saves 4.7 (nine).
 double product_rate(const Conv2dProblem& problem) {
-  constexpr double kAmx = 100, kBFloat16Dots = 1.6;
-  if (matrix_unit() == MatrixUnit::amx && problem.dtype != DType::float64) return kAmx;
-  const bool bfloat16 =
-      problem.dtype == DType::bfloat16 || (problem.dtype == DType::float32 && problem.precision == Precision::medium);
-  return matrix_unit() == MatrixUnit::avx512_bf16 && bfloat16 ? kBFloat16Dots : 1;
+  constexpr double kBFloat16Dots = 1.6;
+  return matrix_unit() != MatrixUnit::none && is_one_product(problem) ? kBFloat16Dots : 1;
 }
 
 // `useful` is the share of the taps that are not zeros for filling up.
@@ -109,6 +125,7 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
 bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
   switch (algorithm) {
     case Conv2dAlgorithm::winograd: return problem.dtype != DType::float64 && is_dense(problem.shape);
+    case Conv2dAlgorithm::tile_product: return matrix_unit() == MatrixUnit::amx && problem.dtype != DType::float64;
     case Conv2dAlgorithm::direct: return direct::can_compute(problem);
     case Conv2dAlgorithm::winograd_phases: return phases::can_compute(problem);
     case Conv2dAlgorithm::depthwise: return depthwise::can_compute(problem.shape);
@@ -117,6 +134,10 @@ bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& pro
 }
 
 Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
+  const bool few = depthwise::can_compute(problem.shape);
+  if (tiles_pay(problem) && !few)
+    return {Conv2dAlgorithm::tile_product,
+            "the general algorithm on AMX's tiles: bfloat16, or many channels of float32"};
   if (winograd_pays(pass, problem))
     return {Conv2dAlgorithm::winograd,
             "stride 1 and 32 channels or more: tiles of 3 x 3 to 7 x 7 outputs need half of the products or fewer"};
@@ -149,6 +170,7 @@ const char* pass_name(Conv2dPass pass) {
 
 const char* algorithm_name(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
+    case Conv2dAlgorithm::tile_product: return "tile_product";
     case Conv2dAlgorithm::direct: return "direct";
     case Conv2dAlgorithm::winograd: return "winograd";
     case Conv2dAlgorithm::winograd_phases: return "winograd_phases";

@@ -10,7 +10,7 @@
 namespace tmc {
 
 enum class Conv2dPass { forward, grad_input, grad_weight };
-enum class Conv2dAlgorithm { matrix_product, direct, winograd, winograd_phases, depthwise };
+enum class Conv2dAlgorithm { matrix_product, tile_product, direct, winograd, winograd_phases, depthwise };
 
 struct Conv2dProblem {
   Conv2dShape shape;

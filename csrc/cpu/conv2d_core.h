@@ -9,6 +9,7 @@
 #include "conv2d.h"
 #include "conv2d_algorithm.h"
 #include "image.h"
+#include "isa.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -45,11 +46,13 @@ void conv2d_add_grad_bias(const Tensor& grad_output, double* sums);
 Tensor conv2d_grad_bias(const Tensor& like, const std::vector<double>& sums);
 
 // The algorithms, each with the same three signatures in a file of its own.
-namespace matrix_product {
+namespace matrix_product {  // on AMX's tiles only where `unit` is amx, which is the algorithm tile_product
 void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output);
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input);
-void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight);
+             Tensor& output, MatrixUnit unit = MatrixUnit::avx512_bf16);
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input,
+                MatrixUnit unit = MatrixUnit::avx512_bf16);
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight,
+                 MatrixUnit unit = MatrixUnit::avx512_bf16);
 }  // namespace matrix_product
 namespace winograd {
 double saving(Conv2dPass pass, const Conv2dProblem& problem);  // how many times fewer products than eq. 1 it makes

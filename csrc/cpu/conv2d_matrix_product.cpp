@@ -90,7 +90,7 @@ Tensor in_packing_order(const Tensor& image, const Conv2dShape& shape, int64_t g
 }  // namespace
 
 void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-             Tensor& output) {
+             Tensor& output, MatrixUnit unit) {
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
   const Image image = read(ordered), kernel = read(weight), result = write(output);
@@ -106,7 +106,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
     gemms.back().bias = static_cast<const char*>(dense_bias.const_data_ptr()) + g * k * image.element_size;
     gemms.back().bias_along = order == TapOrder::channels_last ? BiasAlong::columns : BiasAlong::rows;
   }
-  gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
+  gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision, unit));
 }
 
 namespace {
@@ -126,7 +126,8 @@ std::vector<Windows> residues(int64_t channels, int64_t extent, int64_t pad, int
 
 }  // namespace
 
-void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input,
+                MatrixUnit unit) {
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(grad_output, shape, filters_per_group(shape));
   const Image image = read(ordered), kernel = read(weight).swapped(), result = write(grad_input);
@@ -137,11 +138,12 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
       std::vector<Gemm> gemms;
       for (int64_t g = 0; g < shape.groups; ++g)
         gemms.push_back(correlation(image.channels(g, k), kernel.channels(g, k), result.channels(g, c), h, w, order));
-      gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision));
+      gemm(gemms.data(), shape.groups, gemm_kernels(problem.dtype, problem.precision, unit));
     }
 }
 
-void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight,
+                 MatrixUnit unit) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Tensor ordered_grad = in_packing_order(grad_output, shape, filters_per_group(shape));
@@ -167,8 +169,8 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     for (MatrixView* view : {&gemm.a, &gemm.b, &gemm.result}) simplify(*view);
     gemms.push_back(gemm);
   }
-  GemmKernels kernels = gemm_kernels(problem.dtype, problem.precision);
-  kernels.finish = gemm_kernels(dtype_of(grad_weight), problem.precision).finish;
+  GemmKernels kernels = gemm_kernels(problem.dtype, problem.precision, unit);
+  kernels.finish = gemm_kernels(dtype_of(grad_weight), problem.precision, unit).finish;
   gemm_long_sum(gemms.data(), shape.groups, kernels);
 }
 

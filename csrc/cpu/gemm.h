@@ -16,6 +16,7 @@
 #pragma once
 #include "conv2d.h"
 #include "dtype.h"
+#include "isa.h"
 
 namespace tmc {
 
@@ -53,8 +54,8 @@ struct Gemm {
 
 struct GemmKernels;
 
-// The kernels for operands of this dtype, on the instruction set in use (isa.h).
-const GemmKernels& gemm_kernels(DType dtype, Precision precision);
+// The kernels for operands of this dtype on the instruction set in use (isa.h), and on no matrix unit beyond `unit`.
+const GemmKernels& gemm_kernels(DType dtype, Precision precision, MatrixUnit unit);
 
 // result = a * b + bias, in parallel over tiles of the result. All gemms must have the same extents.
 void gemm(const Gemm* gemms, int64_t count, const GemmKernels& kernels);

@@ -1,7 +1,5 @@
 """What the AMX kernels must get right, on operands that are hard for sums of bfloat16. Called in a process in which
-torch.ops.tmc runs on AMX, emulated or not (test_amx.py)."""
-
-import sys
+torch.ops.tmc runs on AMX, emulated or not, and takes the tile product (test_amx.py)."""
 
 import torch
 
@@ -166,8 +164,3 @@ def edges():
                     for mine, true in zip(ours(x, w, g, precision), exact, strict=True):
                         off = (mine.double() - true).abs().max() / true.abs().max()
                         assert off <= 4 * eps, (dtype, precision, n, c, k, size, off)
-
-
-if __name__ == "__main__":
-    assert torch.ops.tmc.cpu_isa() == "amx"
-    globals()[sys.argv[1]](*sys.argv[2:])
