@@ -1,6 +1,7 @@
 """formulas.py against torch and against our kernels, in float64; and every "eq. 3" that the code cites is derived."""
 
 import inspect
+import itertools
 import re
 import types
 from pathlib import Path
@@ -193,6 +194,38 @@ def test_conv_act_pool2d(activation, pool):
     assert_equal(formulas.conv_act_pool2d(x, w, b, **stage), y.detach())
     for ours, torchs in zip(formulas.conv_act_pool2d_gradients(grad_y, x, w, b, **stage), expected, strict=True):
         assert_equal(ours, torchs)
+
+
+def bounds_of_split_products():
+    """What eq. 30 says that each group of products is at most, but for the largest one; as a part of the product."""
+    section = re.search(r"### Eq. 30.*?^## ", DERIVATIONS.read_text(), re.M | re.S)[0]
+    return [2.0 ** -int(bits) for bits in re.findall(r"_\{2\^\{-(\d+)\}\}", section)]
+
+
+def test_products_of_split_floats():
+    """Eq. 30: three bfloat16 hold a float, and its bounds hold, and floats around 1 + 2^-8 reach them within 1 %."""
+    near = 1 + 2**-8 + torch.arange(-512, 513) * 2.0**-23
+    x = torch.cat([near, 1 + torch.rand(511, generator=torch.Generator().manual_seed(30))])
+    parts, rest = [], x
+    for _ in range(3):
+        parts.append(rest.bfloat16().float())
+        rest = rest - parts[-1]
+    assert not rest.any()
+    exact = x.double()[:, None] * x.double()
+    groups = torch.zeros(5, *exact.shape, dtype=torch.float64)  # by i + j
+    for i, j in itertools.product(range(3), repeat=2):
+        products = parts[i][:, None] * parts[j]
+        assert torch.equal(products.double(), parts[i].double()[:, None] * parts[j].double())
+        groups[i + j] += products.double() / exact
+
+    bounds = bounds_of_split_products()
+    assert len(bounds) == 4
+    for group, bound in enumerate(bounds, 1):
+        largest = groups[group].abs().max().item()
+        assert 0.99 * bound < largest <= bound, f"group {group}: {largest} of the product, where eq. 30 says {bound}"
+    for made in range(3):  # 1, 3 and 6 products: what is left out is no more than the first group left out may be
+        left_out = groups[made + 1 :].sum(0).abs().max().item()
+        assert left_out < bounds[made], f"without groups {made + 1} to 4: {left_out}, where eq. 30 says {bounds[made]}"
 
 
 # What to break in the source of formulas.py, and the check that must notice.

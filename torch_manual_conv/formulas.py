@@ -8,7 +8,7 @@ docs/derivations.md derives a formula, and (A) ... (D) are the lecture's names; 
     w [K, C/groups, R, S]    K filters, b [K] one bias for each
     z [N, K, P, Q]           what the convolution returns
     o [N, K, P, Q]           o = g(z), the activation
-    y                        what pooling returns
+    y [N, C, P, Q]           what pooling returns
     grad_z                   dJ/dz, the cost J differentiated by z; grad_x, grad_w, grad_b, grad_o, grad_y alike
 """
 
@@ -38,8 +38,9 @@ def output_size(size, kernel_size, stride=1, padding=0, dilation=1, ceil_mode=Fa
 def products(x_size, w_size, stride=1, padding=0, dilation=1, groups=1):
     """Eq. 2: every multiplication of a convolution, as the three places that meet: in z, in x and in w.
 
-    h = p*stride - padding + r*dilation and w = q*stride - padding + s*dilation; outside the input x is zero, so
-    nothing is multiplied. The convolution and its two gradients are this one loop, read in three directions.
+    h = row(p, r) = p*stride - padding + r*dilation and w = col(q, s) = q*stride - padding + s*dilation. Outside the
+    input x is zero, so nothing is multiplied. The convolution and its two gradients are this one loop, read in three
+    directions.
     """
     (N, _, H, W), (K, C, R, S) = x_size, w_size
     P, Q = output_size((H, W), (R, S), stride, padding, dilation)
@@ -82,8 +83,9 @@ def conv2d_grad_bias(grad_z):
 
 
 def conv2d_grad_input(grad_z, w, input_size, stride=1, padding=0, dilation=1, groups=1):
-    """Eq. 5 (B, C): dJ/dx[i, j] = sum over i', j' of dJ/dz[i', j'] * w[i - i', j - j'], where 0 <= i - i', j - j' < k.
+    """Eq. 5 (B, C): dJ/dx[i, j] = sum over i', j' of dJ/dz[i', j'] * w[i - i', j - j'].
 
+    The sum runs where 0 <= i - i' < R and 0 <= j - j' < S.
     grad_z [N, K, P, Q], w [K, C/groups, R, S], input_size (H, W) -> grad_x [N, C, H, W]
     """
     grad_x = grad_z.new_zeros(grad_z.shape[0], w.shape[1] * groups, *pair(input_size))
@@ -108,7 +110,7 @@ def sigmoid_grad_input(grad_o, o):
 def backpropagate(grad_z_next, w_next, o, stride=1, padding=0, dilation=1, groups=1):
     """Eq. 25 (B with C and D put in), from one layer's z to the z of the layer before it:
 
-    dJ/dz_t[i, j] = sum over i', j' of dJ/dz_t+1[i', j'] * w_t+1[i - i', j - j'] * o_t[i, j] * (1 - o_t[i, j])
+    dJ/dz[i, j] = sum over i', j' of dJ/dz_next[i', j'] * w_next[i - i', j - j'] * o[i, j] * (1 - o[i, j])
 
     grad_z_next [N, K, P, Q], w_next [K, C/groups, R, S], o [N, C, H, W] -> grad_z [N, C, H, W]
     """
@@ -120,7 +122,9 @@ def backpropagate(grad_z_next, w_next, o, stride=1, padding=0, dilation=1, group
 
 
 def sliding_windows(size, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
-    """W(p, q) of eqs. 6 to 9, as the rows of each p and the columns of each q; in the padding, but none beyond it."""
+    """window(p, q) of eqs. 6 to 9, as the rows of each p and the columns of each q. They may reach into the
+    padding, but not beyond it.
+    """
     stride = kernel_size if stride is None else stride
     axes = []
     for n, k, s, p, d in zip(size, *map(pair, (kernel_size, stride, padding, dilation)), strict=True):
@@ -130,7 +134,7 @@ def sliding_windows(size, kernel_size, stride=None, padding=0, dilation=1, ceil_
 
 
 def adaptive_windows(size, output_size):
-    """W(p, q) of adaptive pooling: rows floor(p*H/P) to ceil((p + 1)*H/P), exclusive; columns in the same way."""
+    """window(p, q) of adaptive pooling: rows floor(p*H/P) to ceil((p + 1)*H/P), exclusive; columns in the same way."""
     axes = zip(size, pair(output_size), strict=True)
     return [[range(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in axes]
 
@@ -143,7 +147,7 @@ def inside(rows, columns, size):
 def shares(rows, columns, input_size, count_include_pad=True, divisor=None):
     """Every addition of an average: its place in y, its place in x, and what it is divided by.
 
-    The divisor is the window's size, b^2 for a block of b x b, without the padding if count_include_pad is False.
+    The divisor is the window's size, R*S for R x S taps, without the padding if count_include_pad is False.
     """
     for p, q in every_index(len(rows), len(columns)):
         taps = inside(rows[p], columns[q], input_size)
@@ -153,7 +157,7 @@ def shares(rows, columns, input_size, count_include_pad=True, divisor=None):
 
 
 def max_over(x, rows, columns):
-    """Eq. 6: y[p, q] = the largest x[h, w] of W(p, q), and where it stood: h*W + w, as torch counts it.
+    """Eq. 6: y[p, q] = the largest x[h, w] of window(p, q), and where it stood: h*W + w, as torch counts it.
 
     The first maximum wins a tie, the last NaN wins over everything. x [N, C, H, W] -> y, winners [N, C, P, Q]
     """
@@ -169,7 +173,7 @@ def max_over(x, rows, columns):
 
 
 def mean_over(x, rows, columns, count_include_pad=True, divisor=None):
-    """Eq. 7: y[p, q] = sum over (h, w) in W(p, q) of x[h, w] / divisor. x [N, C, H, W] -> y [N, C, P, Q]"""
+    """Eq. 7: y[p, q] = sum over (h, w) in window(p, q) of x[h, w] / divisor. x [N, C, H, W] -> y [N, C, P, Q]"""
     y = x.new_zeros(*x.shape[:2], len(rows), len(columns))
     for (p, q), (h, w), area in shares(rows, columns, x.shape[2:], count_include_pad, divisor):
         y[:, :, p, q] += x[:, :, h, w] / area
@@ -177,7 +181,7 @@ def mean_over(x, rows, columns, count_include_pad=True, divisor=None):
 
 
 def spread_over(grad_y, input_size, rows, columns, count_include_pad=True, divisor=None):
-    """Eq. 9: dJ/dx[h, w] = sum of dJ/dy[p, q] / divisor over the windows with (h, w) in W(p, q).
+    """Eq. 9: dJ/dx[h, w] = sum of dJ/dy[p, q] / divisor over the windows with (h, w) in window(p, q).
 
     grad_y [N, C, P, Q] -> grad_x [N, C, H, W]
     """
