@@ -190,12 +190,12 @@ def run(command):
 
 
 def sources(folder):
-    found = sorted((ROOT / folder).glob("*.cpp")) + sorted((ROOT / folder).glob("*.cu"))
+    found = [f for pattern in ("*.cpp", "*.cu") for f in sorted((ROOT / folder).rglob(pattern))]
     return [str(f.relative_to(ROOT)) for f in found if IS_X86 or not f.name.endswith(tuple(ISA_FLAGS))]
 
 
 # Schemas live in the CPU library, which is always there; the checks are linked into both.
-checks = [s for s in sources("csrc") if not s.endswith("ops.cpp")]
+checks = [f"csrc/{f.name}" for f in sorted((ROOT / "csrc").glob("*.cpp")) if f.name != "ops.cpp"]
 libraries = [Extension("torch_manual_conv._C_cpu", ["csrc/ops.cpp", *checks, *sources("csrc/cpu")])]
 if CUDA:
     libraries.append(Extension("torch_manual_conv._C_cuda", [*checks, *sources("csrc/cuda")]))

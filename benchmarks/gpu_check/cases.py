@@ -8,7 +8,7 @@ import torch_manual_conv.functional as F
 # that do not; windows that the kernels have a fixed form for, and others; sizes that leave tiles half empty.
 CASES = {
     "conv2d": (lambda x, w, b: F.conv2d(x, w, b, padding=1), ((3, 64, 13, 13), (96, 64, 3, 3), (96,))),
-    # So many pixels that an H100 is given the largest blocks (csrc/cuda/mma_block.cuh).
+    # So many pixels that an H100 is given the largest blocks (csrc/cuda/gemm/mma_block.cuh).
     "conv2d wide": (lambda x, w, b: F.conv2d(x, w, b, padding=1), ((3, 16, 120, 119), (256, 16, 3, 3), (256,))),
     "conv2d long": (lambda x, w: F.conv2d(x, w, padding=1), ((3, 32, 120, 119), (192, 32, 3, 3))),
     "conv2d first": (lambda x, w, b: F.conv2d(x, w, b, 4, 2), ((3, 3, 43, 47), (64, 3, 11, 11), (64,))),

@@ -1,7 +1,7 @@
 // Entry points of convolution on the CPU: checks, allocation, and the way to the algorithm that was chosen.
-#include "conv2d_core.h"
 #include "conv2d_ops.h"
-#include "gemm.h"
+#include "cpu/conv2d/core.h"
+#include "cpu/gemm/gemm.h"
 
 namespace tmc {
 

@@ -4,11 +4,11 @@
 #include <string>
 #include <tuple>
 
-#include "activation.h"
-#include "conv2d_core.h"
-#include "conv_act_pool2d_chunk.h"
 #include "conv_act_pool2d_ops.h"
-#include "pool2d_core.h"
+#include "cpu/conv2d/core.h"
+#include "cpu/elementwise/activation.h"
+#include "cpu/pool2d/core.h"
+#include "cpu/stage/stage.h"
 
 namespace tmc {
 namespace {

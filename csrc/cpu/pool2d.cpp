@@ -1,16 +1,16 @@
-// Pooling on the CPU: the operators, and how their work is cut into tasks in which form (pool2d_plan.h).
+// Pooling on the CPU: the operators, and how their work is cut into tasks in which form (cpu/pool2d/plan.h).
 #include <algorithm>
 #include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
 
-#include "isa.h"
-#include "pool2d_core.h"
-#include "pool2d_cut.h"
+#include "cpu/machine/machine.h"
+#include "cpu/machine/tasks.h"
+#include "cpu/pool2d/core.h"
+#include "cpu/pool2d/cut.h"
+#include "cpu/pool2d/winners.h"
 #include "pool2d_ops.h"
-#include "pool2d_winners.h"
-#include "tasks.h"
 #include "tensor.h"
 
 namespace tmc {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "isa.h"
-#include "sigmoid_plan.h"
-#include "tasks.h"
+#include "cpu/elementwise/sigmoid_plan.h"
+#include "cpu/machine/machine.h"
+#include "cpu/machine/tasks.h"
 #include "tensor.h"
 
 namespace tmc {

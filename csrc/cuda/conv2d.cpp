@@ -1,13 +1,12 @@
 // Entry points of convolution on CUDA: checks, allocation, launch.
-#include "conv2d.h"
-
 #include <cstdlib>
 #include <cstring>
 
-#include "../conv2d_ops.h"
-#include "conv2d_entry.h"
-#include "conv2d_mma.h"
-#include "glue.h"
+#include "conv2d_ops.h"
+#include "cuda/conv2d/entry.h"
+#include "cuda/conv2d/launchers.h"
+#include "cuda/conv2d/mma.h"
+#include "cuda/glue.h"
 
 namespace tmc {
 namespace {

@@ -1,19 +1,18 @@
 // A whole stage on CUDA (eq. 21, 23): checks, allocation, launch. What is inside is channels_last throughout.
-#include "conv_act_pool2d.h"
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <tuple>
 
-#include "../conv_act_pool2d_ops.h"
-#include "conv2d_entry.h"
-#include "conv2d_mma.h"
-#include "conv_act_pool2d_mma.h"
-#include "glue.h"
-#include "layout.h"
-#include "pool2d.h"
+#include "conv_act_pool2d_ops.h"
+#include "cuda/conv2d/entry.h"
+#include "cuda/conv2d/mma.h"
+#include "cuda/glue.h"
+#include "cuda/machine/layout.h"
+#include "cuda/pool2d/launchers.h"
+#include "cuda/stage/launchers.h"
+#include "cuda/stage/mma.h"
 
 namespace tmc {
 namespace {

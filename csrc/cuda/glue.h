@@ -4,9 +4,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>  // STD_CUDA_KERNEL_LAUNCH_CHECK
 
-#include "../tensor.h"
-#include "dtype.h"
-#include "transpose.h"
+#include "cuda/machine/dtype.h"
+#include "cuda/machine/transpose.h"
+#include "tensor.h"
 
 namespace tmc {
 

@@ -1,8 +1,7 @@
 // Entry points of pooling on CUDA: checks, allocation, launch.
-#include "pool2d.h"
-
-#include "../pool2d_ops.h"
-#include "glue.h"
+#include "cuda/glue.h"
+#include "cuda/pool2d/launchers.h"
+#include "pool2d_ops.h"
 
 namespace tmc {
 namespace {

@@ -1,8 +1,8 @@
 // Entry points of sigmoid on CUDA: checks, allocation, launch.
-#include "../sigmoid.h"
-
-#include "glue.h"
 #include "sigmoid.h"
+
+#include "cuda/elementwise/launchers.h"
+#include "cuda/glue.h"
 
 namespace tmc {
 namespace {

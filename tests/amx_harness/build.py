@@ -1,6 +1,6 @@
 """The package with AMX emulated: the product's own objects, but for the two sources that meet AMX.
 
-csrc/cpu/amx_tiles.h computes what the tile instructions would, csrc/cpu/isa.cpp finds AMX on any machine with
+csrc/cpu/machine/amx_tiles.h computes what the tile instructions would, csrc/cpu/machine/machine.cpp finds AMX on any machine with
 AVX512-BF16. Everything else is what was built for the product, so that whole convolutions, and the ordinary tests, run
 through the AMX kernels.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parent.parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
 OBJECTS = ROOT / "build/native-x86_64"  # setup.py's
-EMULATED = ("csrc/cpu/gemm_amx.cpp", "csrc/cpu/isa.cpp", "csrc/cpu/peak_amx.cpp")
+EMULATED = ("csrc/cpu/gemm/kernels_amx.cpp", "csrc/cpu/machine/machine.cpp", "csrc/cpu/machine/peak_amx.cpp")
 
 
 class CannotEmulate(Exception):
@@ -34,7 +35,7 @@ def compile_emulated(source, folder):
     target = folder / object_of(source).name
     command[command.index("-o") + 1] = str(target)
     command[command.index("-MF") + 1] = f"{target}.d"
-    subprocess.run([*command, "-DTMC_EMULATE_AMX"], check=True)
+    subprocess.run([*command, "-DTMC_EMULATE_AMX", f"-I{HERE}"], check=True)
     return target
 
 
@@ -44,7 +45,8 @@ def emulated_package():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512_bf16" not in flags:
         raise CannotEmulate("the kernels around the tiles need AVX512-BF16, which this CPU lacks")
-    sources = [str(path.relative_to(ROOT)) for folder in ("csrc", "csrc/cpu") for path in (ROOT / folder).glob("*.cpp")]
+    files = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/cpu").rglob("*.cpp")]
+    sources = [str(path.relative_to(ROOT)) for path in files]
     missing = [source for source in sources if not object_of(source).exists()]
     if missing:
         raise CannotEmulate(f"setup.py's object files are not there: {missing[0]}")
@@ -64,6 +66,6 @@ def compile_driver():
     """The program that holds the emulated tiles against the manual."""
     folder = emulated_package()
     command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O2", "-mfma", "-DTMC_EMULATE_AMX"]
-    command += [f"-I{ROOT / 'csrc'}", str(Path(__file__).with_name("driver.cpp")), "-o", str(folder / "driver")]
+    command += [f"-I{ROOT / 'csrc'}", f"-I{HERE}", str(HERE / "driver.cpp"), "-o", str(folder / "driver")]
     subprocess.run(command, check=True)
     return folder / "driver"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "hopper.h"
+#include "cuda/machine/hopper.h"
 
 namespace tmc::emulated {
 namespace {

@@ -1,4 +1,5 @@
-// Tensor cores, ldmatrix and cp.async on a CPU, with the layouts of the PTX ISA: what csrc/cuda/primitives.h offers.
+// Tensor cores, ldmatrix and cp.async on a CPU, with the layouts of the PTX ISA: what csrc/cuda/machine/primitives.h
+// offers.
 #pragma once
 #include <bit>
 #include <cmath>

@@ -1,6 +1,6 @@
 // CUDA without a GPU, for testing: every thread of a block is a fiber on one CPU thread. A kernel's source is compiled
-// by g++ with this header in place of CUDA's (csrc/cuda/primitives.h decides), and runs as it would on a GPU, only in
-// an order that is chosen to bring out mistakes:
+// by g++ with this header in place of CUDA's (csrc/cuda/machine/primitives.h decides), and runs as it would on a GPU,
+// only in an order that is chosen to bring out mistakes:
 //
 //   - shared memory is full of NaN when a block starts;
 //   - one random warp at a time runs as far as it can, to its next barrier, before any other moves: data that crosses

@@ -19,8 +19,8 @@ from .shapes import AverageRule, Conv, Pool, Stage
 
 HARNESS = Path(__file__).parent
 CSRC = HARNESS.parent.parent / "csrc"
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/cuda/dtype.h's order
-INCLUDES = [f"-I{CSRC}", f"-I{CSRC / 'cuda'}", f"-I{HARNESS}"]
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/cuda/machine/dtype.h's order
+INCLUDES = [f"-I{CSRC}", f"-I{HARNESS}"]
 
 
 # Set for the run of the tests in which an access outside an array, or a misaligned one, ends the process.
@@ -57,7 +57,7 @@ def build_kernels():
     sources = [
         *(HARNESS / name for name in machine),
         *sorted(HARNESS.glob("*.cu")),
-        *sorted((CSRC / "cuda").glob("*.cu")),
+        *sorted((CSRC / "cuda").rglob("*.cu")),
     ]
     return compile_and_link("kernels", sources, INCLUDES)
 
@@ -66,14 +66,14 @@ def build_kernels():
 def build_wide_pools():
     """The pooling kernels, choosing as they do for tensors beyond 32-bit indices."""
     machine = ("fibers.cpp", "shared_memory.cpp", "recorder.cpp")
-    sources = [*(HARNESS / name for name in machine), *sorted((CSRC / "cuda").glob("pool2d_*.cu"))]
+    sources = [*(HARNESS / name for name in machine), *sorted((CSRC / "cuda/pool2d").glob("*.cu"))]
     return compile_and_link("wide_pools", sources, [*INCLUDES, "-DTMC_POOL_NARROW_LIMIT=1"])
 
 
 @functools.cache
 def load_entry_points():
     """torch.ops.tmc_cuda_on_cpu: the CUDA entry points, for CPU tensors, over the kernels of build_kernels."""
-    sources = [*sorted(CSRC.glob("*.cpp")), *sorted((CSRC / "cuda").glob("*.cpp")), HARNESS / "torch_on_cpu.cpp"]
+    sources = [*sorted(CSRC.glob("*.cpp")), *sorted((CSRC / "cuda").rglob("*.cpp")), HARNESS / "torch_on_cpu.cpp"]
     package = Path(torch.__file__).parent
     flags = [*INCLUDES, f"-I{package / 'include'}", "-include", "torch_on_cpu.h", "-DUSE_CUDA"]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000ULL"]  # as in setup.py

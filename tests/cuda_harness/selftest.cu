@@ -1,6 +1,6 @@
 // Kernels that test the harness itself: conversions, numbering, and mistakes that it must report.
-#include "divisor.h"
-#include "launch.h"
+#include "cuda/machine/divisor.h"
+#include "cuda/machine/launch.h"
 
 namespace tmc {
 namespace {

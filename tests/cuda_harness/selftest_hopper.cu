@@ -1,6 +1,6 @@
 // Kernels that test the emulated barriers, TMA and wgmma (emulated_hopper.h), and the mistakes to report.
-#include "hopper.h"
-#include "mma_tile.cuh"
+#include "cuda/gemm/mma_tile.cuh"
+#include "cuda/machine/hopper.h"
 
 namespace tmc {
 namespace {

@@ -1,5 +1,5 @@
 // Kernels that test the emulated tensor cores, matrix loads and asynchronous copies, and the mistakes to report.
-#include "mma_gemm.cuh"
+#include "cuda/gemm/mma_gemm.cuh"
 
 namespace tmc {
 namespace {

@@ -1,0 +1,3 @@
+#include "cpu/conv2d/depthwise/grad_weight.h"
+
+TMC_DEFINE_DEPTHWISE_KERNELS(avx512)

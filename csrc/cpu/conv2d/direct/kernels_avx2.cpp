@@ -1,0 +1,3 @@
+#include "cpu/conv2d/direct/kernels.h"
+
+TMC_DEFINE_DIRECT_KERNELS(avx2)

@@ -1,0 +1,3 @@
+#include "cpu/conv2d/winograd/filters.h"
+
+TMC_DEFINE_WINOGRAD_KERNELS(avx2)

@@ -1,0 +1,160 @@
+// What both orders of a correlation share (cpu/conv2d/winograd/by_strips.cpp, cpu/conv2d/winograd/by_panels.cpp):
+// transformed filters, and the transforms of a strip.
+#include "cpu/conv2d/winograd/plan.h"
+
+namespace tmc::winograd {
+
+Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dtype, bool ahead)
+    : kernels(kernels_),
+      channels(weight.c),
+      count(weight.n),
+      blocks(weight, kernels_),
+      panels(ceil_div(weight.n, kernels.width)),
+      weight_(weight),
+      dtype_(dtype),
+      plane_(panels * weight.c * kernels.width + kPlanePadding) {
+  if (!ahead) return;
+  memory_.emplace(blocks.count() * kernels.elements() * plane_ * static_cast<int64_t>(sizeof(float)));
+  constexpr int64_t kChannelsPerTask = 32;
+  const int64_t parts = ceil_div(channels, kChannelsPerTask), tasks = blocks.count() * panels * parts;
+  for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
+    const int64_t c = task % parts * kChannelsPerTask, panel = task / parts % panels, block = task / parts / panels;
+    transform(block, panel, c, std::min(kChannelsPerTask, channels - c), start(block, panel) + c * kernels.width,
+              plane_);
+  });
+}
+
+void Filters::transform(int64_t block, int64_t panel, int64_t c, int64_t depth, float* to, int64_t plane) const {
+  kernels.transform_filters(weight_.channels_from(c, depth), dtype_, panel * kernels.width, blocks.tap_row(block),
+                            blocks.tap_column(block), to, plane);
+}
+
+StripMemory::StripMemory(const TileGrid& grid, const Filters& filters, int64_t channels, int64_t input_channels,
+                         int64_t part) {
+  const int64_t rows = std::min(grid.strip_rows, grid.rows);  // of one image
+  const int64_t input_rows = rows + filters.blocks.rows() - 1;
+  const int64_t input_columns = grid.strip_columns + filters.blocks.columns() - 1;
+  const int64_t v_rows = grid.strip_rows + grid.strip_images() * (filters.blocks.rows() - 1);
+  v_plane = v_rows * input_columns * channels + kPlanePadding;
+  m_plane = grid.strip_rows * grid.strip_columns * part + kPlanePadding;
+  v = filters.kernels.elements() * v_plane, m = filters.kernels.elements() * m_plane;
+  const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
+  input_pixels = (input_rows * tile + halo) * (input_columns * tile + halo) * input_channels;
+  output_pixels = rows * tile * grid.strip_columns * tile * part;
+}
+
+Places TileGrid::places(const Strip& strip) const {
+  Places places = {};
+  std::vector<int> groups;
+  for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = strip.first_column; j < strip.first_column + strip.columns; ++j) {
+        const bool short_down = i >= down.whole, short_across = j >= across.whole;
+        groups.push_back(short_down ? 2 + short_across : !short_across);
+        ++places.counts[groups.back()];
+      }
+  });
+  int64_t next[4] = {};
+  for (int group = 1; group < 4; ++group) next[group] = next[group - 1] + places.counts[group - 1];
+  for (const int group : groups) places.of_tiles.push_back(next[group]++);
+  return places;
+}
+
+void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
+                                  Planes v) const {
+  const WinogradKernels& kernels = filters.kernels;
+  const Tiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
+  const int64_t left = grid.across.begin(strip.first_column, kernels.tile);
+  const int64_t width = across.begin(across.count - 1, kernels.tile) + kernels.points();
+  grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
+    const Tiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
+    const int64_t height = down.begin(down.count - 1, kernels.tile) + kernels.points();
+    kernels.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
+    kernels.transform_input(pixels, width, count, down, across, nullptr, v);
+    v.data += down.count * across.count * v.tile;
+  });
+}
+
+std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
+                                            int64_t tile_row) const {
+  const int64_t columns = strip.columns + filters.blocks.columns() - 1;
+  std::vector<int64_t> result(places.of_tiles.size());
+  const int64_t* place = places.of_tiles.data();
+  int64_t row = 0;
+  grid.for_each_image(strip, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < end - begin; ++i)
+      for (int64_t j = 0; j < strip.columns; ++j) result[*place++] = ((row + i) * columns + j) * tile_row;
+    row += end - begin + filters.blocks.rows() - 1;
+  });
+  return result;
+}
+
+void Correlation::transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k,
+                                   int64_t count, Planes m, float* pixels) const {
+  const Image part = output.channels_from(k, count);
+  const int64_t tile = filters.kernels.tile;
+  const bool in_place = output.c_stride == 1 && dtype == DType::float32;
+  const Tiles across = grid.columns_of(strip);
+  const int64_t* place = places.of_tiles.data();
+  grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
+    const Tiles down = grid.rows_from(begin, end - begin);
+    const Region region = {grid.down.begin(begin, tile), grid.across.begin(strip.first_column, tile),
+                           down.begin(down.count, tile), across.begin(across.count, tile)};
+    Pixels to = {pixels, region.columns * count, count, region.rows, region.columns, count};
+    if (in_place)
+      to = {reinterpret_cast<float*>(part.data) + n * output.n_stride + region.h0 * output.h_stride +
+                region.w0 * output.w_stride,
+            output.h_stride,
+            output.w_stride,
+            std::min(region.rows, output.h - region.h0),
+            std::min(region.columns, output.w - region.w0),
+            part.c};
+    if (!filters.kernels.transform_output(m, place, down, across, bias + k, to)) finite[n] = false;
+    if (!in_place) filters.kernels.unstage(pixels, count, region, n, dtype, part);
+    place += down.count * across.count;
+  });
+}
+
+namespace {
+
+// By panels V is read once for each of them. A large one is therefore made in parts, of some images each, which stay in
+// L3 beside what others keep there, though the filters are then transformed for each part: 384 channels of 32 images of
+// 13 x 13 pixels, 16 MB, take 0.78 of the time so on a busy Zen 5, and as long as before on an idle one. Best of 6, 9,
+// 12 MB.
+constexpr int64_t kTransformed = 12 << 20;
+
+int64_t images_at_once(const Filters& filters, const Image& output) {
+  if (filters.ahead() || output.n == 0) return output.n;
+  const int64_t tiles = ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
+  const int64_t bytes = filters.kernels.elements() * tiles * filters.channels * static_cast<int64_t>(sizeof(float));
+  return ceil_div(output.n, std::max<int64_t>(1, ceil_div(output.n * bytes, kTransformed)));
+}
+
+}  // namespace
+
+std::vector<int64_t> correlate(const Filters& filters, const Source& source, const float* bias, DType dtype,
+                               const Image& output) {
+  std::vector<int64_t> not_finite;
+  const int64_t at_once = images_at_once(filters, output);
+  for (int64_t first = 0; first < output.n; first += at_once) {
+    const int64_t count = std::min(at_once, output.n - first);
+    Source part = source;
+    part.image = source.image.images(first, count);
+    const Correlation correlation = {filters,
+                                     part,
+                                     bias,
+                                     dtype,
+                                     output.images(first, count),
+                                     std::unique_ptr<std::atomic<bool>[]>(new std::atomic<bool>[count])};
+    for (int64_t n = 0; n < count; ++n) correlation.finite[n] = true;
+    if (filters.ahead() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
+      correlate_by_strips(correlation);
+    else
+      correlate_by_panels(correlation);
+    for (int64_t n = 0; n < count; ++n)
+      if (!correlation.finite[n]) not_finite.push_back(first + n);
+  }
+  return not_finite;
+}
+
+}  // namespace tmc::winograd

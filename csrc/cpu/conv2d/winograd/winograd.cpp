@@ -1,0 +1,169 @@
+// The three maps of a convolution by Winograd's algorithm: padding, groups, and what is done about infinities.
+//
+// Transforms mix the pixels of a tile, so that an infinite or NaN pixel, or one so large that a transform overflows,
+// makes every output of its tiles NaN. An image with an output that is not finite is therefore computed again as a
+// matrix product, alone; so is a whole grad_weight. The results are those of eq. 1, for a sample whatever its batch.
+#include "cpu/conv2d/winograd/plan.h"
+#include "cpu/lanes/half.h"
+#include "cpu/machine/machine.h"
+
+namespace tmc::winograd {
+
+namespace {
+
+const WinogradKernelTable& kernels_for_this_cpu() {
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return winograd_kernels_avx512;
+  if (isa() == Isa::avx2) return winograd_kernels_avx2;
+#endif
+  return winograd_kernels_base;
+}
+
+// Whether these points' relative error (eq. 28), 5e-6 for nine and 3e-5 for eleven, is far below the rounding that the
+// caller has asked for.
+bool suffices(const WinogradKernels& kernels, const Conv2dProblem& problem) {
+  if (kernels.points() == 5 || problem.dtype == DType::bfloat16) return true;
+  return kernels.points() == 9 && (problem.dtype == DType::float16 || problem.precision != Precision::highest);
+}
+
+// Products along one axis, each of which replaces a whole sum of eq. 1 over `taps` for one output. At infinity, a block
+// of fewer taps has none, nor has a tile of fewer outputs.
+int64_t products(const WinogradKernels& kernels, int64_t outputs, int64_t taps) {
+  const int64_t whole = taps / kernels.taps, rest = taps % kernels.taps != 0;
+  const Tiles tiles = cover(outputs, kernels.tile, whole + rest == 1);
+  return tiles.count * (whole * kernels.points() + rest * (kernels.points() - 1)) -
+         (rest ? 0 : std::max<int64_t>(0, tiles.count - tiles.whole));
+}
+
+// Of one channel and filter.
+int64_t products(const WinogradKernels& kernels, Conv2dPass pass, const Conv2dShape& shape) {
+  const bool to_input = pass == Conv2dPass::grad_input;
+  return products(kernels, to_input ? shape.h : shape.p, shape.r) *
+         products(kernels, to_input ? shape.w : shape.q, shape.s);
+}
+
+// Taps in reverse order, along both axes.
+Image turned_round(Image weight) {
+  weight.data += ((weight.h - 1) * weight.h_stride + (weight.w - 1) * weight.w_stride) * weight.element_size;
+  weight.h_stride = -weight.h_stride, weight.w_stride = -weight.w_stride;
+  return weight;
+}
+
+Conv2dProblem one_image(Conv2dProblem problem) {
+  problem.shape.n = 1;
+  return problem;
+}
+
+// The images that some group found not to be finite, each once.
+void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+}
+
+}  // namespace
+
+const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem) {
+  const WinogradKernelTable& table = kernels_for_this_cpu();
+  const WinogradKernels* best = &table[0];
+  for (const WinogradKernels& kernels : table)
+    if (suffices(kernels, problem) && kernels.taps == problem.shape.r && kernels.taps == problem.shape.s &&
+        products(kernels, pass, problem.shape) < products(*best, pass, problem.shape))
+      best = &kernels;
+  return *best;
+}
+
+std::vector<float> padded_bias(const std::optional<Tensor>& bias, DType dtype, int64_t begin, int64_t count,
+                               const Filters& filters) {
+  std::vector<float> values(filters.panels * filters.kernels.width, 0.f);
+  if (!bias) return values;
+  const Tensor in_a_row = dense(*bias, false);
+  const void* data = in_a_row.const_data_ptr();
+  for (int64_t i = 0; i < count; ++i) {
+    if (dtype == DType::bfloat16)
+      convert(static_cast<const BFloat16*>(data)[begin + i], values[i]);
+    else if (dtype == DType::float16)
+      convert(static_cast<const Float16*>(data)[begin + i], values[i]);
+    else
+      values[i] = static_cast<const float*>(data)[begin + i];
+  }
+  return values;
+}
+
+double saving(Conv2dPass pass, const Conv2dProblem& problem) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t outputs = pass == Conv2dPass::grad_input ? shape.h * shape.w : shape.p * shape.q;
+  return static_cast<double>(outputs * shape.r * shape.s) / products(kernels_for(pass, problem), pass, shape);
+}
+
+PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  const Conv2dShape& shape = problem.shape;
+  const WinogradKernels& kernels = kernels_for(pass, problem);
+  const bool to_input = pass == Conv2dPass::grad_input;
+  const int64_t rows = ceil_div(to_input ? shape.h : shape.p, kernels.tile);
+  const int64_t columns = ceil_div(to_input ? shape.w : shape.q, kernels.tile);
+  const bool ahead = shape.n * rows * columns > few_tiles(kernels);
+  const Image kernel = read(weight);
+  const int64_t k = filters_per_group(shape);
+  auto filters = std::make_shared<std::deque<Filters>>();
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Image group = kernel.filters(g, k);
+    filters->emplace_back(kernels, to_input ? turned_round(group.swapped()) : group, problem.dtype, ahead);
+  }
+  return {weight, filters, nullptr};
+}
+
+void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+             const std::optional<Tensor>& bias, Tensor& output) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image image = read(input), result = write(output);
+  std::vector<int64_t> not_finite;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Filters& filters = (*weight.filters)[g];
+    const std::vector<float> bias_g = padded_bias(bias, problem.dtype, g * k, k, filters);
+    merge(not_finite, correlate(filters, {image.channels(g, c), shape.pad_top, shape.pad_left}, bias_g.data(),
+                                problem.dtype, result.channels(g, k)));
+  }
+  for (const int64_t n : not_finite) {
+    Tensor input_n = torch::stable::narrow(const_cast<Tensor&>(input), 0, n, 1),
+           output_n = torch::stable::narrow(output, 0, n, 1);
+    matrix_product::forward(one_image(problem), input_n, weight.weight, bias, output_n);
+  }
+}
+
+// Row h of the input is read by tap r for output row h + pad - r (eq. 5): a correlation of grad_output with the kernel
+// turned round, from row h + pad - (r - 1) on.
+void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                Tensor& grad_input) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image image = read(grad_output), result = write(grad_input);
+  const int64_t top = shape.r - 1 - shape.pad_top, left = shape.s - 1 - shape.pad_left;
+  std::vector<int64_t> not_finite;
+  for (int64_t g = 0; g < shape.groups; ++g) {
+    const Filters& filters = (*weight.filters)[g];
+    const std::vector<float> no_bias = padded_bias(std::nullopt, problem.dtype, 0, 0, filters);
+    merge(not_finite,
+          correlate(filters, {image.channels(g, k), top, left}, no_bias.data(), problem.dtype, result.channels(g, c)));
+  }
+  for (const int64_t n : not_finite) {
+    Tensor grad_output_n = torch::stable::narrow(const_cast<Tensor&>(grad_output), 0, n, 1),
+           grad_input_n = torch::stable::narrow(grad_input, 0, n, 1);
+    matrix_product::grad_input(one_image(problem), grad_output_n, weight.weight, grad_input_n);
+  }
+}
+
+void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
+  const Conv2dShape& shape = problem.shape;
+  const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
+  const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
+  bool finite = true;
+  for (int64_t g = 0; g < shape.groups; ++g)
+    finite &= correlate_for_weight(kernels_for(Conv2dPass::grad_weight, problem), grad.channels(g, k),
+                                   {image.channels(g, c), shape.pad_top, shape.pad_left}, problem.dtype,
+                                   result.filters(g, k));
+  if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
+}
+
+}  // namespace tmc::winograd

@@ -1,3 +1,0 @@
-#include "direct_kernels.h"
-
-TMC_DEFINE_DIRECT_KERNELS(avx2)

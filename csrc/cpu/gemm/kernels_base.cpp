@@ -1,0 +1,3 @@
+#include "cpu/gemm/kernels.h"
+
+TMC_DEFINE_GEMM_KERNELS(base)

@@ -1,3 +1,0 @@
-#include "gemm_kernels.h"
-
-TMC_DEFINE_GEMM_KERNELS(avx2)

@@ -1,3 +1,0 @@
-#include "winograd_filters.h"
-
-TMC_DEFINE_WINOGRAD_KERNELS(avx512)

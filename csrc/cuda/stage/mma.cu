@@ -1,0 +1,100 @@
+// Convolution on tensor cores, activation and pooling in one kernel (eq. 21, 23): what is written is the pooled map.
+//
+// A block owns a rectangle of pooled pixels, for some filters of one image. It multiplies all pixels of the map that
+// their windows cover, as rows of a tile (cuda/gemm/mma_gemm.cuh; by mma.sync conv2d has the same sums, to the bit),
+// adds the bias, rounds to the tensors' dtype, as the map in memory would be, and puts them into the shared memory that
+// the operands had, a column of warps at a time. From there each thread pools 16 bytes of channels of a window,
+// activates once (max) or has activated before (averages), and writes 16 bytes and as many winners. What neighbouring
+// rectangles share of the map is computed by both: cuda/stage/tiles.cu weighs that against the map's way through
+// memory.
+//
+// Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of what the
+// multiplication before it takes for AlexNet's first layer [counted, not measured]; where two blocks share a
+// multiprocessor, one can multiply meanwhile.
+#include "cuda/conv2d/pack.h"
+#include "cuda/stage/blocks.cuh"
+#include "cuda/stage/slice.cuh"
+
+namespace tmc {
+namespace {
+
+template <class Product>
+__global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlocksPerMultiprocessor)
+    conv_act_pool2d_kernel(const Product product) {
+  using Block = typename Product::Block;
+  const StageTile tile = product.tile_of_block();
+  if (tile.image >= product.images) return;
+  Chunk* const ring = reinterpret_cast<Chunk*>(dynamic_shared_memory());
+  float sums[Block::kWarpRows / 16][Block::kWarpColumns / 8][4] = {};
+  multiply_tiles(product, tile, ring, sums);
+  add_bias(product, tile, warp_column<Block>(), sums);
+  using Map = Slice<Product>;
+  for (int column = 0; column < Block::kColumns; column += Map::kColumns) {
+    const Map map{product, tile, reinterpret_cast<typename Product::scalar_t*>(ring), column};
+    if (warp_column<Block>() / Map::kColumns * Map::kColumns == column)
+      map.put(warp_row<Block>(), warp_column<Block>(), sums);
+    __syncthreads();  // all of it is there
+    if (!product.is_max && product.activation != Activation::none) {
+      map.activate();
+      __syncthreads();  // and activated
+    }
+    map.pool();
+    if (product.kept_map != nullptr) map.keep();
+    if (!Map::kIsWhole) __syncthreads();  // nobody needs it any more: the next slice comes
+  }
+}
+
+struct Operands {
+  const void *image, *matrix, *bias;
+  void *output, *winners, *kept_map;
+};
+
+StageAxis stage_axis(const PoolAxis& axis) {
+  return {static_cast<int>(axis.in), static_cast<int>(axis.out), static_cast<int>(axis.kernel),
+          static_cast<int>(axis.stride), static_cast<int>(axis.pad)};
+}
+
+template <class T, bool kSplit, class Block>
+void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const Operands& operands, void* stream) {
+  using Product = StageProduct<T, kSplit, Block>;
+  Product product;
+  product.image = static_cast<const Chunk*>(operands.image),
+  product.matrix = static_cast<const Chunk*>(operands.matrix);
+  product.bias = static_cast<const T*>(operands.bias);
+  product.output = static_cast<T*>(operands.output), product.kept_map = static_cast<T*>(operands.kept_map);
+  product.winners = static_cast<uint8_t*>(operands.winners);
+  product.conv = mma_conv2d(plan.conv.shape, kChunkElements<T>);
+  product.images = shape.conv.n;
+  product.columns = static_cast<int>(filters_per_group(shape.conv));
+  product.depth = product.conv.r * product.conv.s * product.conv.group_c * kChunkElements<T>;
+  product.pool_h = stage_axis(shape.pool.h), product.pool_w = stage_axis(shape.pool.w);
+  product.tiles = plan.tiles;
+  product.activation = shape.activation, product.is_max = shape.pooling == Pooling::max;
+  product.divisor = shape.pooling == Pooling::avg ? static_cast<int>(window_taps(shape.pool)) : 1;
+  const int64_t blocks = ceil_div(product.columns, Block::kColumns) * plan.tiles.count_w * plan.tiles.count_h *
+                         shape.conv.groups * shape.conv.n;
+  launch_with_shared_memory(conv_act_pool2d_kernel<Product>, grid_of(blocks), Block::kThreads, Product::kRingBytes,
+                            stream, product);
+}
+
+}  // namespace
+
+void launch_conv_act_pool2d_mma(Dtype dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
+                                const void* input, const void* weight, const void* bias, void* workspace, void* output,
+                                void* winners, void* kept_map, void* stream) {
+  Operands operands = {input, weight, bias, output, winners, kept_map};
+  if (plan.conv.packing.needed) {
+    void* const packed_weight = static_cast<char*>(workspace) + workspace_bytes(image_bytes(dtype, plan.conv.shape));
+    pack_image(dtype, shape.conv, plan.conv, channels_last, input, workspace, stream);
+    pack_weight(dtype, shape.conv, plan.conv, channels_last, weight, packed_weight, stream);
+    operands.image = workspace, operands.matrix = packed_weight;
+  }
+  dispatch_stage(dtype, plan.conv.strict, [&](auto type, auto split) {
+    using T = decltype(type);
+    StageBlocks<T, split>::for_each([&](int i, auto block) {
+      if (i == plan.tiles.block) launch_stage<T, split, decltype(block)>(shape, plan, operands, stream);
+    });
+  });
+}
+
+}  // namespace tmc
