@@ -156,6 +156,22 @@ def test_command_joins_a_file(tmp_path, capsys):
     assert "holds no results of this command" in capsys.readouterr().err
 
 
+def test_an_interruption_keeps_whole_tables(tmp_path, monkeypatch):
+    """Of `overhead`, which had begun, nothing: it would take the place of a whole table."""
+    file, measure = tmp_path / "run.json", cli.measure
+
+    def interrupted(problem, *arguments):
+        if (problem.group, problem.name) == ("overhead", "stage"):
+            raise KeyboardInterrupt
+        return measure(problem, *arguments)
+
+    monkeypatch.setattr(cli, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("sigmoid", "overhead", "--json", str(file))
+    (found,) = results.load(file)
+    assert {record["group"] for record in found["records"]} == {"sigmoid"}
+
+
 # ---- Scaling.
 
 

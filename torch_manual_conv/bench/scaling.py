@@ -26,7 +26,7 @@ FULL_BATCH = 8  # from here on a batch is large enough for the time to be propor
 
 
 def run(options, found, progress):
-    """Measures every point; each thread count's sentence is printed and kept."""
+    """Measures every point; each thread count's sentence is printed."""
     points = [("batch", batch, batch, USUAL_SIZE) for batch in BATCHES if not options.batch or batch <= options.batch]
     points += [("size", size, min(USUAL_BATCH, options.batch or USUAL_BATCH), size) for size in SIZES]
     for dtype in options.dtype:
@@ -34,10 +34,12 @@ def run(options, found, progress):
             settings = Settings(dtype, options.device, threads, options.precision, options.rounds)
             settings.apply()
             found["peaks"].append({"threads": threads, "rates": machine.peaks(options.device)})
+            records = []
             for axis, at, batch, size in points:
                 progress(f"{axis} {at}, {threads} threads, {dtype}")
-                found["records"].append(measure_point(settings, axis, at, batch, size))
+                records.append(measure_point(settings, axis, at, batch, size))
             progress("")
+            found["records"] += records
     print("\n".join(sentences(found)))
 
 
