@@ -10,6 +10,7 @@ from torch_manual_conv import models
 from torch_manual_conv.bench import machine, measure, networks, problems, record, report
 from torch_manual_conv.bench.cases import cases_of
 from torch_manual_conv.bench.shapes import NETWORKS, Layer
+from torch_manual_conv.bench.ways import best
 
 RATES = {"copy": 1e10, "float32": 1e11, "float64": 5e10}
 LAYERS = [(group, layer) for group, network in NETWORKS.items() for layer in network.layers]
@@ -19,7 +20,7 @@ def measured(word, **settings):
     """The first case that the word stands for, at batch 1."""
     settings = record.Settings(rounds=1, **settings)
     case = cases_of(word)[0]
-    return record.measure(case.problem(settings, 1), settings, {"machine": "a test"}, RATES)
+    return record.measure(case.problem(settings, 1), settings, RATES)
 
 
 # ---- Measuring.
@@ -111,7 +112,7 @@ def test_layers_in_words():
 def test_every_kind_of_case_is_right(word, precision):
     settings = record.Settings(dtype=precision, rounds=1)
     for case in cases_of(word):
-        found = record.measure(case.problem(settings, 1), settings, {}, RATES)
+        found = record.measure(case.problem(settings, 1), settings, RATES)
         assert found["verified"], found["error"]
         assert {"ours contiguous", "ours channels_last"} <= found["seconds"].keys()
         assert found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
@@ -145,7 +146,7 @@ def test_work_of_a_convolution():
 
 def test_summary_tells_the_share_of_the_copy():
     found = measured("sigmoid")
-    rate = report.value(found, found["seconds"][found["best"]["ours"]])  # GB/s
+    rate = report.value(found, found["seconds"][best(found["seconds"])["ours"]])  # GB/s
     assert (
         f"of the copy of a large array, 10.0 GB/s: geometric mean {rate / 10:.0%}, "
         f"60 % and more in {int(rate >= 6)} of 1 rows"

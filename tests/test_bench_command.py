@@ -1,31 +1,21 @@
-"""python -m torch_manual_conv.bench as a command: options, records, tables, pictures, scaling, what is published."""
+"""python -m torch_manual_conv.bench as a command: options, records, tables, pictures, scaling."""
 
 import contextlib
-import importlib.util
 import io
-import json
 import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from pictures import flaws
 
-from torch_manual_conv.bench import cli, options, problems, report, scaling
+from torch_manual_conv.bench import cli, options, problems, results, scaling
 from torch_manual_conv.bench.cases import GROUPS
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks/results"
-ORIGIN = {"machine", "cores", "cpu_isa", "torch", "python", "date", "command", "threads", "clock", "dtype"}
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ORIGIN = {"machine", "cores", "cpu_isa", "torch", "python", "date", "command"}
+HOW = {"threads", "clock", "dtype", "rounds", "seconds", "verified"}
 
 
 def run(*arguments):
@@ -44,11 +34,12 @@ def test_records_say_where_they_come_from(tmp_path, capsys):
     file = tmp_path / "run.json"
     arguments = ["alexnet/conv5", "pools/max alexnet 13", "--dtype", "float32", "bfloat16", "--json", str(file)]
     assert run(*arguments, "--markdown", str(tmp_path / "run.md")) == 0
-    results = json.loads(file.read_text())
-    assert len(results["records"]) == 2 * (3 + 2)
-    for found in results["records"]:
-        assert found.keys() >= ORIGIN | {"seconds", "error", "verified", "limit_seconds", "peak_bytes", "saved_bytes"}
-        assert found["command"].startswith("python -m torch_manual_conv.bench alexnet/conv5")
+    (run_found,) = results.load(file)
+    assert run_found["environment"].keys() >= ORIGIN
+    assert run_found["environment"]["command"].startswith("python -m torch_manual_conv.bench alexnet/conv5")
+    assert len(run_found["records"]) == 2 * (3 + 2)
+    for found in run_found["records"]:
+        assert found.keys() >= HOW | {"error", "limit_seconds", "peak_bytes", "saved_bytes"}
     out = capsys.readouterr().out
     for text in (out, (tmp_path / "run.md").read_text()):
         assert "conv2 to conv5 alone" not in text
@@ -121,7 +112,7 @@ def test_help_shows_cases_and_examples(capsys):
         (["--isa", "abacus"], "TMC_CPU_ISA: must be base, .*, got abacus"),
         (["--json", "/no/such/folder/run.json"], "--json: no such folder"),
         (["--markdown", "."], "--markdown: must be a file"),
-        (["--picture", "roofline.txt"], "--picture: must end in .png, .svg, .pdf"),
+        (["--picture", "roofline.txt"], "--picture: must end in .svg, got roofline.txt"),
         (["--faster"], "unrecognized arguments: --faster"),
     ],
 )
@@ -141,19 +132,44 @@ def _in_process(arguments):
     return subprocess.CompletedProcess(arguments, stopped.value.code, "", errors.getvalue())
 
 
-def test_picture_without_matplotlib_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(options.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as stopped:
-        options.parse(["alexnet", "--picture", "roofline.png"])
-    assert stopped.value.code == 2
-    assert "pip install 'torch_manual_conv[plots]'" in capsys.readouterr().err
-
-
 def test_roofline_picture(tmp_path):
-    pytest.importorskip("matplotlib")
-    file = tmp_path / "roofline.png"
+    file = tmp_path / "roofline.svg"
     assert run("alexnet/conv5", "pools/max alexnet 13", "overhead/sigmoid", "--picture", str(file)) == 0
-    assert file.read_bytes()[1:4] == b"PNG"
+    assert list(flaws(file.read_text())) == []
+
+
+def test_command_joins_a_file(tmp_path, capsys):
+    file, tables = tmp_path / "run.json", tmp_path / "run.md"
+    for cases in (["overhead"], ["sigmoid"], ["overhead"]):
+        assert run(*cases, "--json", str(file), "--markdown", str(tables)) == 0
+    assert [r["records"][0]["group"] for r in results.load(file)] == ["overhead", "sigmoid"]
+    assert tables.read_text().count("### overhead") == tables.read_text().count("### sigmoid") == 1
+    before = file.read_text()
+    with pytest.raises(SystemExit):
+        run("overhead/sigmoid", "--json", str(file))
+    assert "overhead/sigmoid would replace all of overhead in" in capsys.readouterr().err
+    file.write_text(before.replace('"machine": "', '"machine": "not '))
+    assert run("overhead", "--json", str(file)) == 2
+    assert re.search(r"--json: .*run\.json holds results of not ", capsys.readouterr().err)
+    file.write_text('{"environment": {}}')  # as other commands write
+    assert run("overhead", "--json", str(file)) == 2
+    assert "holds no results of this command" in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_whole_tables(tmp_path, monkeypatch):
+    """Of `overhead`, which had begun, nothing: it would take the place of a whole table."""
+    file, measure = tmp_path / "run.json", cli.measure
+
+    def interrupted(problem, *arguments):
+        if (problem.group, problem.name) == ("overhead", "stage"):
+            raise KeyboardInterrupt
+        return measure(problem, *arguments)
+
+    monkeypatch.setattr(cli, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("sigmoid", "overhead", "--json", str(file))
+    (found,) = results.load(file)
+    assert {record["group"] for record in found["records"]} == {"sigmoid"}
 
 
 # ---- Scaling.
@@ -191,38 +207,15 @@ def test_no_sentence_about_a_wrong_result():
 
 
 def test_scaling_runs(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(scaling, "BATCHES", (1, 2))
     monkeypatch.setattr(scaling, "SIZES", (64, 72))
     monkeypatch.setattr(scaling, "USUAL_SIZE", 64)
-    files = [tmp_path / name for name in ("scaling.json", "scaling.md", "scaling.png")]
+    files = [tmp_path / name for name in ("scaling.json", "scaling.md", "scaling.svg")]
     named = zip(("--json", "--markdown", "--picture"), map(str, files), strict=True)
     assert cli.main(["--scaling", "--threads", "1", "--rounds", "1", *(word for pair in named for word in pair)]) == 0
-    results = json.loads(files[0].read_text())
-    assert all(found.keys() >= ORIGIN and found["verified"] for found in results["records"])
-    assert results["sentences"][0] in capsys.readouterr().out
-    assert results["sentences"][0] in files[1].read_text()
-    assert files[2].read_bytes()[1:4] == b"PNG"
-
-
-# ---- What is published.
-
-
-def test_documents_agree_with_the_results():
-    readme = load(ROOT / "benchmarks/readme.py")
-    for document in readme.DOCUMENTS:
-        assert readme.filled(document) == document.read_text(), f"{document.name}: run `make readme`"
-    assert readme.MEASURED.search((ROOT / "README.md").read_text())
-    assert readme.KEPT.search((ROOT / "docs/memory.md").read_text())
-
-
-@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
-def test_published_runs_are_whole(file):
-    results = json.loads(file.read_text())
-    if "records" not in results:
-        pytest.skip("of another tool")
-    for found in results["records"]:
-        assert found["verified"] and found.keys() >= ORIGIN
-    written = (scaling if "sentences" in results else report).markdown(results)
-    assert file.with_suffix(".md").read_text() == written
-    assert file.with_suffix(".png").exists()
+    (found,) = results.load(files[0])
+    assert found["environment"].keys() >= ORIGIN
+    assert all(record.keys() >= HOW and record["verified"] for record in found["records"])
+    assert re.search("float32, 1 thread: an image of 64 x 64 takes .* ms", capsys.readouterr().out)
+    assert "- float32, 1 thread: an image of 64 x 64 takes " in files[1].read_text()
+    assert list(flaws(files[2].read_text())) == []

@@ -21,6 +21,7 @@ from torch_manual_conv.bench.cases import Case
 from torch_manual_conv.bench.pools import SIGMOIDS
 from torch_manual_conv.bench.record import Settings, measure
 from torch_manual_conv.bench.shapes import NETWORKS
+from torch_manual_conv.bench.ways import best
 
 COMMAND = "make gpu-check"
 REPEATS = 100
@@ -257,7 +258,7 @@ class Row(NamedTuple):
 
 def tables(part, wanted, device, tell, deadline, begin):
     """Measures the rows, as time allows."""
-    dry, facts = device == "cpu", environment(device)
+    dry = device == "cpu"
 
     def compute(row):
         dtype, precision = row.kind
@@ -267,9 +268,7 @@ def tables(part, wanted, device, tell, deadline, begin):
         torch.ops.tmc.prefer_conv2d_algorithm("" if dry else row.algorithm)
         os.environ["TMC_STAGE_MAP_GRADIENT"] = row.map_gradient
         try:
-            record = measure(
-                row.case.problem(settings, DRY_BATCH if dry else row.batch), settings, facts, rates(device)
-            )
+            record = measure(row.case.problem(settings, DRY_BATCH if dry else row.batch), settings, rates(device))
         finally:
             torch.ops.tmc.prefer_conv2d_algorithm("")
             if device == "cuda" and not gpu_is_lost():
@@ -289,6 +288,7 @@ def rates(device):
 
 
 def show(name, record):
-    best = ", ".join(f"{side} {1e3 * record['seconds'][which]:.3f} ms" for side, which in record["best"].items())
+    seconds = record["seconds"]
+    fastest = ", ".join(f"{side} {1e3 * seconds[which]:.3f} ms" for side, which in best(seconds).items())
     turns = f", x{record['ratio']['median']:.2f}" if "ratio" in record else ""
-    print(f"{name}: {best}{turns}" + ("" if record["verified"] else ", WRONG"), flush=True)
+    print(f"{name}: {fastest}{turns}" + ("" if record["verified"] else ", WRONG"), flush=True)

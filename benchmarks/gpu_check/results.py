@@ -28,7 +28,7 @@ def write(found, folder):
     device = found["environment"].get("machine", UNKNOWN)
     folder.mkdir(exist_ok=True)
     path = folder / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    path.with_suffix(".json").write_text(by_line(found))
     try:
         text = tables(found, device)
     except Exception as error:  # the numbers are safe in the other file
@@ -37,12 +37,21 @@ def write(found, folder):
     path.with_suffix(".md").write_text(text)
 
 
-def tables(found, device):
-    from torch_manual_conv.bench.report import markdown
+def by_line(found):
+    """JSON, a line for each thing that was found; the package may not be there to help."""
 
-    facts = {"environment": {"machine": device, **found["environment"]}}
+    def shown(value):
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]" if isinstance(value, list) else json.dumps(value)
+
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {shown(value)}" for key, value in found.items()) + "\n}\n"
+
+
+def tables(found, device):
+    from torch_manual_conv.bench.results import markdown
+
+    facts = {"environment": {"machine": device, "command": "make gpu-check", **found["environment"]}}
     lines = "\n".join(f"- {line}" for line in summary(found).splitlines())
-    return f"{markdown({**found, **facts})}\n## The check itself\n\n{lines}\n"
+    return f"{markdown([{**found, **facts}])}\n## The check itself\n\n{lines}\n"
 
 
 def summary(found):

@@ -1,6 +1,5 @@
 """The command: measures what was asked for, group by group, and writes what was found."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import torch
 
-from . import machine, picture, report, scaling
+from . import machine, picture, report, results, scaling
 from .cases import Case
 from .options import PROG, parse
 from .problems import PASSES, conv_problem
@@ -24,32 +23,33 @@ def main(argv=None):
         return subprocess.run(command, env={**os.environ, "TMC_CPU_ISA": options.isa}).returncode
     try:
         facts = machine.environment(shlex.join([*PROG.split(), *argv]), options.device)
-    except RuntimeError as error:  # TMC_CPU_ISA names nothing that this CPU has
+        before = results.to_join(options.json, facts["machine"])
+    except (RuntimeError, ValueError) as error:  # TMC_CPU_ISA names nothing that this CPU has; a file of other results
         print(f"{PROG}: error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     print("\n".join(f"{name:18}{fact}" for name, fact in facts.items()))
-    results = {"environment": facts, "peaks": [], "records": []}
+    run = {"environment": facts, "peaks": [], "records": []}
     threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         if options.scaling:
-            scaling.run(options, results, progress)
+            scaling.run(options, run, progress)
         else:
-            compare(options, results)
+            compare(options, run)
     finally:
         torch.set_num_threads(threads_before)
         torch.set_float32_matmul_precision(precision_before)
-        write(options, results)  # also what was measured before an interruption
-    return 0 if all(record["verified"] for record in results["records"]) else 1
+        write(options, before, run)  # also the tables that were whole before an interruption
+    return 0 if all(record["verified"] for record in run["records"]) else 1
 
 
-def compare(options, results):
+def compare(options, run):
     for threads in options.threads:
         settings = Settings(
             "float32", options.device, threads, options.precision, options.rounds, options.compile, options.graphs
         )
         settings.apply()
         rates = machine.peaks(options.device)
-        results["peaks"].append({"threads": threads, "rates": rates})
+        run["peaks"].append({"threads": threads, "rates": rates})
         shown = ", ".join(
             f"{machine.UNITS[unit]} {report.number(rate / 1e9)} {'GB/s' if unit == 'copy' else 'GFLOP/s'}"
             for unit, rate in rates.items()
@@ -61,9 +61,9 @@ def compare(options, results):
                 records = []
                 for case, problem in section:
                     progress(f"{case.group} {case.name} {case.what}, {dtype}")
-                    records.append(measure(problem(settings), settings, results["environment"], rates))
-                    results["records"].append(records[-1])
+                    records.append(measure(problem(settings), settings, rates))
                 progress("")
+                run["records"] += records
                 for found in report.sections(records):
                     report.show(*found, rates)
 
@@ -90,15 +90,16 @@ def progress(text):
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def write(options, results):
-    if not results["records"]:
+def write(options, before, run):
+    if not run["records"]:
         return
+    runs = results.joined(before, run)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        results.save(options.json, runs)
     if options.markdown:
-        options.markdown.write_text((scaling if options.scaling else report).markdown(results))
+        options.markdown.write_text(results.markdown(runs))
     if options.picture:
-        (scaling if options.scaling else picture).draw(results, options.picture)
+        options.picture.write_text((scaling if options.scaling else picture).draw(run))
     written = [str(path) for path in (options.json, options.markdown, options.picture) if path]
     if written:
         print("wrote " + ", ".join(written))

@@ -30,7 +30,7 @@ def cpu_name():
 
 
 def environment(command, device="cpu"):
-    """What every record carries, so that it still says where it comes from when it is cut out."""
+    """Where the numbers of a run come from."""
     facts = {
         "machine": cpu_name(),
         "cores": os.cpu_count(),

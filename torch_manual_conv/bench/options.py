@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import importlib.util
 import os
 from pathlib import Path
 
@@ -28,13 +27,12 @@ examples, after {PROG}:
   --conv 8 64 56 56 128 3 3 --stride 2     your own layer: N C H W K R S
   stages step --compile                    with a torch.compile column
   alexnet --isa avx2                       the kernels of another instruction set
-  alexnet --json run.json --picture roofline.png
-  --scaling --picture scaling.png          cost by batch, image size, threads
+  alexnet --json run.json --picture roofline.svg
+  --scaling --picture scaling.svg          cost by batch, image size, threads
 
 exit code: 0 done, 1 a result was wrong, 2 wrong command line
 """
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-PICTURES = (".png", ".svg", ".pdf")
 DEFAULT_CASES = ("alexnet", "pools", "sigmoid", "stages")
 MOST = 1 << 20  # of any size on the command line
 GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
@@ -88,9 +86,10 @@ def build_parser():
     how.add_argument("--isa", help="base, avx2, avx512, ...: CPU kernels to use; default: the best (TMC_CPU_ISA)")
     how.add_argument("--scaling", action="store_true", help="time an image by batch, image size and threads instead")
     out = parser.add_argument_group("results")
-    out.add_argument("--json", type=Path, metavar="FILE", help="every record, with machine, versions, date, command")
-    out.add_argument("--markdown", type=Path, metavar="FILE", help="the tables")
-    out.add_argument("--picture", type=Path, metavar="FILE", help="a roofline, or with --scaling the curves")
+    out.add_argument("--json", type=Path, metavar="FILE", help="every record, with machine, versions, date, command; "
+                     "tables that FILE has already are replaced, its others stay")  # fmt: skip
+    out.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, with --json all of that file's")
+    out.add_argument("--picture", type=Path, metavar="FILE", help="an SVG: a roofline, or with --scaling the curves")
     return parser
 
 
@@ -118,6 +117,7 @@ def parse(argv):
         parser.error("--graphs: needs --device cuda")
     _check_memory(parser, options)
     check_file(parser, "json", options.json)
+    _check_whole(parser, options)
     check_file(parser, "markdown", options.markdown)
     check_picture(parser, options.picture)
     return options
@@ -187,9 +187,17 @@ def check_file(parser, name, path):
         parser.error(f"--{name}: must be a file, got the folder {path}")
 
 
+def _check_whole(parser, options):
+    """A table of the file is replaced as a whole."""
+    parts = [word for word in options.cases if "/" in word]
+    if parts and options.json and options.json.is_file():
+        group = parts[0].partition("/")[0]
+        parser.error(
+            f"--json: {parts[0]} would replace all of {group} in {options.json}: name the group, or a new file"
+        )
+
+
 def check_picture(parser, path):
     check_file(parser, "picture", path)
-    if path is not None and path.suffix not in PICTURES:
-        parser.error(f"--picture: must end in {', '.join(PICTURES)}, got {path.name}")
-    if path is not None and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--picture needs matplotlib: pip install 'torch_manual_conv[plots]'")
+    if path is not None and path.suffix != ".svg":
+        parser.error(f"--picture: must end in .svg, got {path.name}")

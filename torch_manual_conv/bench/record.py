@@ -12,7 +12,7 @@ from ..memory.peak import peak_bytes
 from . import machine
 from .measure import alternate, clock_name, ratio
 from .problems import LAYOUTS
-from .ways import COMPILED, OURS_COMPILED, as_graphs
+from .ways import COMPILED, OURS_COMPILED, as_graphs, best
 
 TORCH_FACTOR = 2  # ours may be off by twice torch's own error, as in torch_manual_conv.verify, or by one rounding
 ROUNDING = {"highest": 2.0**-23, "high": 2.0**-16, "medium": 2.0**-8}  # of float32's operands, by precision
@@ -51,10 +51,9 @@ class Settings:
         torch.backends.cudnn.allow_tf32 = self.precision != "highest"
 
 
-def measure(problem, settings, environment, rates):
+def measure(problem, settings, rates):
     """The record of one problem; without a speed of ours where ours is wrong."""
     record = {
-        **environment,
         "threads": settings.threads,
         "clock": clock_name(settings.device, settings.threads),
         "dtype": problem.dtype,
@@ -88,11 +87,12 @@ def measure(problem, settings, environment, rates):
         limits, bounds = _limits(problem, settings, rates)
         seconds = alternate(calls | limits, settings.rounds, settings.device)
         record["seconds"] = {name: statistics.median(seconds[name]) for name in calls}
-        record |= _compare(seconds, record["seconds"])
+        faster = best(record["seconds"])
+        record |= _compare(seconds, faster)
         if bounds:
             least = {name: min(seconds[name]) for name in limits}
             record["limit_seconds"], record["limit_by"] = max((bound(least), by) for by, bound in bounds.items())
-        record["peak_bytes"] = {side: peak_bytes(calls[name], settings.device) for side, name in record["best"].items()}
+        record["peak_bytes"] = {side: peak_bytes(calls[name], settings.device) for side, name in faster.items()}
     with torch.enable_grad():
         keeps = problem.keeps | ({COMPILED: calls[COMPILED]} if problem.records_graph and COMPILED in calls else {})
         record["saved_bytes"] = {side: saved_bytes(call, problem.parameters) for side, call in keeps.items()}
@@ -150,22 +150,18 @@ def _limit(errors, problem, settings):
     return max(TORCH_FACTOR * max(theirs, default=0.0), rounding, CHOICE if problem.chooses else 0.0)
 
 
-def _compare(seconds, medians):
-    """Each side's faster layout, and how many times faster ours is than torch's in the same turns."""
-    best = {}
-    for side in ("ours", "torch"):
-        names = [f"{side} {layout}" for layout in LAYOUTS if f"{side} {layout}" in medians]
-        if names:
-            best[side] = min(names, key=medians.get)
-    faster = {"best": best}
-    if len(best) == 2:
-        faster["ratio"] = ratio(seconds[best["torch"]], seconds[best["ours"]])._asdict()
-        faster["ratio_by_layout"] = {
+def _compare(seconds, faster):
+    """How many times faster ours is than torch's in the same turns: the faster layout of each, and layout by layout."""
+    if len(faster) < 2:
+        return {}
+    return {
+        "ratio": ratio(seconds[faster["torch"]], seconds[faster["ours"]])._asdict(),
+        "ratio_by_layout": {
             layout: ratio(seconds[f"torch {layout}"], seconds[f"ours {layout}"]).median
             for layout in LAYOUTS
             if f"torch {layout}" in seconds and f"ours {layout}" in seconds
-        }
-    return faster
+        },
+    }
 
 
 def _limits(problem, settings, rates):

@@ -4,7 +4,7 @@ import sys
 
 from .cases import GROUPS
 from .measure import geometric_mean
-from .ways import COMPILED, WAYS
+from .ways import COMPILED, WAYS, best
 
 LAYOUTS = ("contiguous", "channels_last")
 NOTHING = "·"  # in a cell
@@ -35,9 +35,12 @@ def sections(records):
     """[(what is in it, its records)]: a table for each group, dtype, precision and number of threads."""
     found = {}
     for record in records:
-        key = tuple(record[name] for name in ("group", "dtype", "precision", "threads", "unit"))
-        found.setdefault(key, []).append(record)
+        found.setdefault(table_key(record), []).append(record)
     return list(found.items())
+
+
+def table_key(record):
+    return tuple(record.get(name) for name in ("group", "dtype", "precision", "threads", "unit"))
 
 
 def title(key):
@@ -62,7 +65,7 @@ def _speed_row(record, compiled):
         seconds = record["seconds"].get(name)
         wrong = record["error"].get(name, 0) > record["error_limit"]
         cells.append("WRONG" if wrong else NOTHING if seconds is None else number(value(record, seconds)))
-    limit, ours = record.get("limit_seconds"), record["seconds"].get(record["best"].get("ours"))
+    limit, ours = record.get("limit_seconds"), record["seconds"].get(best(record["seconds"]).get("ours"))
     cells.append(number(value(record, limit)) if limit else NOTHING)
     turns = record.get("ratio")
     cells += (
@@ -131,7 +134,7 @@ def summary(records, rates):
         core = [r["ratio"]["median"] for r in rated if r["group"] == "alexnet" and r["name"] != "conv1"]
         if core and len(core) < len(rated):
             lines.append(f"conv2 to conv5 alone: {number(geometric_mean(core))}")
-    moved = [value(r, r["seconds"][r["best"]["ours"]]) for r in rated if r["unit"] == "GB/s"]
+    moved = [value(r, r["seconds"][best(r["seconds"])["ours"]]) for r in rated if r["unit"] == "GB/s"]
     if moved and rates:
         copy = rates["copy"] / 1e9
         lines.append(
@@ -213,32 +216,29 @@ def plain(header, rows):
 # ---- Markdown.
 
 
-def markdown(results):
-    """The whole run, for reading: benchmarks/results/<run>.md."""
-    lines = [*origin(results), "", READING]
-    rates = {peaks["threads"]: peaks["rates"] for peaks in results["peaks"]}
-    for key, records in sections(results["records"]):
-        lines += ["", f"## {title(key)}", "", *markdown_table(*speed_table(records)), ""]
-        lines += [f"- {line}" for line in summary(records, rates.get(records[0]["threads"]))]
+def tables(run):
+    """Lines of Markdown: the tables of one run."""
+    rates = {peaks["threads"]: peaks["rates"] for peaks in run["peaks"]}
+    for key, records in sections(run["records"]):
+        yield from ["", f"### {title(key)}", "", *markdown_table(*speed_table(records)), ""]
+        yield from (f"- {line}" for line in summary(records, rates.get(records[0]["threads"])))
         for about, (header, rows) in (
             ("Ways to run it, channels_last:", ways_table(records)),
             ("Memory, MB:", memory_table(records)),
         ):
             if rows:
-                lines += ["", about, "", *markdown_table(header, rows)]
-    return "\n".join(lines) + "\n"
+                yield from ["", about, "", *markdown_table(header, rows)]
 
 
-def origin(results):
-    """Machine, versions, date, command and peaks."""
-    facts = results["environment"]
-    lines = [f"# {facts['machine']}", ""]
-    lines += [f"- {name}: {fact}" for name, fact in facts.items() if name != "machine"]
-    for peaks in results["peaks"]:
+def origin(run):
+    """Lines of Markdown: command, versions, date and peaks."""
+    facts = run["environment"]
+    yield from [f"## `{facts['command']}`", ""]
+    yield from (f"- {name}: {fact}" for name, fact in facts.items() if name not in ("machine", "command"))
+    for peaks in run["peaks"]:
         rates = [f"{name} {number(rate / 1e9)}" for name, rate in peaks["rates"].items()]
         threads = f"{peaks['threads']} thread{'s' if peaks['threads'] > 1 else ''}"
-        lines.append(f"- peaks, {threads} (copy: GB/s, arithmetic: GFLOP/s): {', '.join(rates)}")
-    return lines
+        yield f"- peaks, {threads} (copy: GB/s, arithmetic: GFLOP/s): {', '.join(rates)}"
 
 
 def markdown_table(header, rows, left=2):

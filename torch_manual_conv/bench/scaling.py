@@ -13,9 +13,10 @@ from .measure import alternate, clock_name, ratio
 from .networks import features_call
 from .problems import random
 from .record import CHOICE, Settings
-from .report import markdown_table, number, origin
-from .style import COLOURS, STYLE, signature
+from .report import markdown_table, number
+from .svg import COLOURS, DASHES, Axes, Picture, legend, signature, steps
 
+GROUP = "scaling"  # of its records
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # at images of USUAL_SIZE
 SIZES = (64, 96, 128, 192, 256, 384, 512)  # in batches of USUAL_BATCH
 USUAL_SIZE, USUAL_BATCH = 224, 8
@@ -24,24 +25,25 @@ LEAST_ROUNDS = 3
 FULL_BATCH = 8  # from here on a batch is large enough for the time to be proportional to it
 
 
-def run(options, results, progress):
-    """Measures every point; each thread count's sentence is printed and kept."""
+def run(options, found, progress):
+    """Measures every point; each thread count's sentence is printed."""
     points = [("batch", batch, batch, USUAL_SIZE) for batch in BATCHES if not options.batch or batch <= options.batch]
     points += [("size", size, min(USUAL_BATCH, options.batch or USUAL_BATCH), size) for size in SIZES]
     for dtype in options.dtype:
         for threads in options.threads:
             settings = Settings(dtype, options.device, threads, options.precision, options.rounds)
             settings.apply()
-            results["peaks"].append({"threads": threads, "rates": machine.peaks(options.device)})
+            found["peaks"].append({"threads": threads, "rates": machine.peaks(options.device)})
+            records = []
             for axis, at, batch, size in points:
                 progress(f"{axis} {at}, {threads} threads, {dtype}")
-                results["records"].append(measure_point(settings, results["environment"], axis, at, batch, size))
+                records.append(measure_point(settings, axis, at, batch, size))
             progress("")
-    results["sentences"] = list(sentences(results))
-    print("\n".join(results["sentences"]))
+            found["records"] += records
+    print("\n".join(sentences(found)))
 
 
-def measure_point(settings, environment, axis, at, batch, size):
+def measure_point(settings, axis, at, batch, size):
     """One point of a curve. Checked against torch in float32: float64 would take longer than everything else."""
     torch.manual_seed(0)
     original = models.alexnet(10, layers="torch", hidden=16).to(settings.device, memory_format=torch.channels_last)
@@ -58,11 +60,10 @@ def measure_point(settings, environment, axis, at, batch, size):
     seconds = alternate(calls, rounds, settings.device)
     verified = error <= limit
     return {
-        **environment,
         "threads": settings.threads,
         "clock": clock_name(settings.device, settings.threads),
         "dtype": settings.dtype,
-        "group": "scaling",
+        "group": GROUP,
         "axis": axis,
         "at": at,
         "images": batch,
@@ -86,11 +87,9 @@ def exponent(points):
     return statistics.linear_regression(x, y).slope
 
 
-def sentences(results):
+def sentences(run):
     """How cost grows, in words, from the measured points alone: one sentence for each dtype and number of threads."""
-    runs = {}
-    for record in results["records"]:
-        runs.setdefault((record["dtype"], record["threads"]), []).append(record)
+    runs = _by_curve(run["records"])
     for (dtype, threads), records in runs.items():
         if not all(record["verified"] for record in records):
             yield f"{dtype}, {threads} threads: ours differs from torch's; no sentence about a wrong result."
@@ -120,57 +119,59 @@ def _gain(single, several, side):
     return curve(single, "batch", side)[-1][1] / curve(several, "batch", side)[-1][1]
 
 
-def markdown(results):
-    """The whole run, for reading."""
+def tables(run):
+    """Lines of Markdown: the sentences, and every point."""
     header = ["dtype", "threads", "batch", "side", "ms an image, ours", "torch", "x torch"]
     rows = []
-    for record in results["records"]:
+    for record in run["records"]:
         milliseconds = {side: 1e3 * seconds / record["images"] for side, seconds in record["seconds"].items()}
         shown = [number(milliseconds[side]) if side in milliseconds else "WRONG" for side in ("ours", "torch")]
         where = [record[name] for name in ("dtype", "threads", "images", "size")]
         rows.append([*map(str, where), *shown, number(record["ratio"]["median"]) if record["ratio"] else ""])
-    lines = [*origin(results), "", *results["sentences"], "", *markdown_table(header, rows)]
-    return "\n".join(lines) + "\n"
+    yield from ["", *(f"- {sentence}" for sentence in sentences(run)), "", *markdown_table(header, rows)]
 
 
-def draw(results, path):
+def draw(run):
     """Left the time of an image by batch, right the time of a pixel by image size: flat is proportional."""
-    import matplotlib
+    runs = _by_curve(run["records"])
+    top = 34 + 16 * math.ceil(len(runs) / 2)  # below the legend
+    picture = Picture(880, top + 340, "Time of AlexNet's convolutional part by batch and image size")
+    entries = [
+        (f"{side}, {dtype}, {threads} thread{'s' if threads > 1 else ''}", COLOURS[side], None, dash)
+        for (dtype, threads), dash in zip(runs, DASHES * len(runs), strict=False)
+        for side in ("ours", "torch")
+    ]
+    legend(picture, 60, 18, entries, width=200)
+    picture.heading(60, top - 10, f"forward + backward, images of {USUAL_SIZE} x {USUAL_SIZE}")
+    picture.heading(500, top - 10, f"by image size, batch {USUAL_BATCH}")
+    for left, axis, across, up in ((60, "batch", "batch", "ms an image"), (500, "size", "image side", "ns a pixel")):
+        _panel(picture, left, top, [record for record in run["records"] if record["axis"] == axis], across, up)
+    signature(picture, 860, top + 325, run["environment"])
+    return picture.svg()
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def _panel(picture, left, top, records, across, up):
+    places = sorted({record["at"] for record in records})
+    most = 1.05 * max(_cost(record, side) for record in records for side in record["seconds"])
+    ends = places[0] / 1.2, places[-1] * 1.2
+    axes = Axes(picture, left, top, 360, 270, ends, (0, most), log="x")
+    axes.vertical({place: str(place) for place in places}, across)
+    axes.horizontal(steps(most), up)
+    runs = _by_curve(records)
+    for points, dash in zip(runs.values(), DASHES * len(runs), strict=False):
+        for side in ("torch", "ours"):
+            line = [(axes.x(r["at"]), axes.y(_cost(r, side))) for r in points if side in r["seconds"]]
+            picture.line(line, COLOURS[side], 2, dash)
+            for x, y in line:
+                picture.mark(x, y, COLOURS[side])
+
+
+def _by_curve(records):
+    """{(dtype, threads): records}"""
     runs = {}
-    for record in results["records"]:
+    for record in records:
         runs.setdefault((record["dtype"], record["threads"]), []).append(record)
-    lines = {key: style for key, style in zip(runs, ("-", "--", ":", "-.") * len(runs), strict=False)}
-    with pyplot.rc_context(STYLE):
-        figure, panels = pyplot.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
-        for axes, axis in zip(panels, ("batch", "size"), strict=True):
-            for (dtype, threads), records in runs.items():
-                points = [record for record in records if record["axis"] == axis]
-                for side in ("torch", "ours"):
-                    axes.plot(
-                        [record["at"] for record in points if side in record["seconds"]],
-                        [_cost(record, side) for record in points if side in record["seconds"]],
-                        lines[dtype, threads], marker="o", ms=4, mew=0, color=COLOURS[side],
-                        label=f"{side}, {dtype}, {threads} thread{'s' if threads > 1 else ''}",
-                    )  # fmt: skip
-            ticks = sorted({record["at"] for record in results["records"] if record["axis"] == axis})
-            axes.set(xscale="log", ylim=(0, None))
-            axes.set_xticks(ticks, ticks)
-            axes.minorticks_off()
-        left, right = panels
-        left.set(
-            xlabel="batch", ylabel="ms an image", title=f"AlexNet features, forward + backward, {USUAL_SIZE} pixels"
-        )
-        right.set(
-            xlabel="image side, pixels", ylabel="ns a pixel", title=f"the same by image size, batch {USUAL_BATCH}"
-        )
-        left.legend(fontsize=8)
-        signature(figure, results["environment"])
-        figure.savefig(path, dpi=150)
-        pyplot.close(figure)
+    return runs
 
 
 def _cost(record, side):

@@ -7,6 +7,7 @@ import torch
 
 COMPILED, OURS_COMPILED = "torch.compile", "ours compiled"
 EAGER = "ours channels_last", "torch channels_last"
+SIDES = "ours", "torch"
 WARM_UP = 3  # calls: what is loaded, chosen or compiled at the first ones
 
 
@@ -20,6 +21,12 @@ WAYS = {  # what a table calls it: our contestant and torch's
     "CUDA graph": _graphs(EAGER),
     "compiled, CUDA graph": _graphs((OURS_COMPILED, COMPILED)),
 }
+
+
+def best(seconds):
+    """{side: the name of its faster layout}, of the sides that have a speed."""
+    names = {side: [n for n in (f"{side} contiguous", f"{side} channels_last") if n in seconds] for side in SIDES}
+    return {side: min(found, key=seconds.get) for side, found in names.items() if found}
 
 
 def as_graphs(calls, device):

@@ -1,7 +1,6 @@
 """The command: runs a model forward and backward, and says what each layer kept in between, and why."""
 
 import argparse
-import json
 import shlex
 import sys
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ import torch
 
 from ..bench import machine
 from ..bench.options import Parser, at_least, check_file, check_picture
+from ..bench.results import dumps
 from . import report
 from .ledger import PARAMETER, Ledger
 from .model import OWN, USUAL_INPUT, ModelError, first_line, load, tensors_in, variants
@@ -29,7 +29,7 @@ examples, after {PROG}:
   alexnet
   torchvision.models:resnet18 --input 8 3 224 224
   my_package.my_module:make_model --input 32 1 28 28 --dtype bfloat16
-  alexnet --picture memory.png --json memory.json
+  alexnet --picture memory.svg --json memory.json
 
 exit code: 0 done, 2 wrong command line, or a model that cannot be run
 """
@@ -49,9 +49,9 @@ def main(argv=None):
         parser.error(str(error))
     report.show(results)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        options.json.write_text(dumps(results))
     if options.picture:
-        report.draw(results, options.picture)
+        options.picture.write_text(report.draw(results))
     return 0
 
 
@@ -69,7 +69,7 @@ def build_parser():
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="half types by autocast; default: float32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that is counted")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="bars: what each layer keeps")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="an SVG of bars: what each layer keeps")
     return parser
 
 

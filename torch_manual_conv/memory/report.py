@@ -1,8 +1,10 @@
 """What is kept, as a table and as a picture: layer by layer, torch beside ours."""
 
 from ..bench.report import number, plain
+from ..bench.svg import COLOURS, Axes, Picture, legend, steps
 from .ledger import MODEL_INPUT
 
+BAR = 7  # pixels
 MOST_BARS = 30  # a larger model's layers are drawn by the block they are in
 
 
@@ -60,39 +62,27 @@ def _cell(rows):
     return "= input" if holder == MODEL_INPUT else f"= {holder or 'model'}" if holder != rows[0]["layer"] else "= above"
 
 
-def draw(results, path):
-    """Bars for each layer, one a variant, in MB an image."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from ..bench.style import COLOURS, STYLE
-
+def draw(results):
+    """An SVG: bars for each layer, one a variant, in MB an image."""
     variants, images = results["variants"], results["input"][0]
     sums = _by_block(results)
-    with pyplot.rc_context(STYLE):
-        height = 1.6 + 0.16 * len(sums) * len(variants)
-        figure, axes = pyplot.subplots(figsize=(8, height), layout="constrained")
-        width = 0.8 / len(variants)
-        for place, (name, variant) in enumerate(variants.items()):
-            values = [found.get(name, 0) / images / 1e6 for found in sums.values()]
-            offset = (place - (len(variants) - 1) / 2) * width
-            total = number(variant["saved_bytes"] / images / 1e6)
-            axes.barh(
-                [y + offset for y in range(len(sums))],
-                values,
-                0.9 * width,
-                color=COLOURS[name],
-                label=f"{name}: {total} MB",
-            )
-        axes.set_yticks(range(len(sums)), list(sums))
-        axes.set_ylim(len(sums) - 0.4, -0.6)  # in reading order
-        axes.set(xlabel="MB an image kept for backward", title=_title(results))
-        axes.grid(axis="y", visible=False)
-        axes.legend(title="in all")
-        figure.savefig(path, dpi=150)
-        pyplot.close(figure)
+    left = 20 + 6.2 * max(map(len, sums), default=0)
+    row = BAR * len(variants) + 6
+    top, width = 44 + 16 * len(variants), 480
+    picture = Picture(round(left + width + 30), top + row * len(sums) + 44, _title(results))
+    picture.heading(left, 20, _title(results))
+    totals = {name: number(variant["saved_bytes"] / images / 1e6) for name, variant in variants.items()}
+    legend(picture, left, 42, [(f"{n}: {mb} MB in all", COLOURS[n], None, None) for n, mb in totals.items()], columns=1)
+    most = 1.05 * max((size / images / 1e6 for found in sums.values() for size in found.values()), default=1)
+    axes = Axes(picture, left, top, width, row * len(sums), (0, most), (len(sums), 0))
+    axes.vertical(steps(most), "MB an image kept for backward")
+    for place, (block, found) in enumerate(sums.items()):
+        picture.text(left - 6, axes.y(place + 0.5) + 4, block, "end")
+        for line, name in enumerate(variants):
+            size = found.get(name, 0) / images / 1e6
+            if size:
+                picture.bar(left, axes.y(place) + 3 + BAR * line, axes.x(size) - left, BAR - 1, COLOURS[name])
+    return picture.svg()
 
 
 def _title(results):
