@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 INSTRUCTION_SETS = ("base", "avx2", "avx512", "avx512_bf16", "amx")
 
 
@@ -16,17 +17,15 @@ def run_on(isa, program, *arguments, package=ROOT, **environment):
 
     The program may import the tests' modules. `package` is the folder that holds torch_manual_conv.
     """
-    path = os.pathsep.join(map(str, (package, *TEST_FOLDERS)))
+    folders = [folder for folder in TESTS.iterdir() if folder.is_dir()]
+    path = os.pathsep.join(map(str, (package, TESTS, *folders)))
     child = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
         env={**os.environ, "TMC_CPU_ISA": isa, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,  # not the root: its package would come first
+        cwd=TESTS,  # not the root: its package would come first
     )
     if "this CPU supports at most" in child.stderr:
         pytest.skip(f"this CPU has no {isa}, or this process may not use it")
     assert child.returncode == 0, f"on {isa}: {child.stderr}{child.stdout}"
-
-
-TEST_FOLDERS = (Path(__file__).parent,)

@@ -42,8 +42,8 @@ def tests(device):
     """A process for each file: on a GPU, one wrong address ends everything that its process would still do."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", device]
     if device == "cpu":
-        return [([*command, "tests/test_sigmoid.py", "-k", "float64 and cpu", "--maxfail=1"], {})]
-    files = [path for path in (ROOT / "tests").glob("test_*.py") if tests_operators(path)]
+        return [([*command, "tests/ops/test_sigmoid.py", "-k", "float64 and cpu", "--maxfail=1"], {})]
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if tests_operators(path)]
     files.sort(key=lambda path: path.stat().st_size, reverse=True)  # the longest first
     return [([*command, str(path.relative_to(ROOT)), "-k", "cuda", "--maxfail=20"], {}) for path in files]
 

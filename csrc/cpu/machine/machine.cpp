@@ -29,7 +29,7 @@ constexpr Level kLevels[] = {
 // Linux saves AMX's 8 KiB of tiles only for processes that ask for them, and a sandbox may refuse.
 [[maybe_unused]] bool may_use_amx() {
 #if defined(TMC_EMULATE_AMX)
-  return true;  // tests/test_amx.py: csrc/cpu/machine/amx_tiles.h computes what the tiles would
+  return true;  // tests/cpu/test_amx.py: csrc/cpu/machine/amx_tiles.h computes what the tiles would
 #elif defined(__x86_64__) && defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "cpu/amx_tiles.h"
+#include "cpu/machine/amx_tiles.h"
 
 using namespace tmc;
 

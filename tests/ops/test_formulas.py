@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from torch_manual_conv import formulas, functional
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DERIVATIONS = ROOT / "docs" / "derivations.md"
 
 # A sum of n float64 terms, taken in another order, moves by a few units in the last place of its largest partial

@@ -1,8 +1,8 @@
-"""The package with AMX emulated: the product's own objects, but for the two sources that meet AMX.
+"""The package with AMX emulated: the product's own objects, but for the sources that meet AMX.
 
-csrc/cpu/machine/amx_tiles.h computes what the tile instructions would, csrc/cpu/machine/machine.cpp finds AMX on any machine with
-AVX512-BF16. Everything else is what was built for the product, so that whole convolutions, and the ordinary tests, run
-through the AMX kernels.
+amx_tiles_emulated.h computes what the tile instructions would, and csrc/cpu/machine/machine.cpp then finds AMX on any
+machine with AVX512-BF16. Everything else is what was built for the product, so that whole convolutions, and the
+ordinary tests, run through the AMX kernels.
 """
 
 import functools
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 OBJECTS = ROOT / "build/native-x86_64"  # setup.py's
 EMULATED = ("csrc/cpu/gemm/kernels_amx.cpp", "csrc/cpu/machine/machine.cpp", "csrc/cpu/machine/peak_amx.cpp")
 

@@ -11,7 +11,7 @@ from training_runs import TINY, train
 
 from torch_manual_conv.training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Payload:

@@ -6,7 +6,6 @@ import torch.nn.functional as torch_F
 from checks import check_values
 from instruction_sets import INSTRUCTION_SETS, run_on
 
-import torch_manual_conv as tmc
 import torch_manual_conv.functional as F
 
 # name: input shape, weight shape, arguments. Tiles are 3 x 3 outputs, blocks 3 x 3 taps, vectors 4 to 16 floats. Half

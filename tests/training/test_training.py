@@ -14,7 +14,7 @@ from torch_manual_conv.training import checkpoint, cli, engine
 from torch_manual_conv.training.config import TrainConfig
 from torch_manual_conv.training.report import Report
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 # ---- Learning

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-CHECK = Path(__file__).parent.parent / "benchmarks" / "gpu_check"
+CHECK = Path(__file__).parents[2] / "benchmarks" / "gpu_check"
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_a_case_that_raises_is_noted_and_the_next_one_runs(modules, monkeypatch)
 
 def test_commands_side_by_side(check, tmp_path):
     """All run at once, each with all the time of the part, and what failed in pytest is told."""
-    failing = "print('FAILED tests/test_conv2d.py::test_x - assert 0'); raise SystemExit(1)"
+    failing = "print('FAILED tests/ops/test_conv2d.py::test_x - assert 0'); raise SystemExit(1)"
     meeting = f"""
 import pathlib, sys, time
 folder = pathlib.Path({str(tmp_path)!r})
@@ -213,7 +213,7 @@ while len(list(folder.glob("here-*"))) < 3:
     commands.insert(1, ([sys.executable, "-c", failing], {}))
     found = check({"tests": lambda device: commands}, 60, processes=4)
     assert found["parts"][0]["note"].endswith("exit code 1") and "stopped" not in found["parts"][0]["note"]
-    assert found["failed"] == ["FAILED tests/test_conv2d.py::test_x - assert 0"]
+    assert found["failed"] == ["FAILED tests/ops/test_conv2d.py::test_x - assert 0"]
 
 
 def test_processes_of_a_stopped_part_end_with_it(check, hangs, tmp_path):

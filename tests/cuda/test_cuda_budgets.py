@@ -2,7 +2,7 @@
 
 A kernel that starts to spill, or a vector load that falls apart into scalars, shows here and in no other test.
 
-    python tests/test_cuda_budgets.py        writes the library's figures into cuda_budgets.json, to be reviewed
+    python tests/cuda/test_cuda_budgets.py        writes the library's figures into cuda_budgets.json, to be reviewed
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "torch_manual_conv" / "_C_cuda.so"
 BUDGETS = Path(__file__).with_name("cuda_budgets.json")
 

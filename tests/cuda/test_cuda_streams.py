@@ -16,7 +16,7 @@ from test_cuda_entry_points import OPS
 from test_cuda_kernels import conv_operands
 from test_cuda_stage_gradients import stage_case
 
-CSRC = Path(__file__).parent.parent / "csrc"
+CSRC = Path(__file__).parents[2] / "csrc"
 STREAMS = 0x5EED0, 0xFEED0
 
 # Of torch's operators these run on the current stream and do not wait for it.

@@ -11,7 +11,7 @@ from test_bench_command import HOW, ORIGIN
 
 from torch_manual_conv.bench import results, svg
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results"
 
 
