@@ -4,11 +4,17 @@ pip install .                                fresh machine: python3 and g++; CUD
 pip install -e .                             for hacking; then, after an edit,
 python setup.py build_ext --inplace          recompiles what changed
 
-FORCE_CUDA=1 fail without nvcc      TMC_CUDA=0 never build CUDA      TORCH_CUDA_ARCH_LIST="8.0;9.0a;12.0+PTX"
-CXX=g++   CXXFLAGS=...   MAX_JOBS=n
+CUDA kernels are built where a GPU, nvcc and a CUDA torch are. TMC_CUDA=1 builds them without a GPU, too; FORCE_CUDA=1
+fails where they cannot be built; TMC_CUDA=0 never builds them. TORCH_CUDA_ARCH_LIST="8.0;9.0a;12.0+PTX" chooses for
+which GPUs: by default for those that are there, without one for all that the kernels are tuned for.
+CXX=g++   CXXFLAGS=...   MAX_JOBS=n   VERBOSE=1 prints each command
 """
 
+import functools
+import hashlib
 import importlib.util
+import itertools
+import json
 import os
 import platform
 import re
@@ -18,25 +24,31 @@ import site
 import subprocess
 import sys
 import sysconfig
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+OBJECTS = Path("build") / f"native-{platform.machine()}"  # kept between builds
 MIN_TORCH = (2, 11)
 TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000ULL".format(*MIN_TORCH)
 DEFAULT_CUDA_ARCHS = "8.0;9.0a;10.0;12.0+PTX"
 
-# File name suffix -> instruction set. Everything else is built for any CPU of the machine's family.
+# NAME.isa.cpp is compiled for each of VECTORS, NAME.avx512_bf16.cpp and NAME.amx.cpp for that one (csrc/cpu/machine/
+# machine.h). Every other source is built for any CPU of the machine's family.
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
+VECTORS = ("base", "avx2", "avx512") if IS_X86 else ("base",)
 ISA_FLAGS = {
-    "_avx2.cpp": ["-march=x86-64-v3"],
-    "_avx512.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    "_avx512bf16.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16"],
-    "_amx.cpp": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "base": [],
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "avx512_bf16": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16"],
+    "amx": ["-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
 }
 
 
@@ -48,27 +60,29 @@ def site_dirs():
 
 
 def find_torch():
-    """(torch's folder, its CUDA version or None) of the first torch that is new enough, else (None, None)."""
+    """(torch's folder, its version, its CUDA version or None) of the first torch that is new enough."""
     spec = importlib.util.find_spec("torch")  # finds, does not import
     here = [Path(spec.origin).parent.parent] if spec and spec.origin else []
     for folder in [d / "torch" for d in here + site_dirs()]:
         if not (folder / "include/torch/csrc/stable/ops.h").exists():
             continue
         text = (folder / "version.py").read_text()
-        version = re.search(r"__version__ = '(\d+)\.(\d+)", text)
+        version = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", text)
         cuda = re.search(r"^cuda[^=]*= '([0-9.]+)'", text, re.M)
-        if version and tuple(map(int, version.groups())) >= MIN_TORCH:
-            return folder, cuda.group(1) if cuda else None
-    return None, None
+        if version and tuple(map(int, version.groups()[1:])) >= MIN_TORCH:
+            return folder, version.group(1), cuda.group(1) if cuda else None
+    return None, None, None
 
 
 def find_cuda(torch_cuda):
     """(toolkit folder, libcudart) when CUDA kernels are to be built, else None."""
-    forced = os.environ.get("FORCE_CUDA") == "1"
-    if os.environ.get("TMC_CUDA") == "0":
+    forced, wanted = os.environ.get("FORCE_CUDA") == "1", os.environ.get("TMC_CUDA", "")
+    if wanted == "0":
         return None
     reason = "this torch has no CUDA"
-    if torch_cuda:
+    if torch_cuda and not forced and wanted != "1" and not gpus():
+        reason = "no GPU is here (TMC_CUDA=1 builds them all the same)"
+    elif torch_cuda:
         major = torch_cuda.split(".")[0]
         nvcc = shutil.which("nvcc")
         homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
@@ -90,15 +104,19 @@ def find_cuda(torch_cuda):
     return None
 
 
+@functools.cache
+def gpus():
+    """The compute capabilities of this machine's GPUs."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        return sorted(set(subprocess.check_output(query, text=True, stderr=subprocess.DEVNULL).split()))
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
 def gencode():
     """nvcc's -gencode flags for TORCH_CUDA_ARCH_LIST, else this machine's GPUs, else DEFAULT_CUDA_ARCHS."""
-    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
-    if not archs:
-        query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-        try:
-            archs = ";".join(sorted(set(subprocess.check_output(query, text=True, stderr=subprocess.DEVNULL).split())))
-        except (OSError, subprocess.CalledProcessError):
-            archs = DEFAULT_CUDA_ARCHS
+    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "") or ";".join(gpus()) or DEFAULT_CUDA_ARCHS
     flags = []
     for arch in archs.replace(" ", ";").strip(";").split(";"):
         number = arch.replace("+PTX", "").replace(".", "")
@@ -109,7 +127,7 @@ def gencode():
     return flags
 
 
-TORCH, TORCH_CUDA = find_torch()
+TORCH, TORCH_VERSION, TORCH_CUDA = find_torch()
 CUDA = find_cuda(TORCH_CUDA) if TORCH else None
 
 
@@ -128,42 +146,98 @@ class BuildExt(build_ext):
         super().run()
 
     def build_extensions(self):
-        self.objects = ROOT / "build" / f"native-{platform.machine()}"  # kept between builds
-        self.objects.mkdir(parents=True, exist_ok=True)
+        OBJECTS.mkdir(parents=True, exist_ok=True)
+        units = {e.name: [u for source in e.sources for u in compiled_as(source)] for e in self.extensions}
+        stale = [u for u in dict.fromkeys(itertools.chain(*units.values())) if not is_fresh(u)]
+        started, done = time.monotonic(), 0
         with ThreadPoolExecutor(jobs()) as pool:
-            for extension in self.extensions:
-                extension.objects = list(pool.map(self.compile, extension.sources))
+            for unit in pool.map(compile_unit, sorted(stale, key=lambda unit: not unit.source.endswith(".cu"))):
+                done += 1
+                print(f"[{done}/{len(stale)}, {time.monotonic() - started:.0f} s] {unit}", flush=True)
         for extension in self.extensions:
-            self.link(extension)
+            self.link(extension, [str(unit.object) for unit in units[extension.name]])
 
-    def compile(self, source):
-        obj = self.objects / (source.replace("/", "_") + ".o")
-        dependencies = Path(f"{obj}.d")
-        cxx = shlex.split(os.environ.get("CXX", "g++"))
-        common = ["-O3", "-std=c++20", TARGET, f"-I{TORCH}/include", f"-I{ROOT}/csrc"]
-        common += shlex.split(os.environ.get("CXXFLAGS", ""))
-        if source.endswith(".cu"):
-            command = [f"{CUDA[0]}/bin/nvcc", *common, "-Xcompiler=-fPIC,-fvisibility=hidden", *gencode(), "-MD"]
-        else:
-            isa = next((flags for suffix, flags in ISA_FLAGS.items() if source.endswith(suffix)), [])
-            command = [*cxx, *common, "-fPIC", "-fvisibility=hidden", "-Wall", *isa, "-MMD"]
-            if "/cuda/" in source:
-                command += ["-DUSE_CUDA", f"-I{CUDA[0]}/include"]
-        command += ["-MF", str(dependencies), "-c", str(ROOT / source), "-o", str(obj)]
-        stamp = obj.with_suffix(".command")
-        if not is_fresh(obj, dependencies, stamp, command):
-            run(command)
-            stamp.write_text(shlex.join(command))
-        return str(obj)
-
-    def link(self, extension):
-        out = Path(self.get_ext_fullpath(extension.name))
+    def link(self, extension, objects):
+        out = Path(self.get_ext_fullpath(extension.name)).absolute()
         out.parent.mkdir(parents=True, exist_ok=True)
         libraries = ["-lc10", "-ltorch_cpu"]
         if extension.name.endswith("_cuda"):
             libraries += ["-ltorch_cuda", str(CUDA[1])]
-        cxx = shlex.split(os.environ.get("CXX", "g++"))
-        run([*cxx, "-shared", "-s", *extension.objects, f"-L{TORCH}/lib", *libraries, "-o", str(out)])
+        (ROOT / OBJECTS / f"{extension.name}.objects").write_text("\n".join(objects))  # tests/cpu/amx_harness reads it
+        run([*compiler(), "-shared", "-s", *objects, f"-L{TORCH}/lib", *libraries, "-o", str(out)])
+
+
+class Unit(NamedTuple):
+    """A source, and, where it is compiled several times, the instruction set."""
+
+    source: str
+    isa: str = ""
+
+    def __str__(self):
+        return f"{self.source} for {self.isa}" if self.isa else self.source
+
+    @property
+    def object(self):
+        return OBJECTS / (self.source.replace("/", "_") + (f".{self.isa}" if self.isa else "") + ".o")
+
+    @property
+    def flags(self):
+        only = next((isa for isa in ISA_FLAGS if self.source.endswith(f".{isa}.cpp")), "base")
+        return [*ISA_FLAGS[self.isa], f"-DTMC_ISA={self.isa}"] if self.isa else ISA_FLAGS[only]
+
+    @property
+    def dependencies(self):
+        return self.object.with_suffix(".d")
+
+    @property
+    def stamp(self):
+        """What the object was made by: the command, and the contents that went into it."""
+        return self.object.with_suffix(".json")
+
+
+def compiled_as(source):
+    """The units of a source: none where this machine's family has no such instruction set."""
+    if source.endswith(".isa.cpp"):
+        return [Unit(source, isa) for isa in VECTORS]
+    return [Unit(source)] if IS_X86 or not source.endswith((".avx512_bf16.cpp", ".amx.cpp")) else []
+
+
+def compiler():
+    return shlex.split(os.environ.get("CXX", "g++"))
+
+
+def command_for(unit):
+    """Paths are relative to ROOT, where it runs: what is compiled stays valid when the tree is copied or moved."""
+    flags = ["-O3", "-std=c++20", TARGET, "-isystem", f"{TORCH}/include", "-Icsrc"]
+    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+    if unit.source.endswith(".cu"):
+        command = [f"{CUDA[0]}/bin/nvcc", *flags, "-Xcompiler=-fPIC,-fvisibility=hidden", *gencode()]
+    else:
+        command = [*compiler(), *flags, "-fPIC", "-fvisibility=hidden", "-Wall", *unit.flags]
+        if "/cuda/" in unit.source:
+            command += ["-DUSE_CUDA", "-isystem", f"{CUDA[0]}/include"]
+    return [*command, "-MMD", "-MF", str(unit.dependencies), "-c", unit.source, "-o", str(unit.object)]
+
+
+def made_by(unit):
+    """The stamp that an up-to-date object of this unit has. torch's headers are known by their version."""
+    command = shlex.join(command_for(unit)).replace(str(TORCH), f"torch {TORCH_VERSION}")
+    needed = (ROOT / unit.dependencies).read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    own = [f for f in needed if not os.path.isabs(f)]
+    return {"command": command, "files": {f: hashlib.sha256((ROOT / f).read_bytes()).hexdigest()[:16] for f in own}}
+
+
+def is_fresh(unit):
+    try:
+        return (ROOT / unit.object).exists() and json.loads((ROOT / unit.stamp).read_text()) == made_by(unit)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def compile_unit(unit):
+    run(command_for(unit))
+    (ROOT / unit.stamp).write_text(json.dumps(made_by(unit), indent=0))
+    return unit
 
 
 class Wheel(bdist_wheel):
@@ -177,21 +251,16 @@ def jobs():
     return int(os.environ.get("MAX_JOBS") or max(1, min(os.cpu_count() or 1, memory)))
 
 
-def is_fresh(obj, dependencies, stamp, command):
-    if not (obj.exists() and dependencies.exists() and stamp.exists() and stamp.read_text() == shlex.join(command)):
-        return False
-    needed = dependencies.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    return all(os.path.exists(f) and os.path.getmtime(f) <= obj.stat().st_mtime for f in needed)
-
-
 def run(command):
-    print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True)
+    if os.environ.get("VERBOSE") == "1":
+        print(shlex.join(command), flush=True)
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise SystemExit(f"torch_manual_conv: this failed: {shlex.join(command)}")
 
 
 def sources(folder):
     found = [f for pattern in ("*.cpp", "*.cu") for f in sorted((ROOT / folder).rglob(pattern))]
-    return [str(f.relative_to(ROOT)) for f in found if IS_X86 or not f.name.endswith(tuple(ISA_FLAGS))]
+    return [f.relative_to(ROOT).as_posix() for f in found]
 
 
 # Schemas live in the CPU library, which is always there; the checks are linked into both.

@@ -16,20 +16,12 @@
 namespace tmc {
 namespace {
 
-const PoolKernels& kernels() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return kPoolAvx512;
-  if (isa() == Isa::avx2) return kPoolAvx2;
-#endif
-  return kPoolBase;
-}
-
 const PoolForms& forms_of(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return kernels().float64;
-    case ScalarType::Float: return kernels().float32;
-    case ScalarType::BFloat16: return kernels().bfloat16;
-    default: return kernels().float16;
+    case ScalarType::Double: return kernels_for_this_cpu<PoolKernels>().float64;
+    case ScalarType::Float: return kernels_for_this_cpu<PoolKernels>().float32;
+    case ScalarType::BFloat16: return kernels_for_this_cpu<PoolKernels>().bfloat16;
+    default: return kernels_for_this_cpu<PoolKernels>().float16;
   }
 }
 

@@ -14,20 +14,12 @@ namespace {
 constexpr int64_t kBlock = 1024;  // elements: ranges begin at whole cache lines
 constexpr int64_t kGrain = 32;    // blocks a thread should have: as many elements as at::internal::GRAIN_SIZE
 
-const SigmoidKernels& kernels() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return kSigmoidAvx512;
-  if (isa() == Isa::avx2) return kSigmoidAvx2;
-#endif
-  return kSigmoidBase;
-}
-
 const SigmoidLoops& loops_for(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return kernels().float64;
-    case ScalarType::Float: return kernels().float32;
-    case ScalarType::BFloat16: return kernels().bfloat16;
-    default: return kernels().float16;
+    case ScalarType::Double: return kernels_for_this_cpu<SigmoidKernels>().float64;
+    case ScalarType::Float: return kernels_for_this_cpu<SigmoidKernels>().float32;
+    case ScalarType::BFloat16: return kernels_for_this_cpu<SigmoidKernels>().bfloat16;
+    default: return kernels_for_this_cpu<SigmoidKernels>().float16;
   }
 }
 

@@ -9,7 +9,7 @@ from amx_harness.build import OBJECTS, ROOT, CannotEmulate, compile_driver, emul
 from instruction_sets import run_on
 from test_determinism import EACH_ISA
 
-SOURCE = "csrc/cpu/gemm/kernels_amx.cpp"
+SOURCE = "csrc/cpu/gemm/tiles.amx.cpp"
 CASE = """
 import sys, torch
 from amx_harness import cases

@@ -11,7 +11,7 @@ import torch
 from .. import __version__
 from .measure import alternate
 
-PEAK_ROUNDS = 1 << 20  # of each loop in csrc/cpu/machine/peak_kernels.h: two milliseconds
+PEAK_ROUNDS = 1 << 20  # of each loop in csrc/cpu/machine/peak_loop.h: two milliseconds
 COPY_BYTES = 1 << 28  # read and written in halves: far beyond any cache
 MATRIX = 8192  # of the GEMMs that stand for a GPU's peak, which has no portable register loop
 PRODUCTS_FOR_FLOAT32 = {"bfloat16": 6, "tensorfloat32": 3}  # that make one of float32's accuracy

@@ -8,20 +8,12 @@ namespace {
 
 constexpr int64_t kGrain = 8192;  // elements a thread should have: they come from cache
 
-const ActivationKernels& kernels() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return kActivationAvx512;
-  if (isa() == Isa::avx2) return kActivationAvx2;
-#endif
-  return kActivationBase;
-}
-
 const ActivationsByName& activations_for(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Double: return kernels().float64;
-    case ScalarType::Float: return kernels().float32;
-    case ScalarType::BFloat16: return kernels().bfloat16;
-    default: return kernels().float16;
+    case ScalarType::Double: return kernels_for_this_cpu<ActivationKernels>().float64;
+    case ScalarType::Float: return kernels_for_this_cpu<ActivationKernels>().float32;
+    case ScalarType::BFloat16: return kernels_for_this_cpu<ActivationKernels>().bfloat16;
+    default: return kernels_for_this_cpu<ActivationKernels>().float16;
   }
 }
 

@@ -1,4 +1,4 @@
-// What is compiled for each instruction set (cpu/elementwise/activation_kernels.h) and called by conv_act_pool2d.cpp.
+// What is compiled for each instruction set (cpu/elementwise/activation.isa.cpp) and called by conv_act_pool2d.cpp.
 #pragma once
 #include "common.h"
 
@@ -17,6 +17,5 @@ struct ActivationsByName {
 struct ActivationKernels {
   ActivationsByName float64, float32, bfloat16, float16;
 };
-extern const ActivationKernels kActivationBase, kActivationAvx2, kActivationAvx512;
 
 }  // namespace tmc

@@ -43,7 +43,6 @@ KERNEL void sigmoid_gradient_range(const void* grad_output, const void* output, 
 
 template <class T>
 constexpr SigmoidLoops kLoops = {sigmoid_range<T>, sigmoid_gradient_range<T>};
-constexpr SigmoidKernels kKernels = {kLoops<double>, kLoops<float>, kLoops<BFloat16>, kLoops<Float16>};
 
 }  // namespace
 }  // namespace tmc

@@ -15,6 +15,5 @@ struct SigmoidLoops {
 struct SigmoidKernels {
   SigmoidLoops float64, float32, bfloat16, float16;
 };
-extern const SigmoidKernels kSigmoidBase, kSigmoidAvx2, kSigmoidAvx512;
 
 }  // namespace tmc

@@ -150,17 +150,14 @@ void simplify(MatrixView& view) {
 }
 
 const GemmKernels& gemm_kernels(DType dtype, [[maybe_unused]] Precision precision, [[maybe_unused]] MatrixUnit unit) {
-  const int i = static_cast<int>(dtype);
 #if defined(__x86_64__)
   const GemmKernels* special = nullptr;
   unit = std::min(unit, matrix_unit());
   if (unit >= MatrixUnit::amx) special = gemm_kernels_amx(dtype, precision);
   if (unit >= MatrixUnit::avx512_bf16 && !special) special = gemm_kernels_avx512_bf16(dtype, precision);
   if (special) return *special;
-  if (isa() == Isa::avx512) return gemm_kernels_avx512[i];
-  if (isa() == Isa::avx2) return gemm_kernels_avx2[i];
 #endif
-  return gemm_kernels_base[i];
+  return kernels_for_this_cpu<GemmKernelTable>()[static_cast<int>(dtype)];
 }
 
 void gemm(const Gemm* gemms, int64_t count, const GemmKernels& kernels) {

@@ -92,7 +92,6 @@ struct GemmKernels {
 };
 
 using GemmKernelTable = GemmKernels[4];  // by DType
-extern const GemmKernelTable gemm_kernels_base, gemm_kernels_avx2, gemm_kernels_avx512;
 
 // Kernels on bfloat16 instructions, for the dtypes and precisions that gain by them; null for the others.
 const GemmKernels* gemm_kernels_avx512_bf16(DType dtype, Precision precision);

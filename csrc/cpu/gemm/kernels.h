@@ -1,4 +1,4 @@
-// The kernels of cpu/gemm/gemm.h, compiled once for each instruction set by gemm_<isa>.cpp. Here and in the three
+// The kernels of cpu/gemm/gemm.h, compiled once for each instruction set by kernels.isa.cpp. Here and in the three
 // headers below everything has internal linkage, and no header of a library is included.
 #pragma once
 #include "cpu/gemm/pack.h"
@@ -57,8 +57,3 @@ constexpr GemmKernels kernels_of() {
 
 }  // namespace
 }  // namespace tmc
-
-#define TMC_DEFINE_GEMM_KERNELS(isa)                                                                         \
-  const tmc::GemmKernelTable tmc::gemm_kernels_##isa = {tmc::kernels_of<double>(), tmc::kernels_of<float>(), \
-                                                        tmc::kernels_of<tmc::BFloat16>(),                    \
-                                                        tmc::kernels_of<tmc::Float16>()};

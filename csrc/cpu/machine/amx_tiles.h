@@ -3,8 +3,8 @@
 //   tmm<sum>[i][j] += sum_{l < 32} tmm<a>[i][l] * tmm<b>[l / 2][j][l % 2]      16 x 16 floats; a and b hold bfloat16
 //
 // The hardware body is one instruction a function. The other one (TMC_EMULATE_AMX) computes in plain C++ what Intel's
-// manual says that instruction does, so that the kernels are tested on machines without AMX (tests/cpu/test_amx.py), and
-// ends the process on what the hardware would fault on.
+// manual says that instruction does, so that the kernels are tested on machines without AMX (tests/cpu/test_amx.py),
+// and ends the process on what the hardware would fault on.
 #pragma once
 #include <cstdint>
 

@@ -11,18 +11,10 @@
 namespace tmc {
 namespace {
 
-const PeakLoops& loops() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return kPeakAvx512;
-  if (isa() == Isa::avx2) return kPeakAvx2;
-#endif
-  return kPeakBase;
-}
-
 // Null for a unit that this CPU lacks or TMC_CPU_ISA leaves out.
 PeakLoop* loop_for(const std::string& unit) {
-  if (unit == "float32") return loops().float32;
-  if (unit == "float64") return loops().float64;
+  if (unit == "float32") return kernels_for_this_cpu<PeakLoops>().float32;
+  if (unit == "float64") return kernels_for_this_cpu<PeakLoops>().float64;
 #if defined(__x86_64__)
   if (unit == "bfloat16_pairs") return matrix_unit() == MatrixUnit::none ? nullptr : peak_bfloat16_pairs;
   if (unit == "bfloat16_tiles") return matrix_unit() == MatrixUnit::amx ? peak_bfloat16_tiles : nullptr;

@@ -8,11 +8,10 @@ namespace tmc {
 // Runs on the calling thread; returns how many floating-point operations that was.
 using PeakLoop = int64_t(int64_t rounds);
 
-// Multiply-adds on vectors, compiled for each instruction set (cpu/machine/peak_kernels.h).
+// Multiply-adds on vectors, compiled for each instruction set (cpu/machine/peak.isa.cpp).
 struct PeakLoops {
   PeakLoop *float32, *float64;
 };
-extern const PeakLoops kPeakBase, kPeakAvx2, kPeakAvx512;
 
 // Products of bfloat16 summed in float32: of pairs (AVX512-BF16), of tiles (AMX).
 PeakLoop peak_bfloat16_pairs, peak_bfloat16_tiles;

@@ -146,7 +146,6 @@ struct PoolForms {
 struct PoolKernels {
   PoolForms float64, float32, bfloat16, float16;
 };
-extern const PoolKernels kPoolBase, kPoolAvx2, kPoolAvx512;
 
 // The input rows that the windows of output rows `p` lie in, and the output rows that cover input rows `h`.
 HOST_DEVICE Range rows_below(const PoolPlan& plan, Range p) {

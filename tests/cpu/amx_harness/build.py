@@ -6,7 +6,9 @@ ordinary tests, run through the AMX kernels.
 """
 
 import functools
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ import torch
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 OBJECTS = ROOT / "build/native-x86_64"  # setup.py's
-EMULATED = ("csrc/cpu/gemm/kernels_amx.cpp", "csrc/cpu/machine/machine.cpp", "csrc/cpu/machine/peak_amx.cpp")
+EMULATED = ("csrc/cpu/gemm/tiles.amx.cpp", "csrc/cpu/machine/machine.cpp", "csrc/cpu/machine/peak.amx.cpp")
 
 
 class CannotEmulate(Exception):
@@ -31,11 +33,12 @@ def object_of(source):
 
 def compile_emulated(source, folder):
     """As setup.py compiled it, with TMC_EMULATE_AMX."""
-    command = shlex.split(object_of(source).with_suffix(".command").read_text())
+    command = json.loads(object_of(source).with_suffix(".json").read_text())["command"]
+    command = shlex.split(re.sub(r"torch [\d.]+\w*(\+\w+)?(?=/include)", str(Path(torch.__file__).parent), command))
     target = folder / object_of(source).name
     command[command.index("-o") + 1] = str(target)
     command[command.index("-MF") + 1] = f"{target}.d"
-    subprocess.run([*command, "-DTMC_EMULATE_AMX", f"-I{HERE}"], check=True)
+    subprocess.run([*command, "-DTMC_EMULATE_AMX", f"-I{HERE}"], check=True, cwd=ROOT)
     return target
 
 
@@ -45,17 +48,16 @@ def emulated_package():
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if "avx512_bf16" not in flags:
         raise CannotEmulate("the kernels around the tiles need AVX512-BF16, which this CPU lacks")
-    files = [*(ROOT / "csrc").glob("*.cpp"), *(ROOT / "csrc/cpu").rglob("*.cpp")]
-    sources = [str(path.relative_to(ROOT)) for path in files]
-    missing = [source for source in sources if not object_of(source).exists()]
-    if missing:
-        raise CannotEmulate(f"setup.py's object files are not there: {missing[0]}")
+    linked = OBJECTS / "torch_manual_conv._C_cpu.objects"
+    if not linked.exists():
+        raise CannotEmulate("setup.py's object files are not there")
     holder = tempfile.TemporaryDirectory(prefix="amx_harness_")
     emulated_package.holder = holder  # removed at exit
     folder = Path(holder.name)
     package = folder / "torch_manual_conv"
     shutil.copytree(ROOT / "torch_manual_conv", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "data"))
-    objects = [compile_emulated(s, folder) if s in EMULATED else object_of(s) for s in sources]
+    emulated = {object_of(source): compile_emulated(source, folder) for source in EMULATED}
+    objects = [emulated.get(ROOT / line, ROOT / line) for line in linked.read_text().split()]
     torch_libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-lc10", "-ltorch_cpu"]
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     subprocess.run([*compiler, "-shared", *objects, *torch_libraries, "-o", package / "_C_cpu.so"], check=True)

@@ -21,12 +21,7 @@ constexpr int64_t kBandBytes = 256 << 10;
 constexpr int64_t kSumBytes = 16 << 20;  // at most so much for grad_weight's partial sums
 
 const DepthwiseKernels& kernels_for(DType dtype) {
-  const int i = static_cast<int>(dtype);
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return depthwise_kernels_avx512[i];
-  if (isa() == Isa::avx2) return depthwise_kernels_avx2[i];
-#endif
-  return depthwise_kernels_base[i];
+  return kernels_for_this_cpu<DepthwiseKernelTable>()[static_cast<int>(dtype)];
 }
 
 // Kernels read images whose channels or whose columns adjoin.

@@ -75,6 +75,5 @@ inline int64_t depthwise_scratch(const DepthwisePlan& plan) {
 }
 
 using DepthwiseKernelTable = DepthwiseKernels[4];  // by DType
-extern const DepthwiseKernelTable depthwise_kernels_base, depthwise_kernels_avx2, depthwise_kernels_avx512;
 
 }  // namespace tmc

@@ -237,8 +237,3 @@ constexpr DepthwiseKernels depthwise_kernels_of() {
 
 }  // namespace
 }  // namespace tmc
-
-#define TMC_DEFINE_DEPTHWISE_KERNELS(isa)                                      \
-  const tmc::DepthwiseKernelTable tmc::depthwise_kernels_##isa = {             \
-      tmc::depthwise_kernels_of<double>(), tmc::depthwise_kernels_of<float>(), \
-      tmc::depthwise_kernels_of<tmc::BFloat16>(), tmc::depthwise_kernels_of<tmc::Float16>()};

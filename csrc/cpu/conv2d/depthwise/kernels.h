@@ -1,4 +1,4 @@
-// The kernels of cpu/conv2d/depthwise/depthwise.h, compiled once for each instruction set by depthwise_<isa>.cpp.
+// The kernels of cpu/conv2d/depthwise/depthwise.h, compiled once for each instruction set by kernels.isa.cpp.
 //
 // A pixel of kBlock output channels is `taps` multiply-adds of whole vectors. kPixels of them are computed side by
 // side: a weight is loaded once for all, a column of the image once for all taps that it is under, where these and the

@@ -67,7 +67,7 @@ struct DirectFold {
 };
 constexpr int64_t kFoldLanes = 4;
 
-// Compiled for each instruction set by direct_<isa>.cpp.
+// Compiled for each instruction set by kernels.isa.cpp.
 struct DirectKernels {
   int64_t width;     // filters of a panel: two vectors
   int64_t per_word;  // channels of a word
@@ -99,7 +99,6 @@ struct DirectKernels {
   void (*correlate_pixels)(const DirectLine& line);
 };
 constexpr int64_t kPairRun = 128;
-extern const DirectKernels direct_kernels_base, direct_kernels_avx2, direct_kernels_avx512;
 extern const DirectKernels direct_kernels_avx512_bf16;  // pairs
 
 }  // namespace tmc

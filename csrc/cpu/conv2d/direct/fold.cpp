@@ -175,7 +175,7 @@ void compute(const Fold& fold, const float* packed, const float* no_bias) {
 }  // namespace
 
 bool is_folded(const Conv2dShape& shape) {
-  const int64_t c = channels_per_group(shape), width = kernels_for_this_cpu().width;
+  const int64_t c = channels_per_group(shape), width = kernels_for_this_cpu<DirectKernels>().width;
   if (shape.r * shape.s == 1 || c > width / 4) return false;
   // Windows spread far apart, or large ones, would outgrow L2. (Divided one by one: the product may not fit 64 bits.)
   const int64_t pixels = 2 * kRingFloats / round_up(shape.r * shape.s * c, width);

@@ -1,4 +1,4 @@
-// The micro-kernels of cpu/conv2d/direct/direct.h, compiled once for each instruction set by direct_<isa>.cpp.
+// The micro-kernels of cpu/conv2d/direct/direct.h, compiled once for each instruction set by kernels.isa.cpp.
 //
 // Registers: kMaxRows x 2 vectors of sums + 2 of filters + 1 broadcast: 31 of AVX-512's 32, 15 of AVX2's and SSE's 16.
 // Cache: the taps of 14 neighbouring pixels stay in L1 for all panels of filters, a panel comes from L2: 9 bytes a
@@ -18,7 +18,7 @@ constexpr int kMaxRows = 6;
 #endif
 constexpr int64_t kWidth = 2 * kLanes<float>;
 
-// How words are multiplied: these are floats, in cpu/conv2d/direct/kernels_avx512bf16.cpp they are pairs. So many of
+// How words are multiplied: these are floats, in cpu/conv2d/direct/pairs.avx512_bf16.cpp they are pairs. So many of
 // them, or a few more where runs of taps are short, are summed in registers before they join the sum of such sums: as
 // in cpu/gemm/micro_kernel.h, whose error is this one's.
 struct FloatWords {
@@ -205,17 +205,3 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
 
 }  // namespace
 }  // namespace tmc
-
-#define TMC_DEFINE_DIRECT_KERNELS(isa)                                                      \
-  const tmc::DirectKernels tmc::direct_kernels_##isa = {tmc::kWidth,                        \
-                                                        1,                                  \
-                                                        tmc::pack_tap,                      \
-                                                        tmc::correlate<tmc::FloatWords>,    \
-                                                        tmc::add_products<tmc::FloatWords>, \
-                                                        tmc::fold,                          \
-                                                        tmc::write_row,                     \
-                                                        tmc::stage,                         \
-                                                        tmc::unstage,                       \
-                                                        nullptr,                            \
-                                                        nullptr,                            \
-                                                        nullptr};

@@ -7,14 +7,6 @@
 
 namespace tmc::direct {
 
-const DirectKernels& kernels_for_this_cpu() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return direct_kernels_avx512;
-  if (isa() == Isa::avx2) return direct_kernels_avx2;
-#endif
-  return direct_kernels_base;
-}
-
 namespace {
 
 template <class T>
@@ -43,7 +35,7 @@ Tensor float_channels_last(const Tensor& tensor) {
     TMC_DISPATCH_FLOATING(tensor, "conv2d", [&] { copy_pixels<scalar_t>(from, to); });
     return copy;
   }
-  const DirectKernels& kernels = kernels_for_this_cpu();
+  const DirectKernels& kernels = kernels_for_this_cpu<DirectKernels>();
   // The kernel writes whole vectors of channels.
   if (from.c % kernels.width != 0) {
     torch::stable::copy_(copy, tensor);
@@ -64,7 +56,7 @@ const DirectKernels& kernels_for([[maybe_unused]] DType dtype, [[maybe_unused]] 
 #if defined(__x86_64__)
   if (dtype == DType::bfloat16 && pairs && matrix_unit() == MatrixUnit::avx512_bf16) return direct_kernels_avx512_bf16;
 #endif
-  return kernels_for_this_cpu();
+  return kernels_for_this_cpu<DirectKernels>();
 }
 
 // `count` pixels of an odd number of channels, and a zero after each.

@@ -5,8 +5,6 @@
 
 namespace tmc::direct {
 
-const DirectKernels& kernels_for_this_cpu();
-
 // `tensor` as the kernels read it.
 Tensor float_channels_last(const Tensor& tensor);
 

@@ -186,8 +186,3 @@ constexpr WinogradKernels winograd_kernels() {
 
 }  // namespace
 }  // namespace tmc
-
-#define TMC_DEFINE_WINOGRAD_KERNELS(isa)                                                           \
-  const tmc::WinogradKernelTable tmc::winograd_kernels_##isa = {                                   \
-      tmc::winograd_kernels<3, 3>(), tmc::winograd_kernels<7, 3>(), tmc::winograd_kernels<5, 5>(), \
-      tmc::winograd_kernels<7, 5>()};

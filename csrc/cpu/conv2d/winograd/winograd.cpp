@@ -11,14 +11,6 @@ namespace tmc::winograd {
 
 namespace {
 
-const WinogradKernelTable& kernels_for_this_cpu() {
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return winograd_kernels_avx512;
-  if (isa() == Isa::avx2) return winograd_kernels_avx2;
-#endif
-  return winograd_kernels_base;
-}
-
 // Whether these points' relative error (eq. 28), 5e-6 for nine and 3e-5 for eleven, is far below the rounding that the
 // caller has asked for.
 bool suffices(const WinogradKernels& kernels, const Conv2dProblem& problem) {
@@ -64,7 +56,7 @@ void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
 }  // namespace
 
 const WinogradKernels& kernels_for(Conv2dPass pass, const Conv2dProblem& problem) {
-  const WinogradKernelTable& table = kernels_for_this_cpu();
+  const WinogradKernelTable& table = kernels_for_this_cpu<WinogradKernelTable>();
   const WinogradKernels* best = &table[0];
   for (const WinogradKernels& kernels : table)
     if (suffices(kernels, problem) && kernels.taps == problem.shape.r && kernels.taps == problem.shape.s &&

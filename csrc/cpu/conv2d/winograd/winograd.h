@@ -84,7 +84,7 @@ struct WinogradProduct {
   bool add;
 };
 
-// Compiled for each instruction set by winograd_<isa>.cpp. A pixel is `channels` floats, a multiple of `width`.
+// Compiled for each instruction set by kernels.isa.cpp. A pixel is `channels` floats, a multiple of `width`.
 struct WinogradKernels {
   int64_t tile, taps;  // outputs of a tile and taps of a block, along an axis
   int64_t lanes;       // floats of a vector
@@ -119,6 +119,5 @@ struct WinogradKernels {
 
 // F(3x3, 3x3), then F(7x7, 3x3), F(5x5, 5x5) and F(7x7, 5x5).
 using WinogradKernelTable = WinogradKernels[4];
-extern const WinogradKernelTable winograd_kernels_base, winograd_kernels_avx2, winograd_kernels_avx512;
 
 }  // namespace tmc

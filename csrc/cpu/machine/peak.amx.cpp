@@ -1,6 +1,7 @@
-// The peak of AMX: products of tiles, 16 cycles each, in four chains: the 2 x 2 blocking of cpu/gemm/kernels_amx.cpp.
-#include "cpu/machine/amx_tiles.h"
+// The peak of AMX: products of tiles, 16 cycles each, in four chains: the 2 x 2 blocking of cpu/gemm/tiles.amx.cpp.
 #include "cpu/machine/peak.h"
+
+#include "cpu/machine/amx_tiles.h"
 
 namespace tmc {
 

@@ -5,9 +5,9 @@
 // Half types are computed in float and rounded once. Bound: the exponential.
 //
 // Included by one source for each instruction set; everything here has internal linkage.
-#pragma once
 #include "cpu/elementwise/activation_plan.h"
 #include "cpu/elementwise/sigmoid_kernels.h"
+#include "cpu/machine/machine.h"
 
 namespace tmc {
 namespace {
@@ -96,8 +96,14 @@ template <class Function, class T>
 constexpr ActivationLoops kActivation = {activate_range<Function, T>, activation_gradient_range<Function, T>};
 template <class T>
 constexpr ActivationsByName kActivations = {kActivation<Sigmoid, T>, kActivation<Relu, T>, kActivation<Tanh, T>};
-constexpr ActivationKernels kActivationKernels = {kActivations<double>, kActivations<float>, kActivations<BFloat16>,
-                                                  kActivations<Float16>};
 
 }  // namespace
+
+template <>
+const ActivationKernels& compiled<ActivationKernels, kCompiledIsa>() {
+  static constexpr ActivationKernels kernels = {kActivations<double>, kActivations<float>, kActivations<BFloat16>,
+                                                kActivations<Float16>};
+  return kernels;
+}
+
 }  // namespace tmc

@@ -2,7 +2,7 @@
 // cpu/conv2d/direct/kernels.h, whose words are two neighbouring channels.
 //
 // vdpbf16ps rounds each addition to float and flushes subnormals, of operands and sums, to zero. 256 terms are one run
-// of the sum: float's rounding errors of so many are far below bfloat16's own (as in cpu/gemm/kernels_avx512bf16.cpp).
+// of the sum: float's rounding errors of so many are far below bfloat16's own (as in cpu/gemm/pairs.avx512_bf16.cpp).
 // Bound: compute, two instructions a cycle on Zen 5; few channels: the results, 28 vectors a strip to round and store.
 #include "cpu/conv2d/direct/kernels.h"
 

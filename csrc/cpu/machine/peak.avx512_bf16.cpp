@@ -1,10 +1,10 @@
 // The peak of AVX512-BF16:
 //
 //   sum[i][lane] += a[2 lane] * b[2 lane] + a[2 lane + 1] * b[2 lane + 1]        kSums chains, as in
-//   cpu/machine/peak_kernels.h
+//   cpu/machine/peak_loop.h
 #include <immintrin.h>
 
-#include "cpu/machine/peak_kernels.h"
+#include "cpu/machine/peak_loop.h"
 
 namespace tmc {
 

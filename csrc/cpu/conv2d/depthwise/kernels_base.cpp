@@ -1,3 +1,0 @@
-#include "cpu/conv2d/depthwise/grad_weight.h"
-
-TMC_DEFINE_DEPTHWISE_KERNELS(base)

@@ -1,3 +1,0 @@
-#include "cpu/conv2d/direct/kernels.h"
-
-TMC_DEFINE_DIRECT_KERNELS(base)

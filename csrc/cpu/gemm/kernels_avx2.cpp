@@ -1,3 +1,0 @@
-#include "cpu/gemm/kernels.h"
-
-TMC_DEFINE_GEMM_KERNELS(avx2)
