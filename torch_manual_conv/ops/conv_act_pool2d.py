@@ -1,6 +1,6 @@
 """The public conv_act_pool2d, and what stands in for it in compiled forward-mode AD.
 
-The operator and its derivatives are in conv_act_pool2d_op.py, the maps that they are composed of in stage.py.
+The operator and its derivatives are in conv_act_pool2d_op.py, the maps that they are composed of in _stage.py.
 """
 
 import torch
@@ -14,9 +14,9 @@ from ._register import (
     in_forward_ad,
     integers,
 )
-from .conv import conv2d, conv_geometry, float32_precision, packed
+from ._stage import ACTIVATIONS, POOLS
+from .conv2d import conv2d, conv_geometry, float32_precision, packed
 from .conv_act_pool2d_op import conv_act_pool2d_op
-from .stage import ACTIVATIONS, POOLS
 
 
 def check_stage(activation, pool, save="store"):

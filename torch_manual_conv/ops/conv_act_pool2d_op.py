@@ -23,9 +23,9 @@ from ._register import (
     two_doors,
     unfold_batch,
 )
-from .conv2d import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
+from ._stage import ACTIVATIONS, POOLS, Stage, total
+from .conv2d_op import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
 from .pool2d_op import pool2d_output_size, winners_dtype
-from .stage import ACTIVATIONS, POOLS, Stage, total
 
 
 class ConvActPool2dFunction(torch.autograd.Function):
