@@ -3,7 +3,7 @@
 import torch
 
 from ._register import batched, in_compiled_forward_ad, integer
-from .adaptive_pool2d_op import adaptive_avg_pool2d_op, adaptive_max_pool2d_op
+from .adaptive_pool2d_op import adaptive_avg_pool2d_op, adaptive_max_pool2d_indices, adaptive_max_pool2d_op
 
 
 def _output_size(op, output_size, input):
@@ -40,7 +40,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
         output, winners = adaptive_max_pool2d_op(input, _output_size(op, output_size, input))
         if not return_indices:
             return output
-        return output, torch.ops.tmc.adaptive_max_pool2d_indices(winners, input.shape[2:])
+        return output, adaptive_max_pool2d_indices(winners, input.shape[2:])
 
     return batched(op, input, pool)
 

@@ -3,6 +3,8 @@
 Output i of an axis sees the input from floor(i * in / out) up to ceil((i + 1) * in / out).
 """
 
+from functools import partial
+
 import torch
 
 from ._register import (
@@ -13,9 +15,7 @@ from ._register import (
     check_fake_pooled,
     empty_nchw,
     is_channels_last,
-    plane_size,
     samplewise_vmap,
-    save,
     two_doors,
 )
 from .pool2d_op import check_fake_winners, winners_dtype
@@ -25,9 +25,14 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
     """(output, winners). Saves: winners."""
 
     @staticmethod
+    def forward(input, output_size):
+        return torch.ops.tmc.adaptive_max_pool2d(input, output_size)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.input_size = plane_size(inputs[0])
-        save(ctx, output[1])
+        ctx.input_size = inputs[0].shape[2:]
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -40,14 +45,23 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return adaptive_max_pool2d_select(input_tangent, winners), None
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(adaptive_max_pool2d_op, info, in_dims, *args)
+
 
 class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output goes to its window's winner (eq. 8)."""
 
     @staticmethod
+    def forward(grad_output, winners, input_size):
+        return torch.ops.tmc.adaptive_max_pool2d_grad_input(grad_output, winners, input_size)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         _, winners, ctx.input_size = inputs
-        save(ctx, winners)
+        ctx.save_for_backward(winners)
+        ctx.save_for_forward(winners)
 
     @staticmethod
     def backward(ctx, grad):
@@ -59,15 +73,24 @@ class AdaptiveMaxPool2dGradInputFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return adaptive_max_pool2d_grad_input(grad_output_tangent, winners, ctx.input_size)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(adaptive_max_pool2d_grad_input, info, in_dims, *args)
+
 
 class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
     """Each output takes the input at its window's winner (eq. 10)."""
 
     @staticmethod
+    def forward(input, winners):
+        return torch.ops.tmc.adaptive_max_pool2d_select(input, winners)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, winners = inputs
-        ctx.input_size = plane_size(input)
-        save(ctx, winners)
+        ctx.input_size = input.shape[2:]
+        ctx.save_for_backward(winners)
+        ctx.save_for_forward(winners)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -79,14 +102,22 @@ class AdaptiveMaxPool2dSelectFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return adaptive_max_pool2d_select(input_tangent, winners)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(adaptive_max_pool2d_select, info, in_dims, *args)
+
 
 class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     """Window means (eq. 7). Saves: nothing but sizes."""
 
     @staticmethod
+    def forward(input, output_size):
+        return torch.ops.tmc.adaptive_avg_pool2d(input, output_size)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, ctx.output_size = inputs
-        ctx.input_size = plane_size(input)
+        ctx.input_size = input.shape[2:]
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -96,14 +127,22 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     def jvp(ctx, input_tangent, _):
         return adaptive_avg_pool2d_op(input_tangent, ctx.output_size)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(adaptive_avg_pool2d_op, info, in_dims, *args)
+
 
 class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its window's size, goes to every position of its window (eq. 9)."""
 
     @staticmethod
+    def forward(grad_output, input_size):
+        return torch.ops.tmc.adaptive_avg_pool2d_grad_input(grad_output, input_size)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, ctx.input_size = inputs
-        ctx.output_size = plane_size(grad_output)
+        ctx.output_size = grad_output.shape[2:]
 
     @staticmethod
     def backward(ctx, grad):
@@ -112,6 +151,10 @@ class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, grad_output_tangent, _):
         return adaptive_avg_pool2d_grad_input(grad_output_tangent, ctx.input_size)
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(adaptive_avg_pool2d_grad_input, info, in_dims, *args)
 
 
 # ---- Shapes for tracing.
@@ -179,23 +222,28 @@ def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size):
     return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
 
 
-def _two_doors(name, function, fake):
-    return two_doors(name, function, fake, samplewise_vmap)
-
-
-adaptive_max_pool2d_op = _two_doors("adaptive_max_pool2d", AdaptiveMaxPool2dFunction, _adaptive_max_pool2d_fake)
-adaptive_max_pool2d_grad_input = _two_doors(
-    "adaptive_max_pool2d_grad_input", AdaptiveMaxPool2dGradInputFunction, _adaptive_max_pool2d_grad_input_fake
+adaptive_max_pool2d_op = two_doors(
+    "adaptive_max_pool2d", AdaptiveMaxPool2dFunction, _adaptive_max_pool2d_fake, samplewise_vmap
 )
-adaptive_max_pool2d_select = _two_doors(
-    "adaptive_max_pool2d_select", AdaptiveMaxPool2dSelectFunction, _adaptive_max_pool2d_select_fake
+adaptive_max_pool2d_grad_input = two_doors(
+    "adaptive_max_pool2d_grad_input",
+    AdaptiveMaxPool2dGradInputFunction,
+    _adaptive_max_pool2d_grad_input_fake,
+    samplewise_vmap,
 )
-adaptive_avg_pool2d_op = _two_doors("adaptive_avg_pool2d", AdaptiveAvgPool2dFunction, _adaptive_avg_pool2d_fake)
-adaptive_avg_pool2d_grad_input = _two_doors(
-    "adaptive_avg_pool2d_grad_input", AdaptiveAvgPool2dGradInputFunction, _adaptive_avg_pool2d_grad_input_fake
+adaptive_max_pool2d_select = two_doors(
+    "adaptive_max_pool2d_select", AdaptiveMaxPool2dSelectFunction, _adaptive_max_pool2d_select_fake, samplewise_vmap
+)
+adaptive_avg_pool2d_op = two_doors(
+    "adaptive_avg_pool2d", AdaptiveAvgPool2dFunction, _adaptive_avg_pool2d_fake, samplewise_vmap
+)
+adaptive_avg_pool2d_grad_input = two_doors(
+    "adaptive_avg_pool2d_grad_input",
+    AdaptiveAvgPool2dGradInputFunction,
+    _adaptive_avg_pool2d_grad_input_fake,
+    samplewise_vmap,
 )
 # Integers to integers: nothing to differentiate.
+adaptive_max_pool2d_indices = torch.ops.tmc.adaptive_max_pool2d_indices
 torch.library.register_fake("tmc::adaptive_max_pool2d_indices", _adaptive_max_pool2d_indices_fake)
-torch.library.register_vmap(
-    "tmc::adaptive_max_pool2d_indices", samplewise_vmap(torch.ops.tmc.adaptive_max_pool2d_indices)
-)
+torch.library.register_vmap("tmc::adaptive_max_pool2d_indices", partial(samplewise_vmap, adaptive_max_pool2d_indices))

@@ -4,12 +4,12 @@
     conv2d_grad_weight  grad_weight = grad_output x input             eq. 3   (the lecture's A)
     conv2d_grad_input   grad_input  = grad_output x weight            eq. 5   (the lecture's B and C)
 
-conv1d, conv3d and conv_transpose2d fall out of them: see conv2d.py.
+Each is an autograd.Function whose forward is the C++ operator of the same name. The public conv1d, conv2d, conv3d and
+conv_transpose2d are in conv2d.py.
 """
 
 import torch
 
-from ._asked import asked
 from ._register import (
     check_fake,
     check_fake_floating,
@@ -18,10 +18,8 @@ from ._register import (
     empty_nchw,
     fold_into_batch,
     fold_into_channels,
-    in_forward_ad,
+    gradients_needed,
     is_channels_last,
-    plane_size,
-    save,
     two_doors,
     unfold_batch,
 )
@@ -31,16 +29,19 @@ class Conv2dFunction(torch.autograd.Function):
     """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
 
     @staticmethod
+    def forward(input, weight, bias, geometry, groups, precision="highest"):
+        return torch.ops.tmc.conv2d(input, weight, bias, geometry, groups, precision)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
-        input, weight = inputs[:2]
-        ctx.geometry = inputs[3:]
-        ctx.input_size, ctx.kernel_size = plane_size(input), plane_size(weight)
+        input, weight, _, *ctx.geometry = inputs
+        ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
         save_operands(ctx, input, weight)
 
     @staticmethod
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
-        for_input, for_weight, for_bias = asked(ctx)
+        for_input, for_weight, for_bias = gradients_needed(ctx)
         grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if for_input else None
         grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if for_weight else None
         grad_bias = conv2d_grad_bias(grad_output) if for_bias else None
@@ -59,24 +60,31 @@ class Conv2dFunction(torch.autograd.Function):
             tangents.append(bias_tangent.view(-1, 1, 1).expand(input.size(0), -1, *shape))
         return sum(tangents[1:], tangents[0])
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return operand_vmap(conv2d_op, info, in_dims, *args)
+
 
 class Conv2dGradInputFunction(torch.autograd.Function):
     """grad_input from grad_output and weight; linear in both (eq. 14)."""
 
     @staticmethod
+    def forward(grad_output, weight, input_size, geometry, groups, precision="highest"):
+        return torch.ops.tmc.conv2d_grad_input(grad_output, weight, input_size, geometry, groups, precision)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, weight, ctx.input_size, *ctx.geometry = inputs
-        ctx.kernel_size = plane_size(weight)
+        ctx.kernel_size = weight.shape[2:]
         save_operands(ctx, grad_output, weight)
 
     @staticmethod
     def backward(ctx, grad):
         grad_output, weight = ctx.saved_tensors
-        for_output = conv2d_op(grad, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        for_weight = (
-            conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
-        )
-        return for_output, for_weight, None, None, None, None
+        for_output, for_weight = ctx.needs_input_grad[:2]
+        grad_grad_output = conv2d_op(grad, weight, None, *ctx.geometry) if for_output else None
+        grad_weight = conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if for_weight else None
+        return grad_grad_output, grad_weight, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, weight_tangent, *_):
@@ -87,24 +95,31 @@ class Conv2dGradInputFunction(torch.autograd.Function):
             (weight, weight_tangent),
         )
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return operand_vmap(conv2d_grad_input, info, in_dims, *args)
+
 
 class Conv2dGradWeightFunction(torch.autograd.Function):
     """grad_weight from grad_output and input; linear in both (eq. 14)."""
 
     @staticmethod
+    def forward(grad_output, input, kernel_size, geometry, groups, precision="highest"):
+        return torch.ops.tmc.conv2d_grad_weight(grad_output, input, kernel_size, geometry, groups, precision)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
-        ctx.input_size = plane_size(input)
+        ctx.input_size = input.shape[2:]
         save_operands(ctx, grad_output, input)
 
     @staticmethod
     def backward(ctx, grad):
         grad_output, input = ctx.saved_tensors
-        for_output = conv2d_op(input, grad, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        for_input = (
-            conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
-        )
-        return for_output, for_input, None, None, None, None
+        for_output, for_input = ctx.needs_input_grad[:2]
+        grad_grad_output = conv2d_op(input, grad, None, *ctx.geometry) if for_output else None
+        grad_input = conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if for_input else None
+        return grad_grad_output, grad_input, None, None, None, None
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, input_tangent, *_):
@@ -115,9 +130,17 @@ class Conv2dGradWeightFunction(torch.autograd.Function):
             (input, input_tangent),
         )
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return grad_weight_vmap(conv2d_grad_weight, info, in_dims, *args)
+
 
 class Conv2dGradBiasFunction(torch.autograd.Function):
     """grad_bias[k] = sum of grad_output over samples and positions (eq. 4). Saves: nothing."""
+
+    @staticmethod
+    def forward(grad_output):
+        return torch.ops.tmc.conv2d_grad_bias(grad_output)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -131,13 +154,17 @@ class Conv2dGradBiasFunction(torch.autograd.Function):
     def jvp(ctx, grad_output_tangent):
         return conv2d_grad_bias(grad_output_tangent)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return grad_bias_vmap(conv2d_grad_bias, info, in_dims, *args)
+
 
 def save_operands(ctx, left, right):
-    """Each operand of a bilinear map is needed only for the other one's gradient (both for a jvp)."""
-    keep_left, keep_right = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
-    if in_forward_ad():
-        keep_left = keep_right = True
-    save(ctx, left if keep_left else None, right if keep_right else None)
+    """For backward, each operand of a bilinear map only if the other one needs a gradient; for jvp, which torch calls
+    right after forward, both."""
+    for_left, for_right = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(left if for_right else None, right if for_left else None)
+    ctx.save_for_forward(left, right)
 
 
 def product_rule(bilinear, left, right):
@@ -246,48 +273,37 @@ def _conv2d_grad_bias_fake(grad_output):
 # ---- Batching rules: a batch of weights becomes groups, a batch of inputs alone becomes samples (eq. 16).
 
 
-def _operand_vmap(call):
-    """For call(images, weight, ...), the images [N, ...] and the weight [K, ...] of conv2d or conv2d_grad_input."""
-
-    def rule(info, in_dims, images, weight, bias_or_size, geometry, groups, precision="highest"):
-        is_bias = isinstance(bias_or_size, torch.Tensor)
-        if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
-            images = fold_into_batch(info, images, in_dims[0])
-            output = call(images, weight, bias_or_size, geometry, groups, precision)
-            return unfold_batch(info, output), 0
-        images = fold_into_channels(info, images, in_dims[0], 1)
-        weight = fold_into_channels(info, weight, in_dims[1], 0)
-        if is_bias:
-            bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
-        groups *= info.batch_size
+def operand_vmap(call, info, in_dims, images, weight, bias_or_size, geometry, groups, precision="highest"):
+    """For conv2d and conv2d_grad_input, which take images [N, ...] and a weight [K, ...]."""
+    is_bias = isinstance(bias_or_size, torch.Tensor)
+    if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
+        images = fold_into_batch(info, images, in_dims[0])
         output = call(images, weight, bias_or_size, geometry, groups, precision)
-        return output.unflatten(1, (info.batch_size, -1)), 1
-
-    return rule
-
-
-def _grad_weight_vmap(call):
-    def rule(info, in_dims, grad_output, input, kernel_size, geometry, groups, precision="highest"):
-        grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
-        input = fold_into_channels(info, input, in_dims[1], 1)
-        groups *= info.batch_size
-        grad_weight = call(grad_output, input, kernel_size, geometry, groups, precision)
-        return grad_weight.unflatten(0, (info.batch_size, -1)), 0
-
-    return rule
+        return unfold_batch(info, output), 0
+    images = fold_into_channels(info, images, in_dims[0], 1)
+    weight = fold_into_channels(info, weight, in_dims[1], 0)
+    if is_bias:
+        bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
+    groups *= info.batch_size
+    output = call(images, weight, bias_or_size, geometry, groups, precision)
+    return output.unflatten(1, (info.batch_size, -1)), 1
 
 
-def _grad_bias_vmap(call):
-    def rule(info, in_dims, grad_output):
-        grad_bias = call(fold_into_channels(info, grad_output, in_dims[0], 1))
-        return grad_bias.unflatten(0, (info.batch_size, -1)), 0
+def grad_weight_vmap(call, info, in_dims, grad_output, input, kernel_size, geometry, groups, precision="highest"):
+    grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
+    input = fold_into_channels(info, input, in_dims[1], 1)
+    grad_weight = call(grad_output, input, kernel_size, geometry, groups * info.batch_size, precision)
+    return grad_weight.unflatten(0, (info.batch_size, -1)), 0
 
-    return rule
+
+def grad_bias_vmap(call, info, in_dims, grad_output):
+    grad_bias = call(fold_into_channels(info, grad_output, in_dims[0], 1))
+    return grad_bias.unflatten(0, (info.batch_size, -1)), 0
 
 
-conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _operand_vmap)
-conv2d_grad_input = two_doors("conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _operand_vmap)
+conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, operand_vmap)
+conv2d_grad_input = two_doors("conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, operand_vmap)
 conv2d_grad_weight = two_doors(
-    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _grad_weight_vmap
+    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, grad_weight_vmap
 )
-conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, _grad_bias_vmap)
+conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, grad_bias_vmap)

@@ -11,7 +11,6 @@ from ._register import (
     check_rank,
     check_tensor,
     in_compiled_forward_ad,
-    in_forward_ad,
     integers,
 )
 from ._stage import ACTIVATIONS, POOLS
@@ -85,7 +84,7 @@ def conv_act_pool2d(
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
-    keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad() or torch.jit.is_tracing())
+    keep = save == "store" and (torch.is_grad_enabled() or torch.jit.is_tracing())
     return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
 
 
