@@ -180,6 +180,23 @@ def test_hessian_vector_product(name):
     torch.testing.assert_close(product(ours), product(theirs))
 
 
+@every_function
+def test_transforms_without_grad_mode(ours, theirs, tensors):
+    """torch.no_grad() says nothing about derivatives taken inside it, nor about those beneath vmap."""
+    stacked = tuple(torch.stack([t, 2 * t]) for t in tensors)
+    tangents = tuple(t.cos() for t in stacked)
+
+    def transformed(f):
+        def loss(*tensors):
+            return torch.func.vmap(f)(*tensors).square().sum()
+
+        with torch.no_grad():
+            yield torch.func.jvp(torch.func.vmap(f), stacked, tangents)
+            yield torch.func.grad(loss, tuple(range(len(tensors))))(*stacked)
+
+    torch.testing.assert_close(list(transformed(ours)), list(transformed(theirs)))
+
+
 def test_hessian():
     x = X[:1, :1, :4, :4]
 

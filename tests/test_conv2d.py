@@ -1,5 +1,7 @@
 """Convolution: forward, gradients with respect to input, weight and bias, and their gradients."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as torch_F
@@ -129,6 +131,17 @@ def test_saves_only_what_the_gradients_need(device):
     assert saved("w") == {"w"}
     assert saved("x") == {"x"}
     assert saved("x", "w") == set()
+
+
+def test_what_jvp_would_need_is_not_kept(device):
+    """setup_context hands both operands to save_for_forward, which torch drops once forward has returned."""
+    x, w = torch.randn(2, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
+    x = x.requires_grad_() * 1
+    gone = weakref.ref(x)
+    output = F.conv2d(x, w)
+    del x
+    assert gone() is None
+    output.sum().backward()
 
 
 def test_gradients_only_where_asked(device):
