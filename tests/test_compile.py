@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as torch_F
 
 from torch_manual_conv import functional as F
@@ -195,6 +196,14 @@ def test_transforms_without_grad_mode(ours, theirs, tensors):
             yield torch.func.grad(loss, tuple(range(len(tensors))))(*stacked)
 
     torch.testing.assert_close(list(transformed(ours)), list(transformed(theirs)))
+
+
+def test_operators_batch():
+    """vmap of a registered operator itself, with its gradient: its rule must not pass through a Function."""
+    operator, geometry = torch.ops.tmc.conv2d, [1, 1, 1, 1, 0, 0]
+    stacked = torch.stack([X, X.cos()])
+    mine = gradients(torch.vmap(lambda x: operator(x, W, B, geometry, 1)), [stacked])
+    torch.testing.assert_close(mine, gradients(torch.vmap(lambda x: torch_F.conv2d(x, W, B)), [stacked]))
 
 
 def test_hessian():
