@@ -33,7 +33,7 @@ if torch.version.cuda and (_here / "_C_cuda.so").exists():
 
 from . import functional, models, nn  # noqa: E402
 from .convert import convert, revert  # noqa: E402
-from .ops.conv import conv2d_algorithms  # noqa: E402
+from .ops.conv2d import conv2d_algorithms  # noqa: E402
 
 __all__ = ["conv2d_algorithms", "convert", "functional", "has_cuda", "models", "nn", "revert"]
 __version__ = "0.1.0"

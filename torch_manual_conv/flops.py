@@ -13,8 +13,8 @@ from math import prod
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from .ops.conv2d import conv2d_output_size
-from .ops.stage import Stage
+from .ops._stage import Stage
+from .ops.conv2d_op import conv2d_output_size
 
 
 def _taps(samples, positions, weight_size):

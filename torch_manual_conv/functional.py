@@ -7,7 +7,7 @@ docstring; how, in torch_manual_conv/ops/.
 import torch
 
 from .ops.adaptive_pool2d import adaptive_avg_pool2d, adaptive_max_pool2d
-from .ops.conv import conv1d, conv2d, conv3d, conv_transpose2d
+from .ops.conv2d import conv1d, conv2d, conv3d, conv_transpose2d
 from .ops.conv_act_pool2d import conv_act_pool2d
 from .ops.pool2d import avg_pool2d, max_pool2d, sum_pool2d
 from .ops.sigmoid import sigmoid

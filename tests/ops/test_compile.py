@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as torch_F
 
 from torch_manual_conv import functional as F
@@ -178,6 +179,31 @@ def test_hessian_vector_product(name):
         return torch.func.jvp(gradient, tensors[:1], (X.cos(),))
 
     torch.testing.assert_close(product(ours), product(theirs))
+
+
+@every_function
+def test_transforms_without_grad_mode(ours, theirs, tensors):
+    """torch.no_grad() says nothing about derivatives taken inside it, nor about those beneath vmap."""
+    stacked = tuple(torch.stack([t, 2 * t]) for t in tensors)
+    tangents = tuple(t.cos() for t in stacked)
+
+    def transformed(f):
+        def loss(*tensors):
+            return torch.func.vmap(f)(*tensors).square().sum()
+
+        with torch.no_grad():
+            yield torch.func.jvp(torch.func.vmap(f), stacked, tangents)
+            yield torch.func.grad(loss, tuple(range(len(tensors))))(*stacked)
+
+    torch.testing.assert_close(list(transformed(ours)), list(transformed(theirs)))
+
+
+def test_operators_batch():
+    """vmap of a registered operator itself, with its gradient: its rule must not pass through a Function."""
+    operator, geometry = torch.ops.tmc.conv2d, [1, 1, 1, 1, 0, 0]
+    stacked = torch.stack([X, X.cos()])
+    mine = gradients(torch.vmap(lambda x: operator(x, W, B, geometry, 1)), [stacked])
+    torch.testing.assert_close(mine, gradients(torch.vmap(lambda x: torch_F.conv2d(x, W, B)), [stacked]))
 
 
 def test_hessian():

@@ -1,12 +1,13 @@
 """Convolution: forward, gradients with respect to input, weight and bias, and their gradients."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as torch_F
 from checks import RecordOps, check_op, check_registration, check_values, ops_called, saved_tensors
 
 import torch_manual_conv.functional as F
-from torch_manual_conv.ops import _asked
 
 # name: input shape, weight shape, arguments
 CASES = {
@@ -132,6 +133,17 @@ def test_saves_only_what_the_gradients_need(device):
     assert saved("x", "w") == set()
 
 
+def test_what_jvp_would_need_is_not_kept(device):
+    """setup_context hands both operands to save_for_forward, which torch drops once forward has returned."""
+    x, w = torch.randn(2, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
+    x = x.requires_grad_() * 1
+    gone = weakref.ref(x)
+    output = F.conv2d(x, w)
+    del x
+    assert gone() is None
+    output.sum().backward()
+
+
 def test_gradients_only_where_asked(device):
     """A frozen operand gets no gradient computed: the op is not called."""
     x, w = torch.randn(2, 3, 8, 8, device=device), torch.randn(4, 3, 3, 3, device=device)
@@ -152,9 +164,8 @@ STAGES = {
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 @pytest.mark.parametrize("wanted", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
-def test_only_what_is_asked_for_is_computed(stage, wanted, device, monkeypatch):
+def test_only_what_is_asked_for_is_computed(stage, wanted, device):
     """All three require a gradient; the pass is for some of them."""
-    monkeypatch.setattr(_asked, "left", 0)
     tensors = [torch.randn(shape, device=device) for shape in ((2, 3, 8, 8), (4, 3, 3, 3), (4,))]
     leaves = dict(zip("xwb", (tensor.requires_grad_() for tensor in tensors), strict=True))
     operands = {name: leaf * 1 for name, leaf in leaves.items()}
@@ -171,17 +182,19 @@ def test_only_what_is_asked_for_is_computed(stage, wanted, device, monkeypatch):
         assert [op.name() for op in record.calls] == [f"tmc::{ops[name]}" for name in wanted]
 
 
-@pytest.mark.parametrize("wanted", ["x", "w", "xw", "xwb"])
-def test_leaves_may_be_asked_for(wanted, device, monkeypatch):
-    """torch does not say that it wants a leaf's gradient: all are computed, and what was not asked for is dropped."""
-    monkeypatch.setattr(_asked, "left", 0)
+@pytest.mark.parametrize("wanted", ["x", "w", "b", "xw", "xb", "wb", "xwb"])
+def test_only_leaves_asked_for_are_computed(wanted, device):
+    """torch answers the question about a leaf that it wants with an exception."""
     tensors = [torch.randn(shape, device=device) for shape in ((2, 3, 8, 8), (4, 3, 3, 3), (4,))]
     leaves = dict(zip("xwb", (tensor.requires_grad_() for tensor in tensors), strict=True))
-    ours, theirs = (
-        [torch.autograd.grad(f(*leaves.values()).square().sum(), [leaves[name] for name in wanted]) for _ in range(2)]
-        for f in (F.conv2d, torch_F.conv2d)
+    ours, theirs = (f(*leaves.values()).square().sum() for f in (F.conv2d, torch_F.conv2d))
+    with RecordOps() as record:
+        grads = torch.autograd.grad(ours, [leaves[name] for name in wanted])
+    torch.testing.assert_close(
+        grads, torch.autograd.grad(theirs, [leaves[name] for name in wanted]), rtol=1e-4, atol=1e-4
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    ops = {"x": "conv2d_grad_input", "w": "conv2d_grad_weight", "b": "conv2d_grad_bias"}
+    assert [op.name() for op in record.calls] == [f"tmc::{ops[name]}" for name in wanted]
 
 
 def test_same_tensor_twice(device):

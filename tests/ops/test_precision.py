@@ -6,7 +6,7 @@ from checks import run
 
 import torch_manual_conv
 import torch_manual_conv.functional as F
-from torch_manual_conv.ops.conv import float32_precision
+from torch_manual_conv.ops.conv2d import float32_precision
 
 # Of an output and of both gradients, relative, in the norm: eq. 30 and docs/precision.md.
 LARGEST_ERROR = {"highest": 1e-6, "high": 2**-15, "medium": 2**-7}

@@ -62,3 +62,40 @@ def test_links_lead_somewhere(document):
 def test_named_files_exist(document):
     rehearsal = {"csrc/relu.h", "csrc/relu.cpp", "csrc/cpu/relu.cpp", "csrc/cuda/relu.h", "ops/relu.py"}
     assert set(lost_paths(document)) - rehearsal - {"tests/test_relu.py"} == set()
+
+
+# ---- The way of one call: architecture.md's table is walked, stop by stop.
+
+
+def stops(text):
+    """The rows `| number | where | what happens |` of the section, each without its number."""
+    section = text.partition("## The way of one call")[2].partition("\n## ")[0]
+    return re.findall(r"^\| \d+ \|(.+)\|$", section, re.M)
+
+
+def find(path):
+    return next((folder / path for folder in (ROOT, ROOT / "torch_manual_conv") if (folder / path).is_file()), None)
+
+
+def missing(stop):
+    """What a row names in backticks and is not there: a file, or a symbol that the file named before it lacks."""
+    source = ""
+    for name in re.findall(r"`([^`]+)`", stop):
+        if "." in name.rpartition("/")[2] and find(name):
+            source = find(name).read_text()
+        elif "/" in name or not all(re.search(rf"\b{part}\b", source) for part in re.findall(r"\w+", name)):
+            yield name
+
+
+def test_the_way_of_one_call_can_be_walked():
+    """From nn.Conv2d to the multiply-add in at most eight stops, each a file that has what the row says."""
+    rows = stops((ROOT / "docs" / "architecture.md").read_text())
+    assert 5 <= len(rows) <= 8
+    assert "`nn.py`: `Conv2d" in rows[0]
+    assert "`csrc/" in rows[-1]
+    assert [name for row in rows for name in missing(row)] == []
+
+
+def test_a_wrong_stop_is_noticed():
+    assert list(missing(" `nn.py`: `Conv2d.forwards` | calls `conv2d` ")) == ["Conv2d.forwards"]
+    assert list(missing(" `ops/none.py`: `conv2d` | ")) == ["ops/none.py", "conv2d"]

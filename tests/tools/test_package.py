@@ -1,5 +1,6 @@
 """The package as installed: what importing costs, the public names, what the compiled libraries link against."""
 
+import importlib
 import json
 import re
 import shutil
@@ -103,3 +104,23 @@ def test_ours_computes():
         names = {event.key for event in profile.key_averages()}
         assert any(name.startswith("tmc::") for name in names)
         assert not [n for n in names if n.startswith("aten::") and FORBIDDEN.search(n)]
+
+
+def functions_of(module):
+    """The autograd.Functions that a file of ops/ defines."""
+    return [f for f in vars(module).values() if isinstance(f, type) and f.__module__ == module.__name__]
+
+
+OPS = sorted((HERE / "ops").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("file", OPS, ids=lambda file: file.name)
+def test_ops_follow_one_rule(file):
+    """ops/__init__.py: <stem>.py has public functions, <stem>_op.py Functions; each Function is written out."""
+    module = importlib.import_module(f"torch_manual_conv.ops.{file.stem}")
+    functions = functions_of(module)
+    public = FUNCTIONS & {name for name, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
+    assert bool(functions) == (file.stem.endswith("_op") or file.stem == "sigmoid")
+    assert bool(public) != file.stem.endswith("_op")
+    for function in functions:
+        assert {"forward", "setup_context", "backward", "jvp", "vmap"} <= vars(function).keys(), function

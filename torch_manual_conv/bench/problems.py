@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 import torch
 
 from .. import functional
-from ..ops.conv import packed
+from ..ops.conv2d import packed
 
 F, aten, tmc = torch.nn.functional, torch.ops.aten, torch.ops.tmc
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

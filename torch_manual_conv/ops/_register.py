@@ -1,108 +1,75 @@
 """What every operator needs once: its two doors, argument normalisation, autocast, batching and layout rules.
 
 An operator has **two doors** to one hand-written gradient. In eager mode its `autograd.Function` is applied: that
-gives jvp, vmap and second derivatives. Under `torch.compile` and `torch.export` the registered op is called, whose
-gradient (`register_autograd`) is the same two static methods of the same class. Either door alone is silently wrong
-somewhere: the op has no forward-mode derivative in eager mode, and Dynamo refuses a Function with a jvp.
+gives jvp, vmap and second derivatives. Under `torch.compile`, `torch.export` and `torch.jit.trace` the registered op is
+called, whose gradient (`register_autograd`) is the same two static methods of the same class. Either door alone is
+silently wrong somewhere: the op has no forward-mode derivative in eager mode, Dynamo refuses a Function with a jvp, and
+torch.jit.trace cannot save a graph that holds a Function.
 """
 
+import inspect
 import operator
+from functools import partial
 
 import torch
 from torch.autograd import forward_ad
 
 
-def two_doors(name, function, fake, batching):
-    """Registers torch.ops.tmc.<name>'s fake, gradient and batching rule; returns the callable that picks the door.
+def two_doors(name, function, fake, rule):
+    """Registers torch.ops.tmc.<name>'s fake, batching rule and gradient; returns the callable that picks the door.
 
-    The Function's forward is the op. `batching(door)` makes the vmap rule of that door, so that a batched call is
-    differentiable in its turn. All of it must happen at import: an op compiled before its gradient is registered loses
-    the gradient for good.
+    `rule(call, info, in_dims, *args)` is the batching rule. The op's rule calls the op, `function.vmap` the door: then
+    either result is differentiable in its turn. All of it must happen at import: an op compiled before its gradient is
+    registered loses the gradient for good.
     """
     op = getattr(torch.ops.tmc, name).default
-    compute = below_autograd(op)
-    function.forward = staticmethod(compute)
-    record = in_one_step(function, compute).apply
-    tensors = sum("Tensor" in str(argument.type) for argument in op._schema.arguments)  # they come first
+    torch.library.register_fake(f"tmc::{name}", fake)
+    torch.library.register_vmap(f"tmc::{name}", partial(rule, op))
+    torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
+    # Function.apply binds its arguments to forward's signature at every call. A stored one is not built anew each time,
+    # which takes a quarter of a small pooling (docs/architecture.md, "What a call costs").
+    function.forward.__signature__ = inspect.signature(function.forward)
 
     def call(*args):
-        if is_compiling() or is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return op(*args)
-        if in_functorch():
+        if torch.is_grad_enabled() or in_forward_ad():
             return function.apply(*args)
-        if in_forward_ad() or (is_grad_enabled() and any_requires_grad(*args[:tensors])):
-            return record(*args)
-        return compute(*args)
+        return op(*args)  # nothing to record
 
     call.__name__ = call.__qualname__ = name
-    function.vmap = staticmethod(batching(call))
-    torch.library.register_fake(f"tmc::{name}", fake)
-    torch.library.register_vmap(f"tmc::{name}", batching(op))
-    torch.library.register_autograd(f"tmc::{name}", function.backward, setup_context=function.setup_context)
     return call
 
 
-def below_autograd(op):
-    """A call of `op` where there is nothing to record, or a Function records. register_autograd would go through Python
-    once more to find that out, which takes as long as a tiny pooling."""
-    op = op._op  # what OpOverload.__call__ calls
-
-    def compute(*args):
-        guard = BelowAutograd()
-        try:
-            return op(*args)
-        finally:
-            del guard  # faster than a with statement; an exception's traceback must not keep it
-
-    return compute
-
-
-def in_one_step(function, compute):
-    """The same Function with a forward that is its own setup_context. Where there are two, as functorch wants it, torch
-    binds the arguments to forward's signature at every call, which takes as long as a tiny convolution."""
-    setup_context = function.setup_context
-
-    def forward(ctx, *args):
-        output = compute(*args)
-        setup_context(ctx, args, output)
-        return output
-
-    methods = {"forward": staticmethod(forward), "setup_context": staticmethod(torch.autograd.Function.setup_context)}
-    return type(function)(function.__name__, (function,), methods)
-
-
-# Names of its own for what every call asks: each dot in torch._C.x is a look-up.
-is_compiling = torch.compiler.is_compiling
-is_tracing = torch._C._is_tracing  # torch.jit.trace, which cannot save a graph that holds a Function
-is_grad_enabled = torch.is_grad_enabled
-any_requires_grad = torch._C._any_requires_grad
-BelowAutograd = torch._C._AutoDispatchBelowAutograd
-# Inside vmap, grad and the like, which see only what goes through a Function.
-in_functorch = torch._C._are_functorch_transforms_active
-
-
 def in_forward_ad():
-    """Whether a forward-mode derivative is being taken (dual numbers, torch.func.jvp, hessian)."""
+    """Whether a forward-mode derivative is being taken (dual numbers, torch.func.jvp, hessian).
+
+    A private name, since no public one tells: forward_ad.unpack_dual raises on a tensor that vmap has batched.
+    """
     return forward_ad._current_level >= 0
 
 
 def in_compiled_forward_ad():
     """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
     registered ops have no rule (torch would silently return a zero tangent)."""
-    return in_forward_ad() and is_compiling()
+    return in_forward_ad() and torch.compiler.is_compiling()
 
 
-def save(ctx, *tensors):
-    """Keeps tensors for backward, and for the forward-mode derivative only while one is being taken."""
-    ctx.save_for_backward(*tensors)
-    if in_forward_ad():
-        ctx.save_for_forward(*tensors)
+def gradients_needed(ctx):
+    """ctx.needs_input_grad of input, weight and bias, less the gradients that this backward pass does not use.
+
+    needs_input_grad says which tensors require a gradient. torch.autograd.grad(loss, images) still uses no weight's, so
+    the engine is asked what it will execute, as torch's own convolution asks it.
+    """
+    needs = ctx.needs_input_grad[:3]
+    return tuple(need and _engine_executes(ctx.next_functions[i][0]) for i, need in enumerate(needs))
 
 
-def plane_size(tensor):
-    """[H, W] of [N, C, H, W]. A list: a torch.Size takes an op longer to read."""
-    _, _, height, width = tensor.shape
-    return [height, width]
+def _engine_executes(node):
+    try:
+        return torch._C._will_engine_execute_node(node)  # torch's own Python has no public name for it either
+    except RuntimeError:  # the query raises for a leaf that torch.autograd.grad was asked for
+        return True
 
 
 def check_tensor(op, name, value):
@@ -135,14 +102,6 @@ def is_int(value):
 
 def integers(op, name, value, length):
     """An int, or a sequence of one or `length` ints, as a list of `length`."""
-    if type(value) is int and -(2**62) < value < 2**62:  # the two usual forms at once
-        return [value] * length
-    if type(value) is tuple and len(value) == length:
-        for v in value:
-            if type(v) is not int or not -(2**62) < v < 2**62:
-                break
-        else:
-            return list(value)
     values = list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
     if len(values) == 1:
         values = values * length
@@ -157,15 +116,11 @@ def integers(op, name, value, length):
 
 
 def integer(op, name, value):
-    if type(value) is int and -(2**62) < value < 2**62:
-        return value
     return integers(op, name, value, 1)[0]
 
 
 def autocast(*tensors):
     """The tensors as autocast wants a convolution's operands: in its dtype, float64 excepted."""
-    if not torch._C._is_any_autocast_enabled():
-        return tensors
     device = tensors[0].device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):  # meta tensors know no autocast
         return tensors
@@ -268,17 +223,21 @@ def fold_into_channels(info, tensor, dim, axis):
     return moved.flatten(axis, axis + 1)
 
 
-def samplewise_vmap(call):
+def samplewise_vmap(call, info, in_dims, *args):
     """The rule of an op that treats the samples of all its tensors alike: fold B into N."""
+    folded = [
+        fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a for a, d in zip(args, in_dims, strict=True)
+    ]
+    output = call(*folded)
+    if isinstance(output, tuple):
+        return tuple(unfold_batch(info, o) for o in output), (0,) * len(output)
+    return unfold_batch(info, output), 0
 
-    def rule(info, in_dims, *args):
-        folded = [
-            fold_into_batch(info, a, d) if isinstance(a, torch.Tensor) else a
-            for a, d in zip(args, in_dims, strict=True)
-        ]
-        output = call(*folded)
-        if isinstance(output, tuple):
-            return tuple(unfold_batch(info, o) for o in output), (0,) * len(output)
-        return unfold_batch(info, output), 0
 
-    return rule
+def elementwise_vmap(call, info, in_dims, *tensors):
+    """The rule of an elementwise op: any shape will do, so the batch simply stays in front."""
+    moved = [
+        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+        for t, d in zip(tensors, in_dims, strict=True)
+    ]
+    return call(*moved), 0

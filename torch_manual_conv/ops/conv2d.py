@@ -1,293 +1,238 @@
-"""Convolution: one bilinear form in three maps, each of which is the derivative of the other two.
-
-    conv2d              output      = input * weight + bias           docs/derivations.md, eq. 1
-    conv2d_grad_weight  grad_weight = grad_output x input             eq. 3   (the lecture's A)
-    conv2d_grad_input   grad_input  = grad_output x weight            eq. 5   (the lecture's B and C)
-
-conv1d, conv3d and conv_transpose2d fall out of them: see conv.py.
-"""
+"""The public convolutions: conv2d, and conv1d, conv3d and conv_transpose2d as views of its three maps (eq. 18-20)."""
 
 import torch
 
-from ._asked import asked
-from ._register import (
-    check_fake,
-    check_fake_floating,
-    check_fake_like,
-    check_fake_output,
-    empty_nchw,
-    fold_into_batch,
-    fold_into_channels,
-    in_forward_ad,
-    is_channels_last,
-    plane_size,
-    save,
-    two_doors,
-    unfold_batch,
-)
+from ._conv_checks import check_convolution, check_operands, check_transpose
+from ._register import autocast, batched, check_rank, check_tensor, in_compiled_forward_ad, integer, integers
+from .conv2d_op import conv2d_grad_input, conv2d_op
 
 
-class Conv2dFunction(torch.autograd.Function):
-    """output = input * weight + bias. Saves: input if weight needs a gradient, weight if input does."""
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Two-dimensional convolution (cross-correlation) of an image batch with a bank of filters.
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        input, weight = inputs[:2]
-        ctx.geometry = inputs[3:]
-        ctx.input_size, ctx.kernel_size = plane_size(input), plane_size(weight)
-        save_operands(ctx, input, weight)
+    Args:
+        input: [N, C, H, W], or [C, H, W] without a batch.
+        weight: [K, C / groups, R, S], same dtype and device.
+        bias: [K] or None.
+        stride: step between output positions; int or (height, width).
+        padding: zeros added around the input: int, (height, width), 'valid' (none) or 'same' (the output has the
+            input's size; stride must be 1).
+        dilation: distance between the taps of a filter; int or (height, width).
+        groups: number of blocks of channels that do not see each other.
+    Returns:
+        [N, K, P, Q] with P = floor((H + 2 * padding - dilation * (R - 1) - 1) / stride) + 1, Q likewise;
+        channels_last if input or weight is.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
 
-    @staticmethod
-    def backward(ctx, grad_output):
-        input, weight = ctx.saved_tensors
-        for_input, for_weight, for_bias = asked(ctx)
-        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if for_input else None
-        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if for_weight else None
-        grad_bias = conv2d_grad_bias(grad_output) if for_bias else None
-        return grad_input, grad_weight, grad_bias, None, None, None
-
-    @staticmethod
-    def jvp(ctx, input_tangent, weight_tangent, bias_tangent, *_):
-        input, weight = ctx.saved_tensors
-        tangents = []
-        if input_tangent is not None:
-            tangents.append(conv2d_op(input_tangent, weight, None, *ctx.geometry))
-        if weight_tangent is not None:
-            tangents.append(conv2d_op(input, weight_tangent, None, *ctx.geometry))
-        if bias_tangent is not None:
-            shape = conv2d_output_size(ctx.input_size, ctx.kernel_size, ctx.geometry[0])
-            tangents.append(bias_tangent.view(-1, 1, 1).expand(input.size(0), -1, *shape))
-        return sum(tangents[1:], tangents[0])
+    Equivalent to: torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: input if weight needs a gradient, weight if input does.
+    """
+    check_rank("conv2d", "weight", weight, 4)
+    geometry = conv_geometry("conv2d", weight, stride, padding, dilation, groups)
+    return _convolve("conv2d", input, weight, bias, geometry)
 
 
-class Conv2dGradInputFunction(torch.autograd.Function):
-    """grad_input from grad_output and weight; linear in both (eq. 14)."""
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """One-dimensional convolution: conv2d of images that are one row high.
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad_output, weight, ctx.input_size, *ctx.geometry = inputs
-        ctx.kernel_size = plane_size(weight)
-        save_operands(ctx, grad_output, weight)
+    Args:
+        input: [N, C, L] or [C, L]. weight: [K, C / groups, S]. bias: [K] or None.
+        stride, padding, dilation: int or (int,); padding may be 'valid' or 'same'. groups: as in conv2d.
+    Returns:
+        [N, K, Q].
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
 
-    @staticmethod
-    def backward(ctx, grad):
-        grad_output, weight = ctx.saved_tensors
-        for_output = conv2d_op(grad, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        for_weight = (
-            conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
+    Equivalent to: torch.nn.functional.conv1d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: as conv2d.
+    """
+    op = "conv1d"
+    check_rank(op, "weight", weight, 3)
+    stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
+    check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
+    geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
+    rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry)
+    return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
+
+
+def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Three-dimensional convolution, as one conv2d whose channels are (channel, depth tap).
+
+    Each output depth sees T input depths; they are laid side by side as channels, which takes T times the input's
+    memory. Correct with every gradient; a kernel of its own may replace it.
+
+    Args:
+        input: [N, C, D, H, W] or [C, D, H, W]. weight: [K, C / groups, T, R, S]. bias: [K] or None.
+        stride, padding, dilation: int or (depth, height, width); padding may be 'valid' or 'same'.
+    Returns:
+        [N, K, O, P, Q], contiguous.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv3d(input, weight, bias, stride, padding, dilation, groups).
+    Saves for backward: the laid-out input and the weight, as conv2d.
+    """
+    op = "conv3d"
+    check_rank(op, "weight", weight, 5)
+    stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
+    check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
+    before, after = (padding[0], padding[1]) if len(padding) == 6 else (padding[0], padding[0])
+    plane_padding = padding[2:] if len(padding) == 6 else padding[1:]
+    taps = weight.size(2)
+
+    def volume(input):
+        padded = torch.nn.functional.pad(input, (0, 0, 0, 0, before, after))
+        n, c, depth, h, w = padded.shape
+        reach = dilation[0] * (taps - 1) + 1
+        out = (depth - reach) // stride[0] + 1
+        span = (out - 1) * stride[0] + 1
+        # [N, C, T, O, H, W]: the T depths that each output depth sees.
+        seen = torch.stack([padded.narrow(2, t * dilation[0], span)[:, :, :: stride[0]] for t in range(taps)], 2)
+        planes = seen.permute(0, 3, 1, 2, 4, 5).reshape(n * out, c * taps, h, w)
+        geometry = stride[1:], plane_padding, dilation[1:], groups
+        result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry)
+        return result.unflatten(0, (n, out)).transpose(1, 2).contiguous()
+
+    return batched(op, input, volume, spatial=3)
+
+
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Transposed convolution: exactly conv2d's gradient with respect to its input.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W]; what conv2d would call grad_output.
+        weight: [C, K / groups, R, S]. bias: [K] or None.
+        stride, padding, dilation: of the convolution that this transposes; int or (height, width).
+        output_padding: rows and columns added at the end, smaller than stride or dilation.
+        groups: number of blocks of channels that do not see each other.
+    Returns:
+        [N, K, P, Q] with P = (H - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1, Q likewise.
+    Raises:
+        RuntimeError, TypeError: naming the argument, its value and the rule it breaks.
+
+    Equivalent to: torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups,
+        dilation).
+    Saves for backward: input if weight needs a gradient, weight if input does.
+    """
+    op = "conv_transpose2d"
+    check_rank(op, "weight", weight, 4)
+    stride, padding = integers(op, "stride", stride, 2), integers(op, "padding", padding, 2)
+    dilation, extra = integers(op, "dilation", dilation, 2), integers(op, "output_padding", output_padding, 2)
+    groups = integer(op, "groups", groups)
+    check_rank(op, "input", input, 3, 4)
+    check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups)
+    if in_compiled_forward_ad():
+        return torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, extra, groups, dilation)
+    input, weight, bias = autocast(input, weight, bias)
+    check_operands(op, input, weight, bias)
+
+    def transpose(input):
+        # Output padding first takes what the strided convolution rounds away (at most stride - 1 rows), then what the
+        # trailing padding cut off, and last rows that no tap reaches: zeros.
+        rounded = [min(e, s - 1) for e, s in zip(extra, stride, strict=True)]
+        after = [max(p - (e - r), 0) for p, e, r in zip(padding, extra, rounded, strict=True)]
+        zeros = [max(e - r - p, 0) for p, e, r in zip(padding, extra, rounded, strict=True)]
+        size = [
+            (i - 1) * s - p - a + d * (k - 1) + r + 1
+            for i, s, p, a, d, k, r in zip(
+                input.shape[2:], stride, padding, after, dilation, weight.shape[2:], rounded, strict=True
+            )
+        ]
+        if any(extent + z < 1 for extent, z in zip(size, zeros, strict=True)):
+            raise RuntimeError(
+                f"{op}: padding must leave at least one output position, got {padding}: output size {size}"
+            )
+        if torch.jit.is_tracing():  # then sizes are tensors, of which the tracer can pass no list to an operator
+            size = [int(extent) for extent in size]
+        pads = [padding[0], after[0], padding[1], after[1]]
+        output = conv2d_grad_input(
+            input, weight, size, *packed(stride, pads, dilation, groups), float32_precision(input.is_cuda)
         )
-        return for_output, for_weight, None, None, None, None
+        if any(zeros):
+            output = torch.nn.functional.pad(output, (0, zeros[1], 0, zeros[0]))
+        return output if bias is None else output + bias.view(-1, 1, 1)
 
-    @staticmethod
-    def jvp(ctx, grad_output_tangent, weight_tangent, *_):
-        grad_output, weight = ctx.saved_tensors
-        return product_rule(
-            lambda g, w: conv2d_grad_input(g, w, ctx.input_size, *ctx.geometry),
-            (grad_output, grad_output_tangent),
-            (weight, weight_tangent),
-        )
+    return batched(op, input, transpose)
 
 
-class Conv2dGradWeightFunction(torch.autograd.Function):
-    """grad_weight from grad_output and input; linear in both (eq. 14)."""
+def conv_geometry(op, weight, stride, padding, dilation, groups):
+    """(stride, padding, dilation, groups) as lists of one int for each spatial axis.
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad_output, input, ctx.kernel_size, *ctx.geometry = inputs
-        ctx.input_size = plane_size(input)
-        save_operands(ctx, grad_output, input)
-
-    @staticmethod
-    def backward(ctx, grad):
-        grad_output, input = ctx.saved_tensors
-        for_output = conv2d_op(input, grad, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-        for_input = (
-            conv2d_grad_input(grad_output, grad, ctx.input_size, *ctx.geometry) if ctx.needs_input_grad[1] else None
-        )
-        return for_output, for_input, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, grad_output_tangent, input_tangent, *_):
-        grad_output, input = ctx.saved_tensors
-        return product_rule(
-            lambda g, x: conv2d_grad_weight(g, x, ctx.kernel_size, *ctx.geometry),
-            (grad_output, grad_output_tangent),
-            (input, input_tangent),
-        )
+    padding 'same' that cannot be split evenly becomes a list of (before, after) pairs, torch's: the odd one after.
+    """
+    axes = weight.dim() - 2
+    stride, dilation = integers(op, "stride", stride, axes), integers(op, "dilation", dilation, axes)
+    groups = integer(op, "groups", groups)
+    if not isinstance(padding, str):
+        return stride, integers(op, "padding", padding, axes), dilation, groups
+    if padding == "valid":
+        return stride, [0] * axes, dilation, groups
+    if padding != "same":
+        raise RuntimeError(f"{op}: padding must be an int, ints, 'valid' or 'same', got {padding!r}")
+    if any(s != 1 for s in stride):
+        raise RuntimeError(f"{op}: padding='same' needs stride 1, got stride {stride}")
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        return stride, [total // 2 for total in totals], dilation, groups
+    return stride, [pad for total in totals for pad in (total // 2, total - total // 2)], dilation, groups
 
 
-class Conv2dGradBiasFunction(torch.autograd.Function):
-    """grad_bias[k] = sum of grad_output over samples and positions (eq. 4). Saves: nothing."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.output_shape = inputs[0].shape
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.view(-1, 1, 1).expand(ctx.output_shape)
-
-    @staticmethod
-    def jvp(ctx, grad_output_tangent):
-        return conv2d_grad_bias(grad_output_tangent)
-
-
-def save_operands(ctx, left, right):
-    """Each operand of a bilinear map is needed only for the other one's gradient (both for a jvp)."""
-    keep_left, keep_right = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
-    if in_forward_ad():
-        keep_left = keep_right = True
-    save(ctx, left if keep_left else None, right if keep_right else None)
-
-
-def product_rule(bilinear, left, right):
-    """The tangent of bilinear(x, y): bilinear(dx, y) + bilinear(x, dy), for (value, tangent or None) pairs."""
-    (x, dx), (y, dy) = left, right
-    if dx is None:
-        return bilinear(x, dy)
-    return bilinear(dx, y) if dy is None else bilinear(dx, y) + bilinear(x, dy)
-
-
-# ---- Shapes for tracing.
-
-
-def conv2d_output_size(input_size, kernel_size, geometry):
-    """(P, Q): floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1 along each axis (eq. 2)."""
-    stride, dilation, padding = geometry[:2], geometry[2:4], geometry[4:]
-    pads = (padding[0] + padding[1], padding[2] + padding[3]) if len(padding) == 4 else (2 * padding[0], 2 * padding[1])
-    return tuple(
-        (size + pad - d * (k - 1) - 1) // s + 1
-        for size, pad, k, s, d in zip(input_size, pads, kernel_size, stride, dilation, strict=True)
-    )
-
-
-def check_precision(op, precision):
-    if precision not in ("highest", "high", "medium"):
-        raise RuntimeError(f"{op}: precision must be highest, high or medium, got {precision}")
-
-
-def output_shape(op, input_shape, weight_shape, geometry, groups):
-    """[N, K, P, Q] of a convolution with these operands, after the checks that tracing can make."""
-    if len(geometry) not in (6, 8):
-        raise RuntimeError(f"{op}: geometry must have 6 or 8 values (stride, dilation, padding), got {list(geometry)}")
-    stride, dilation, padding = geometry[:2], geometry[2:4], geometry[4:]
-    for name, values, low in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        if any(v < low for v in values):
-            raise RuntimeError(f"{op}: {name} must be >= {low}, got {list(values)}")
-    if groups < 1:
-        raise RuntimeError(f"{op}: groups must be >= 1, got {groups}")
-    n, c, *input_size = input_shape
-    k, c_per_group, *kernel_size = weight_shape
-    if len(input_size) != 2 or len(kernel_size) != 2 or any(extent < 1 for extent in weight_shape):
-        raise RuntimeError(
-            f"{op}: weight must not be empty and sizes must be (height, width), "
-            f"got weight shape {list(weight_shape)} and input shape {list(input_shape)}"
-        )
-    if c != groups * c_per_group or k % groups != 0:
-        raise RuntimeError(
-            f"{op}: groups={groups} must divide {k} output channels, and {c} input channels into "
-            f"groups of weight.size(1) = {c_per_group}"
-        )
-    size = conv2d_output_size(input_size, kernel_size, geometry)
-    if any(extent < 1 for extent in size):
-        raise RuntimeError(
-            f"{op}: kernel_size must not exceed the padded input, got kernel_size={list(kernel_size)}, "
-            f"input size {list(input_size)}, padding={list(padding)}, dilation={list(dilation)}"
-        )
-    return n, k, *size
-
-
-def _conv2d_fake(input, weight, bias, geometry, groups, precision="highest"):
-    op = "conv2d"
-    check_precision(op, precision)
-    check_fake(op, ("input", input, 4), ("weight", weight, 4), *([("bias", bias, 1)] if bias is not None else []))
-    check_fake_floating(op, "input", input)
-    check_fake_like(op, "weight", weight, "input", input)
-    shape = output_shape(op, input.shape, weight.shape, geometry, groups)
+def _convolve(op, input, weight, bias, geometry):
+    check_tensor(op, "input", input)
     if bias is not None:
-        check_fake_like(op, "bias", bias, "input", input)
-        if bias.size(0) != weight.size(0):
-            raise RuntimeError(f"{op}: bias must have shape [{weight.size(0)}], got {list(bias.shape)}")
-    return empty_nchw(input, shape, is_channels_last(input) or is_channels_last(weight))
+        check_tensor(op, "bias", bias)
+    if in_compiled_forward_ad():
+        stride, padding, dilation, groups = geometry
+        if len(padding) == 4:
+            input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
+        return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    input, weight, bias = autocast(input, weight, bias)
+    if op != "conv2d":
+        check_operands(op, input, weight, bias)
+    precision = float32_precision(input.is_cuda)
+    if input.dim() == 4:
+        return conv2d_op(input, weight, bias, *packed(*geometry), precision)
+    return batched(op, input, conv2d_op, weight, bias, *packed(*geometry), precision)
 
 
-def _conv2d_grad_input_fake(grad_output, weight, input_size, geometry, groups, precision="highest"):
-    op = "conv2d_grad_input"
-    check_precision(op, precision)
-    check_fake(op, ("grad_output", grad_output, 4), ("weight", weight, 4))
-    check_fake_floating(op, "grad_output", grad_output)
-    check_fake_like(op, "weight", weight, "grad_output", grad_output)
-    shape = (grad_output.size(0), weight.size(1) * groups, *input_size)
-    output = output_shape(op, shape, weight.shape, geometry, groups)
-    check_fake_output(op, "grad_output", grad_output, output)
-    return empty_nchw(grad_output, shape, is_channels_last(grad_output) or is_channels_last(weight))
+def packed(stride, padding, dilation, groups):
+    """The same as the ops take it: one list, which is read in half the time of three."""
+    return [*stride, *dilation, *padding], groups
 
 
-def _conv2d_grad_weight_fake(grad_output, input, kernel_size, geometry, groups, precision="highest"):
-    op = "conv2d_grad_weight"
-    check_precision(op, precision)
-    check_fake(op, ("grad_output", grad_output, 4), ("input", input, 4))
-    check_fake_floating(op, "grad_output", grad_output)
-    check_fake_like(op, "input", input, "grad_output", grad_output)
-    if groups < 1 or input.size(1) % groups != 0:
-        raise RuntimeError(f"{op}: groups must divide the input channels, got {input.size(1)} and groups={groups}")
-    shape = (grad_output.size(1), input.size(1) // groups, *kernel_size)
-    output = output_shape(op, input.shape, shape, geometry, groups)
-    check_fake_output(op, "grad_output", grad_output, output)
-    return empty_nchw(input, shape, is_channels_last(grad_output) or is_channels_last(input))
+def float32_precision(on_cuda):
+    """What torch's switches allow for a float32 convolution there, in the words of the ops' `precision`."""
+    if on_cuda:
+        return "high" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "highest"
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # where torch's newer switches (fp32_precision) say what the older one cannot
+        return {"bf16": "medium", "tf32": "high"}.get(torch.backends.mkldnn.matmul.fp32_precision, "highest")
 
 
-def _conv2d_grad_bias_fake(grad_output):
-    check_fake("conv2d_grad_bias", ("grad_output", grad_output, 4))
-    check_fake_floating("conv2d_grad_bias", "grad_output", grad_output)
-    return grad_output.new_empty((grad_output.size(1),))
+# A constant of what torch.compile traces, as torch.compiler.assume_constant_result would say: that costs the import of
+# the compiler. Dynamo's guards on torch's global state trace again when a switch is turned.
+float32_precision._dynamo_marked_constant = True
 
 
-# ---- Batching rules: a batch of weights becomes groups, a batch of inputs alone becomes samples (eq. 16).
+def conv2d_algorithms(input, weight, stride=1, padding=0, dilation=1, groups=1):
+    """Which algorithm conv2d and its two gradients use for these operands, and why.
 
-
-def _operand_vmap(call):
-    """For call(images, weight, ...), the images [N, ...] and the weight [K, ...] of conv2d or conv2d_grad_input."""
-
-    def rule(info, in_dims, images, weight, bias_or_size, geometry, groups, precision="highest"):
-        is_bias = isinstance(bias_or_size, torch.Tensor)
-        if in_dims[1] is None and not (is_bias and in_dims[2] is not None):
-            images = fold_into_batch(info, images, in_dims[0])
-            output = call(images, weight, bias_or_size, geometry, groups, precision)
-            return unfold_batch(info, output), 0
-        images = fold_into_channels(info, images, in_dims[0], 1)
-        weight = fold_into_channels(info, weight, in_dims[1], 0)
-        if is_bias:
-            bias_or_size = fold_into_channels(info, bias_or_size, in_dims[2], 0)
-        groups *= info.batch_size
-        output = call(images, weight, bias_or_size, geometry, groups, precision)
-        return output.unflatten(1, (info.batch_size, -1)), 1
-
-    return rule
-
-
-def _grad_weight_vmap(call):
-    def rule(info, in_dims, grad_output, input, kernel_size, geometry, groups, precision="highest"):
-        grad_output = fold_into_channels(info, grad_output, in_dims[0], 1)
-        input = fold_into_channels(info, input, in_dims[1], 1)
-        groups *= info.batch_size
-        grad_weight = call(grad_output, input, kernel_size, geometry, groups, precision)
-        return grad_weight.unflatten(0, (info.batch_size, -1)), 0
-
-    return rule
-
-
-def _grad_bias_vmap(call):
-    def rule(info, in_dims, grad_output):
-        grad_bias = call(fold_into_channels(info, grad_output, in_dims[0], 1))
-        return grad_bias.unflatten(0, (info.batch_size, -1)), 0
-
-    return rule
-
-
-conv2d_op = two_doors("conv2d", Conv2dFunction, _conv2d_fake, _operand_vmap)
-conv2d_grad_input = two_doors("conv2d_grad_input", Conv2dGradInputFunction, _conv2d_grad_input_fake, _operand_vmap)
-conv2d_grad_weight = two_doors(
-    "conv2d_grad_weight", Conv2dGradWeightFunction, _conv2d_grad_weight_fake, _grad_weight_vmap
-)
-conv2d_grad_bias = two_doors("conv2d_grad_bias", Conv2dGradBiasFunction, _conv2d_grad_bias_fake, _grad_bias_vmap)
+    Args:
+        As conv2d; only shapes, dtype and device of input and weight matter (torch.empty will do).
+    Returns:
+        {"forward": (name, reason), "grad_input": ..., "grad_weight": ...}. The choice depends on the shape of one
+        sample, never on the batch size or the number of threads. On CUDA the reason ends with the bytes of scratch
+        memory that this batch takes.
+    Raises:
+        RuntimeError, TypeError: as conv2d.
+    """
+    op = "conv2d_algorithms"
+    check_rank(op, "input", input, 3, 4)
+    check_rank(op, "weight", weight, 4)
+    input, weight = autocast(input, weight)
+    images = input if input.dim() == 4 else input.unsqueeze(0)
+    geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
+    lines = torch.ops.tmc.conv2d_algorithms(images, weight, *packed(*geometry), float32_precision(input.is_cuda))
+    return {gradient: (name, reason) for gradient, name, reason in (line.split(": ", 2) for line in lines.splitlines())}

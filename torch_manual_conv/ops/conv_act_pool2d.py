@@ -1,6 +1,6 @@
 """The public conv_act_pool2d, and what stands in for it in compiled forward-mode AD.
 
-The operator and its derivatives are in conv_act_pool2d_op.py, the maps that they are composed of in stage.py.
+The operator and its derivatives are in conv_act_pool2d_op.py, the maps that they are composed of in _stage.py.
 """
 
 import torch
@@ -11,12 +11,11 @@ from ._register import (
     check_rank,
     check_tensor,
     in_compiled_forward_ad,
-    in_forward_ad,
     integers,
 )
-from .conv import conv2d, conv_geometry, float32_precision, packed
+from ._stage import ACTIVATIONS, POOLS
+from .conv2d import conv2d, conv_geometry, float32_precision, packed
 from .conv_act_pool2d_op import conv_act_pool2d_op
-from .stage import ACTIVATIONS, POOLS
 
 
 def check_stage(activation, pool, save="store"):
@@ -85,7 +84,7 @@ def conv_act_pool2d(
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
-    keep = save == "store" and (torch.is_grad_enabled() or in_forward_ad() or torch.jit.is_tracing())
+    keep = save == "store" and (torch.is_grad_enabled() or torch.jit.is_tracing())
     return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
 
 

@@ -8,7 +8,6 @@ The map that is activated, and whose values the slope is written with, is y with
 
 import torch
 
-from ._asked import asked
 from ._register import (
     check_fake,
     check_fake_floating,
@@ -17,15 +16,14 @@ from ._register import (
     empty_nchw,
     fold_into_batch,
     fold_into_channels,
-    in_forward_ad,
+    gradients_needed,
     is_channels_last,
-    save,
     two_doors,
     unfold_batch,
 )
-from .conv2d import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
+from ._stage import ACTIVATIONS, POOLS, Stage, total
+from .conv2d_op import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
 from .pool2d_op import pool2d_output_size, winners_dtype
-from .stage import ACTIVATIONS, POOLS, Stage, total
 
 
 class ConvActPool2dFunction(torch.autograd.Function):
@@ -33,31 +31,38 @@ class ConvActPool2dFunction(torch.autograd.Function):
     after an activation: the activated map if keep_activated, else input, weight and bias; no pool: the output."""
 
     @staticmethod
+    def forward(input, weight, bias, geometry, groups, activation, pool, window, precision, keep_activated):
+        return torch.ops.tmc.conv_act_pool2d(
+            input, weight, bias, geometry, groups, activation, pool, window, precision, keep_activated
+        )
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, weight, bias, *stage, keep_activated = inputs
         output, kept = output
         ctx.stage = stage = Stage(*stage)
-        ctx.sizes = list(input.shape), list(weight.shape)  # an op reads them faster than a torch.Size
+        ctx.sizes = input.shape, weight.shape
         ctx.set_materialize_grads(False)
         keeps_map = keep_activated and stage.activates_map
         if not keeps_map:
             ctx.mark_non_differentiable(kept)
-        needs_input, needs_weight, _ = ctx.needs_input_grad[:3]
-        again = (stage.activates_map and not keep_activated) or in_forward_ad()
+        for_input, for_weight, _ = ctx.needs_input_grad[:3]
+        again = stage.activates_map and not keep_activated
         activated = output if stage.activates_output else kept if keeps_map else None
-        save(
-            ctx,
-            input if needs_weight or again else None,
-            weight if needs_input or again else None,
+        winners = kept if stage.pool == "max" else None
+        ctx.save_for_backward(
+            input if for_weight or again else None,
+            weight if for_input or again else None,
             bias if again else None,
             activated,
-            kept if stage.pool == "max" else None,
+            winners,
         )
+        ctx.save_for_forward(input, weight, bias, activated, winners)
 
     @staticmethod
     def backward(ctx, grad_output, grad_kept):
         input, weight, bias, activated, winners = ctx.saved_tensors
-        stage, wanted = ctx.stage, asked(ctx)
+        stage, wanted = ctx.stage, gradients_needed(ctx)
         nothing = [None] * (len(stage) + 1)
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(
@@ -83,23 +88,31 @@ class ConvActPool2dFunction(torch.autograd.Function):
         o = stage.slope(z, activated)
         return stage.gather(o, None), o if stage.activates_map else None
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return stage_vmap(conv_act_pool2d_op, info, in_dims, *args)
+
 
 class ConvActPool2dGradientsFunction(torch.autograd.Function):
     """(grad_input, grad_weight, grad_bias), those that are not wanted without elements; linear in grad_output.
     Saves: what it is given. Its derivatives are composed of the convolution's and the pool's linear maps (eq. 14)."""
 
     @staticmethod
+    def forward(grad_output, input, weight, bias, activated, winners, input_size, weight_size, *stage_and_wanted):
+        return torch.ops.tmc.conv_act_pool2d_gradients(
+            grad_output, input, weight, bias, activated, winners, input_size, weight_size, *stage_and_wanted
+        )
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         *tensors, input_size, weight_size = inputs[:8]
         *stage, want_input, want_weight, want_bias = inputs[8:]
-        ctx.sizes, ctx.stage, ctx.wanted = (
-            (input_size, weight_size),
-            Stage(*stage),
-            (want_input, want_weight, want_bias),
-        )
+        ctx.sizes, ctx.stage = (input_size, weight_size), Stage(*stage)
+        ctx.wanted = want_input, want_weight, want_bias
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(grad for grad, want in zip(output, ctx.wanted, strict=True) if not want))
-        save(ctx, *tensors)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx, for_input, for_weight, for_bias):
@@ -157,6 +170,10 @@ class ConvActPool2dGradientsFunction(torch.autograd.Function):
         if ctx.wanted[1] and input_tangent is not None:
             tangents[1] = tangents[1] + conv2d_grad_weight(grad_z, input_tangent, sizes[1][2:], *stage.conv)
         return tuple(tangents)
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return gradients_vmap(conv_act_pool2d_gradients, info, in_dims, *args)
 
 
 # ---- Shapes for tracing.
@@ -217,47 +234,37 @@ def _conv_act_pool2d_gradients_fake(
 # ---- Batching rules, as conv2d's (eq. 16): a batch of weights becomes groups, a batch of inputs alone samples.
 
 
-def _conv_act_pool2d_vmap(call):
-    def rule(info, in_dims, input, weight, bias, geometry, groups, *arguments):
-        if in_dims[1] is None and (bias is None or in_dims[2] is None):
-            input = fold_into_batch(info, input, in_dims[0])
-            results = call(input, weight, bias, geometry, groups, *arguments)
-            return tuple(unfold_batch(info, result) for result in results), (0, 0)
-        input = fold_into_channels(info, input, in_dims[0], 1)
-        weight = fold_into_channels(info, weight, in_dims[1], 0)
-        bias = None if bias is None else fold_into_channels(info, bias, in_dims[2], 0)
-        output, kept = call(input, weight, bias, geometry, groups * info.batch_size, *arguments)
-        axis = 1 if kept.dim() == 4 else 0
-        return (_split(info, output, 1), _split(info, kept, axis)), (1, axis)
-
-    return rule
+def stage_vmap(call, info, in_dims, input, weight, bias, geometry, groups, *arguments):
+    if in_dims[1] is None and (bias is None or in_dims[2] is None):
+        input = fold_into_batch(info, input, in_dims[0])
+        results = call(input, weight, bias, geometry, groups, *arguments)
+        return tuple(unfold_batch(info, result) for result in results), (0, 0)
+    input = fold_into_channels(info, input, in_dims[0], 1)
+    weight = fold_into_channels(info, weight, in_dims[1], 0)
+    bias = None if bias is None else fold_into_channels(info, bias, in_dims[2], 0)
+    output, kept = call(input, weight, bias, geometry, groups * info.batch_size, *arguments)
+    axis = 1 if kept.dim() == 4 else 0
+    return (_split(info, output, 1), _split(info, kept, axis)), (1, axis)
 
 
-def _conv_act_pool2d_gradients_vmap(call):
-    """The gradients of weight and bias are asked for one by one: always groups."""
-
-    def rule(info, in_dims, *args):
-        tensors = [
-            None if tensor is None else fold_into_channels(info, tensor, dim, axis)
-            for tensor, dim, axis in zip(args[:6], in_dims[:6], (1, 1, 0, 0, 1, 1), strict=True)
-        ]
-        (n, c, *size), (k, *filter_size), geometry, groups, *arguments = args[6:]
-        sizes = (n, c * info.batch_size, *size), (k * info.batch_size, *filter_size)
-        results = call(*tensors, *sizes, geometry, groups * info.batch_size, *arguments)
-        axes = [1 if result.dim() == 4 and i == 0 else 0 for i, result in enumerate(results)]
-        return tuple(_split(info, result, axis) for result, axis in zip(results, axes, strict=True)), tuple(axes)
-
-    return rule
+def gradients_vmap(call, info, in_dims, *args):
+    """The gradients of weight and bias are wanted for each problem: always groups."""
+    tensors = [
+        None if tensor is None else fold_into_channels(info, tensor, dim, axis)
+        for tensor, dim, axis in zip(args[:6], in_dims[:6], (1, 1, 0, 0, 1, 1), strict=True)
+    ]
+    (n, c, *size), (k, *filter_size), geometry, groups, *arguments = args[6:]
+    sizes = (n, c * info.batch_size, *size), (k * info.batch_size, *filter_size)
+    results = call(*tensors, *sizes, geometry, groups * info.batch_size, *arguments)
+    axes = [1 if result.dim() == 4 and i == 0 else 0 for i, result in enumerate(results)]
+    return tuple(_split(info, result, axis) for result, axis in zip(results, axes, strict=True)), tuple(axes)
 
 
 def _split(info, tensor, axis):
     return tensor.unflatten(axis, (info.batch_size, tensor.size(axis) // info.batch_size))
 
 
-conv_act_pool2d_op = two_doors("conv_act_pool2d", ConvActPool2dFunction, _conv_act_pool2d_fake, _conv_act_pool2d_vmap)
+conv_act_pool2d_op = two_doors("conv_act_pool2d", ConvActPool2dFunction, _conv_act_pool2d_fake, stage_vmap)
 conv_act_pool2d_gradients = two_doors(
-    "conv_act_pool2d_gradients",
-    ConvActPool2dGradientsFunction,
-    _conv_act_pool2d_gradients_fake,
-    _conv_act_pool2d_gradients_vmap,
+    "conv_act_pool2d_gradients", ConvActPool2dGradientsFunction, _conv_act_pool2d_gradients_fake, gradients_vmap
 )

@@ -3,7 +3,7 @@
 import torch
 
 from ._register import batched, in_compiled_forward_ad, integer, integers
-from .pool2d_op import avg_pool2d_op, max_pool2d_op
+from .pool2d_op import avg_pool2d_op, max_pool2d_indices, max_pool2d_op
 
 
 def _window(op, kernel_size, stride, padding):
@@ -48,7 +48,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
 
 def _max_pool2d_and_indices(input, *window):
     output, winners = max_pool2d_op(input, *window)
-    return output, torch.ops.tmc.max_pool2d_indices(winners, input.shape[2:], *window)
+    return output, max_pool2d_indices(winners, input.shape[2:], *window)
 
 
 def avg_pool2d(

@@ -5,6 +5,8 @@ Every gradient here is a linear map, and each map's own gradient is its transpos
     average:  avg_pool2d             <->  avg_pool2d_grad_input
 """
 
+from functools import partial
+
 import torch
 
 from ._register import (
@@ -15,9 +17,7 @@ from ._register import (
     check_fake_pooled,
     empty_nchw,
     is_channels_last,
-    plane_size,
     samplewise_vmap,
-    save,
     two_doors,
 )
 
@@ -26,10 +26,15 @@ class MaxPool2dFunction(torch.autograd.Function):
     """(output, winners). Saves: winners, one byte per output for windows of up to 256 taps; never the input."""
 
     @staticmethod
+    def forward(input, window, ceil_mode):
+        return torch.ops.tmc.max_pool2d(input, window, ceil_mode)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
-        ctx.input_size = plane_size(input)
-        save(ctx, output[1])
+        ctx.input_size = input.shape[2:]
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -42,14 +47,23 @@ class MaxPool2dFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return max_pool2d_select(input_tangent, winners, *ctx.window), None
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(max_pool2d_op, info, in_dims, *args)
+
 
 class MaxPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output goes to its window's winner (eq. 8)."""
 
     @staticmethod
+    def forward(grad_output, winners, input_size, window, ceil_mode):
+        return torch.ops.tmc.max_pool2d_grad_input(grad_output, winners, input_size, window, ceil_mode)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         _, winners, ctx.input_size, *ctx.window = inputs
-        save(ctx, winners)
+        ctx.save_for_backward(winners)
+        ctx.save_for_forward(winners)
 
     @staticmethod
     def backward(ctx, grad):
@@ -61,15 +75,24 @@ class MaxPool2dGradInputFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return max_pool2d_grad_input(grad_output_tangent, winners, ctx.input_size, *ctx.window)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(max_pool2d_grad_input, info, in_dims, *args)
+
 
 class MaxPool2dSelectFunction(torch.autograd.Function):
     """Each output takes the input at its window's winner (eq. 10), the transpose of eq. 8."""
 
     @staticmethod
+    def forward(input, winners, window, ceil_mode):
+        return torch.ops.tmc.max_pool2d_select(input, winners, window, ceil_mode)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, winners, *ctx.window = inputs
-        ctx.input_size = plane_size(input)
-        save(ctx, winners)
+        ctx.input_size = input.shape[2:]
+        ctx.save_for_backward(winners)
+        ctx.save_for_forward(winners)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -81,14 +104,22 @@ class MaxPool2dSelectFunction(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         return max_pool2d_select(input_tangent, winners, *ctx.window)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(max_pool2d_select, info, in_dims, *args)
+
 
 class AvgPool2dFunction(torch.autograd.Function):
     """Window sums over their divisors (eq. 7). Saves: nothing but sizes."""
 
     @staticmethod
+    def forward(input, window, ceil_mode, count_include_pad, divisor_override):
+        return torch.ops.tmc.avg_pool2d(input, window, ceil_mode, count_include_pad, divisor_override)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
-        ctx.input_size = plane_size(input)
+        ctx.input_size = input.shape[2:]
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -98,9 +129,19 @@ class AvgPool2dFunction(torch.autograd.Function):
     def jvp(ctx, input_tangent, *_):
         return avg_pool2d_op(input_tangent, *ctx.window)
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(avg_pool2d_op, info, in_dims, *args)
+
 
 class AvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its divisor, goes to every position of its window (eq. 9)."""
+
+    @staticmethod
+    def forward(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override):
+        return torch.ops.tmc.avg_pool2d_grad_input(
+            grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -113,6 +154,10 @@ class AvgPool2dGradInputFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, grad_output_tangent, *_):
         return avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, *ctx.window)
+
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return samplewise_vmap(avg_pool2d_grad_input, info, in_dims, *args)
 
 
 # ---- Shapes for tracing.
@@ -226,19 +271,14 @@ def _avg_pool2d_grad_input_fake(grad_output, input_size, window, ceil_mode, coun
 
 max_pool2d_op = two_doors("max_pool2d", MaxPool2dFunction, _max_pool2d_fake, samplewise_vmap)
 max_pool2d_grad_input = two_doors(
-    "max_pool2d_grad_input",
-    MaxPool2dGradInputFunction,
-    _max_pool2d_grad_input_fake,
-    samplewise_vmap,
+    "max_pool2d_grad_input", MaxPool2dGradInputFunction, _max_pool2d_grad_input_fake, samplewise_vmap
 )
 max_pool2d_select = two_doors("max_pool2d_select", MaxPool2dSelectFunction, _max_pool2d_select_fake, samplewise_vmap)
 avg_pool2d_op = two_doors("avg_pool2d", AvgPool2dFunction, _avg_pool2d_fake, samplewise_vmap)
 avg_pool2d_grad_input = two_doors(
-    "avg_pool2d_grad_input",
-    AvgPool2dGradInputFunction,
-    _avg_pool2d_grad_input_fake,
-    samplewise_vmap,
+    "avg_pool2d_grad_input", AvgPool2dGradInputFunction, _avg_pool2d_grad_input_fake, samplewise_vmap
 )
 # Integers to integers: nothing to differentiate.
+max_pool2d_indices = torch.ops.tmc.max_pool2d_indices
 torch.library.register_fake("tmc::max_pool2d_indices", _max_pool2d_indices_fake)
-torch.library.register_vmap("tmc::max_pool2d_indices", samplewise_vmap(torch.ops.tmc.max_pool2d_indices))
+torch.library.register_vmap("tmc::max_pool2d_indices", partial(samplewise_vmap, max_pool2d_indices))

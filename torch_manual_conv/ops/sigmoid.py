@@ -6,8 +6,8 @@ from ._register import (
     check_fake_floating,
     check_fake_like,
     check_tensor,
+    elementwise_vmap,
     in_compiled_forward_ad,
-    save,
     two_doors,
 )
 
@@ -16,8 +16,13 @@ class SigmoidFunction(torch.autograd.Function):
     """y = 1 / (1 + exp(-x)). Saves: y."""
 
     @staticmethod
+    def forward(input):
+        return torch.ops.tmc.sigmoid(input)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
-        save(ctx, output)
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -29,13 +34,22 @@ class SigmoidFunction(torch.autograd.Function):
         (output,) = ctx.saved_tensors
         return sigmoid_grad_input(input_tangent, output)  # an elementwise derivative is its own transpose
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return elementwise_vmap(sigmoid_op, info, in_dims, *args)
+
 
 class SigmoidGradInputFunction(torch.autograd.Function):
     """grad_input = grad_output * (1 - y) * y. Saves: grad_output, y. Its derivatives: eq. 13."""
 
     @staticmethod
+    def forward(grad_output, output):
+        return torch.ops.tmc.sigmoid_grad_input(grad_output, output)
+
+    @staticmethod
     def setup_context(ctx, inputs, output):
-        save(ctx, *inputs)
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -54,6 +68,10 @@ class SigmoidGradInputFunction(torch.autograd.Function):
             tangent = tangent + output_tangent * grad_output * (1 - 2 * output)
         return tangent
 
+    @staticmethod
+    def vmap(info, in_dims, *args):
+        return elementwise_vmap(sigmoid_grad_input, info, in_dims, *args)
+
 
 def _sigmoid_fake(input):
     check_fake_floating("sigmoid", "input", input)
@@ -71,22 +89,9 @@ def _sigmoid_grad_input_fake(grad_output, output):
     return torch.empty_like(output)
 
 
-def _elementwise_vmap(call):
-    """Any shape will do, so the batch simply stays in front."""
-
-    def rule(info, in_dims, *tensors):
-        moved = [
-            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-            for t, d in zip(tensors, in_dims, strict=True)
-        ]
-        return call(*moved), 0
-
-    return rule
-
-
-sigmoid_op = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, _elementwise_vmap)
+sigmoid_op = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, elementwise_vmap)
 sigmoid_grad_input = two_doors(
-    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, _elementwise_vmap
+    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, elementwise_vmap
 )
 
 

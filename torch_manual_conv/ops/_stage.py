@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .conv2d import conv2d_grad_bias, conv2d_grad_input, conv2d_grad_weight, conv2d_op, conv2d_output_size
+from .conv2d_op import conv2d_grad_bias, conv2d_grad_input, conv2d_grad_weight, conv2d_op, conv2d_output_size
 from .pool2d_op import avg_pool2d_grad_input, avg_pool2d_op, max_pool2d_grad_input, max_pool2d_select
 from .sigmoid import sigmoid_grad_input, sigmoid_op
 
