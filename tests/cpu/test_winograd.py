@@ -97,7 +97,9 @@ LAYERS = {"3x3": ((2, 192, 13, 13), (64, 192, 3, 3), 1), "5x5": ((2, 64, 27, 27)
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("input, weight, padding", LAYERS.values(), ids=LAYERS)
 def test_as_accurate_as_torch(input, weight, padding, images, winograd):
-    """At most 1.5 times the error of torch's float32 convolution (in the norm), forward and both gradients."""
+    """At most 1.5 times the error of torch's float32 convolution (in the norm), forward and both gradients. Without
+    fused multiply-adds every product is rounded, too: then twice its error, whose products torch does fuse."""
+    most = 2 if torch.ops.tmc.cpu_isa() == "base" else 1.5
     x, w = images(*input), torch.randn(weight)
     results = {}
     for name, conv, cast in (("ours", F.conv2d, x.dtype), ("torch", torch_F.conv2d, x.dtype),
@@ -107,7 +109,7 @@ def test_as_accurate_as_torch(input, weight, padding, images, winograd):
         grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(cast)
         results[name] = [t.double() for t in (output, *torch.autograd.grad(output, leaves, grad_output))]
     for mine, theirs, exact in zip(*results.values(), strict=True):
-        assert (mine - exact).norm() <= 1.5 * (theirs - exact).norm()
+        assert (mine - exact).norm() <= most * (theirs - exact).norm()
 
 
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)

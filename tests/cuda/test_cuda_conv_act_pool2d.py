@@ -190,7 +190,8 @@ def test_stage_is_its_parts(on_cuda, name, pooling, keep, channels_last):
     activated = kept if keeps_map else None if pooling in ("avg", "sum") else output
     given = grad_output, x, w, b, activated, kept if pooling == "max" else None, x.shape, w.shape
     grads = on_cuda.conv_act_pool2d_gradients(*given, *arguments, True, True, True)
-    expected = torch.ops.tmc.conv_act_pool2d_gradients(*given, *arguments, True, True, True)
+    wide = [x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given]
+    expected = torch.ops.tmc.conv_act_pool2d_gradients(*wide, *arguments, True, True, True)
     for actual, exact, terms in zip(grads, expected, (w.numel(), output.numel(), output.numel()), strict=True):
         check(actual, exact.double(), terms)
         assert actual.stride() == exact.stride()

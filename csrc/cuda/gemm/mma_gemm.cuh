@@ -22,7 +22,7 @@ namespace tmc {
 constexpr int kStages = 4;
 
 // A Product derives from MmaExtents and adds
-//   scalar_t, result_t, Block, kSplit     element types, a BlockShape, whether float is strict (cuda/gemm/mma_tile.cuh)
+//   scalar_t, result_t, Block, kSplit     element types, an MmaBlock, whether float is strict (cuda/gemm/mma_tile.cuh)
 //   ImageTile, MatrixTile                 DepthInnerTile or DepthOuterTile
 //   ImageCopier, MatrixCopier             made of (product, tile); copy(product, tile, chunks) starts to copy its next
 //                                         piece of depth
