@@ -1,7 +1,6 @@
 // Entry points of convolution on the CPU: checks, allocation, and the way to the algorithm that was chosen.
 #include "conv2d_ops.h"
 #include "cpu/conv2d/core.h"
-#include "cpu/gemm/gemm.h"
 
 namespace tmc {
 
@@ -34,51 +33,23 @@ Image write(Tensor& tensor) {
 }
 
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
-  switch (choose_algorithm(pass, problem).algorithm) {
-    case Conv2dAlgorithm::winograd: return winograd::prepare(pass, problem, weight);
-    case Conv2dAlgorithm::winograd_phases: return phases::prepare(pass, problem, weight);
-    default: return {weight, nullptr, nullptr};
-  }
+  const Conv2dAlgorithm& algorithm = choose_algorithm(pass, problem);
+  return {weight, &algorithm, algorithm.prepare(pass, problem, weight)};
 }
 
 void conv2d_forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
                     const std::optional<Tensor>& bias, Tensor& output) {
-  switch (choose_algorithm(Conv2dPass::forward, problem).algorithm) {
-    case Conv2dAlgorithm::matrix_product: return matrix_product::forward(problem, input, weight.weight, bias, output);
-    case Conv2dAlgorithm::tile_product:
-      return matrix_product::forward(problem, input, weight.weight, bias, output, MatrixUnit::amx);
-    case Conv2dAlgorithm::winograd: return winograd::forward(problem, input, weight, bias, output);
-    case Conv2dAlgorithm::direct: return direct::forward(problem, input, weight.weight, bias, output);
-    case Conv2dAlgorithm::depthwise: return depthwise::forward(problem, input, weight.weight, bias, output);
-    case Conv2dAlgorithm::winograd_phases: return phases::forward(problem, input, weight, bias, output);
-  }
+  weight.algorithm->forward(problem, input, weight, bias, output);
 }
 
 void conv2d_grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
                        Tensor& grad_input) {
-  switch (choose_algorithm(Conv2dPass::grad_input, problem).algorithm) {
-    case Conv2dAlgorithm::matrix_product:
-      return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input);
-    case Conv2dAlgorithm::tile_product:
-      return matrix_product::grad_input(problem, grad_output, weight.weight, grad_input, MatrixUnit::amx);
-    case Conv2dAlgorithm::winograd: return winograd::grad_input(problem, grad_output, weight, grad_input);
-    case Conv2dAlgorithm::direct: return direct::grad_input(problem, grad_output, weight.weight, grad_input);
-    case Conv2dAlgorithm::depthwise: return depthwise::grad_input(problem, grad_output, weight.weight, grad_input);
-    case Conv2dAlgorithm::winograd_phases: return phases::grad_input(problem, grad_output, weight, grad_input);
-  }
+  weight.algorithm->grad_input(problem, grad_output, weight, grad_input);
 }
 
 void conv2d_grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input,
                         Tensor& grad_weight) {
-  switch (choose_algorithm(Conv2dPass::grad_weight, problem).algorithm) {
-    case Conv2dAlgorithm::matrix_product: return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
-    case Conv2dAlgorithm::tile_product:
-      return matrix_product::grad_weight(problem, grad_output, input, grad_weight, MatrixUnit::amx);
-    case Conv2dAlgorithm::winograd: return winograd::grad_weight(problem, grad_output, input, grad_weight);
-    case Conv2dAlgorithm::direct: return direct::grad_weight(problem, grad_output, input, grad_weight);
-    case Conv2dAlgorithm::depthwise: return depthwise::grad_weight(problem, grad_output, input, grad_weight);
-    case Conv2dAlgorithm::winograd_phases: return phases::grad_weight(problem, grad_output, input, grad_weight);
-  }
+  choose_algorithm(Conv2dPass::grad_weight, problem).grad_weight(problem, grad_output, input, grad_weight);
 }
 
 namespace {
@@ -119,13 +90,11 @@ std::string conv2d_algorithms_cpu(const Tensor& input, const Tensor& weight, Int
   const Conv2dProblem problem = {shape, dtype_of(input), check_precision("conv2d_algorithms", precision)};
   std::string lines;
   for (const Conv2dPass pass : {Conv2dPass::forward, Conv2dPass::grad_input, Conv2dPass::grad_weight}) {
-    const Conv2dChoice choice = choose_algorithm(pass, problem);
-    lines += std::string(pass_name(pass)) + ": " + algorithm_name(choice.algorithm) + ": " + choice.reason;
-    const bool tiles = choice.algorithm == Conv2dAlgorithm::tile_product;
-    if (tiles || choice.algorithm == Conv2dAlgorithm::matrix_product) {
-      const MatrixUnit unit = tiles ? MatrixUnit::amx : MatrixUnit::avx512_bf16;
-      lines += std::string(" (") + gemm_kernels(problem.dtype, problem.precision, unit).name + ")";
-    }
+    const Conv2dAlgorithm& algorithm = choose_algorithm(pass, problem);
+    const char* why =
+        is_preferred(algorithm) ? "preferred by TMC_CONV2D_ALGORITHM or prefer_conv2d_algorithm" : algorithm.why;
+    lines +=
+        std::string(pass_name(pass)) + ": " + algorithm.name + ": " + why + " (" + algorithm.unit(pass, problem) + ")";
     lines += "\n";
   }
   return lines;

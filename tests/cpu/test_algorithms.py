@@ -1,10 +1,14 @@
 """Which algorithm runs: visible, forcible, and the same for every batch size."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 import torch_manual_conv as tmc
 
+ROOT = Path(__file__).parents[2]
 PASSES = ("forward", "grad_input", "grad_weight")
 
 
@@ -46,8 +50,17 @@ def test_a_preferred_algorithm_is_used_and_named(prefer):
     assert all("preferred" in reason for _, reason in chosen.values())
 
 
+def test_the_documents_have_the_rows_of_the_table():
+    """docs/cpu.md names each algorithm, in the order in which they are asked, and says when as the library does."""
+    source = (ROOT / "csrc/cpu/conv2d/algorithm.cpp").read_text()
+    rows = re.findall(r'\.name = "(\w+)",\s+\.why =\s+((?:"[^"]*"\s*)+)', source)
+    rows = [(name, "".join(re.findall(r'"([^"]*)"', why))) for name, why in rows]
+    documented = re.findall(r"^\| `(\w+)` \| ([^|]+) \| `csrc/", (ROOT / "docs/cpu.md").read_text(), re.M)
+    assert len(rows) == 6 and documented == rows
+
+
 def test_an_unknown_algorithm_is_refused(prefer):
-    with pytest.raises(RuntimeError, match=r"name must be one of matrix_product.*got magic"):
+    with pytest.raises(RuntimeError, match=r"name must be one of tile_product.*matrix_product.*or empty, got magic"):
         prefer("magic")
 
 

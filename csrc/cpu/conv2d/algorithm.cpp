@@ -5,43 +5,12 @@
 #include <cstdlib>
 
 #include "conv2d_ops.h"
-#include "cpu/conv2d/core.h"
+#include "cpu/conv2d/algorithms.h"
+#include "cpu/gemm/gemm.h"
 #include "cpu/machine/machine.h"
 
 namespace tmc {
 namespace {
-
-constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::matrix_product,  Conv2dAlgorithm::tile_product,
-                                           Conv2dAlgorithm::direct,          Conv2dAlgorithm::winograd,
-                                           Conv2dAlgorithm::winograd_phases, Conv2dAlgorithm::depthwise};
-constexpr int kNoPreference = -1;
-// Names of CUDA's algorithms (cuda/conv2d/plan.h), which no convolution on the CPU can be computed by.
-constexpr const char* kElsewhere[] = {"implicit_gemm", "tensor_cores", "wgmma"};
-
-// The index in kAlgorithms of a name given by `source`; an empty name, or one for another device, is no preference.
-int preference_of(const char* source, const std::string& name) {
-  if (name.empty()) return kNoPreference;
-  std::string known;
-  int index = 0;
-  for (const Conv2dAlgorithm algorithm : kAlgorithms) {
-    if (name == algorithm_name(algorithm)) return index;
-    known += (index++ == 0 ? "" : ", ") + std::string(algorithm_name(algorithm));
-  }
-  for (const char* elsewhere : kElsewhere) {
-    if (name == elsewhere) return kNoPreference;
-    known += ", " + std::string(elsewhere);
-  }
-  fail("%s must be one of %s, or empty, got %s", source, known.c_str(), name.c_str());
-}
-
-// Starts as TMC_CONV2D_ALGORITHM says.
-std::atomic<int>& preference() {
-  static std::atomic<int> value = [] {
-    const char* name = std::getenv("TMC_CONV2D_ALGORITHM");
-    return preference_of("TMC_CONV2D_ALGORITHM:", name == nullptr ? "" : name);
-  }();
-  return value;
-}
 
 bool is_dense(const Conv2dShape& shape) {
   return shape.stride_h == 1 && shape.stride_w == 1 && shape.dilation_h == 1 && shape.dilation_w == 1;
@@ -121,41 +90,114 @@ bool direct_pays(Conv2dPass pass, const Conv2dProblem& problem) {
   }
 }
 
-// Whether an algorithm can compute the problem at all; matrix_product can compute every one.
-bool can_compute(Conv2dAlgorithm algorithm, Conv2dPass, const Conv2dProblem& problem) {
-  switch (algorithm) {
-    case Conv2dAlgorithm::winograd: return problem.dtype != DType::float64 && is_dense(problem.shape);
-    case Conv2dAlgorithm::tile_product: return matrix_unit() == MatrixUnit::amx && problem.dtype != DType::float64;
-    case Conv2dAlgorithm::direct: return direct::can_compute(problem);
-    case Conv2dAlgorithm::winograd_phases: return phases::can_compute(problem);
-    case Conv2dAlgorithm::depthwise: return depthwise::can_compute(problem.shape);
-    default: return true;
-  }
+bool phases_pay(const Conv2dProblem& problem) {
+  const Conv2dProblem dense = phases::dense_problem(problem);
+  const auto taps = [](const Conv2dShape& shape) { return static_cast<double>(shape.c * shape.r * shape.s); };
+  return winograd_pays(Conv2dPass::forward, dense, taps(problem.shape) / taps(dense.shape));
 }
 
-Conv2dChoice fastest(Conv2dPass pass, const Conv2dProblem& problem) {
-  const bool few = depthwise::can_compute(problem.shape);
-  if (tiles_pay(problem) && !few)
-    return {Conv2dAlgorithm::tile_product,
-            "the general algorithm on AMX's tiles: bfloat16, or many channels of float32"};
-  if (winograd_pays(pass, problem))
-    return {Conv2dAlgorithm::winograd,
-            "stride 1 and 32 channels or more: tiles of 3 x 3 to 7 x 7 outputs need half of the products or fewer"};
-  if (phases::can_compute(problem)) {
-    const Conv2dProblem dense = phases::dense_problem(problem);
-    const auto taps = [](const Conv2dShape& shape) { return static_cast<double>(shape.c * shape.r * shape.s); };
-    if (winograd_pays(Conv2dPass::forward, dense, taps(problem.shape) / taps(dense.shape)))
-      return {Conv2dAlgorithm::winograd_phases, "the phases of a stride or dilation are dense: Winograd's products"};
-  }
-  if (depthwise::can_compute(problem.shape))
-    return {Conv2dAlgorithm::depthwise, "groups of few channels: channels of several groups fill a vector"};
-  if (direct_pays(pass, problem))
-    return {Conv2dAlgorithm::direct, direct_pairs(pass, problem)
-                                         ? "dot products of pairs (AVX512-BF16) on channels_last images where they "
-                                           "are: no patches to copy; planes of "
-                                           "contiguous ones under 1 x 1 kernels are packed"
-                                         : "multiply-adds on channels_last images where they are: no patches to copy"};
-  return {Conv2dAlgorithm::matrix_product, "the general algorithm, for every shape and dtype"};
+// ---- What the table's functions have in common.
+
+bool always(const Conv2dProblem&) {
+  return true;
+}
+bool always_pays(Conv2dPass, const Conv2dProblem&) {
+  return true;
+}
+const char* multiply_adds(Conv2dPass, const Conv2dProblem&) {
+  return "multiply-adds";
+}
+std::shared_ptr<const void> nothing(Conv2dPass, const Conv2dProblem&, const Tensor&) {
+  return nullptr;
+}
+
+// An algorithm that takes the weight as it is.
+template <auto kForward, auto kGradInput, auto kGradWeight, auto... kUnit>
+constexpr Conv2dAlgorithm maps(Conv2dAlgorithm row) {
+  row.prepare = nothing;
+  row.forward = [](const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
+                   const std::optional<Tensor>& bias,
+                   Tensor& output) { kForward(problem, input, weight.weight, bias, output, kUnit...); };
+  row.grad_input = [](const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
+                      Tensor& grad_input) { kGradInput(problem, grad_output, weight.weight, grad_input, kUnit...); };
+  row.grad_weight = [](const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input,
+                       Tensor& grad_weight) { kGradWeight(problem, grad_output, input, grad_weight, kUnit...); };
+  return row;
+}
+
+// In the order in which they are asked.
+constexpr Conv2dAlgorithm kAlgorithms[] = {
+    maps<matrix_product::forward, matrix_product::grad_input, matrix_product::grad_weight, MatrixUnit::amx>({
+        .name = "tile_product",
+        .why = "on CPUs with AMX: bfloat16, float32 that may be rounded to it, and float32 of 256 channels and filters "
+               "or more with 1 x 1 kernels or strides of 2",
+        .can_compute =
+            [](const Conv2dProblem& problem) {
+              return matrix_unit() == MatrixUnit::amx && problem.dtype != DType::float64;
+            },
+        .pays =
+            [](Conv2dPass, const Conv2dProblem& problem) {
+              return tiles_pay(problem) && !depthwise::can_compute(problem.shape);
+            },
+        .unit = [](Conv2dPass,
+                   const Conv2dProblem& p) { return gemm_kernels(p.dtype, p.precision, MatrixUnit::amx).name; },
+    }),
+    {
+        .name = "winograd",
+        .why = "stride 1, 32 channels and filters of a group or more, and half of eq. 1's products or fewer",
+        .can_compute = [](const Conv2dProblem& p) { return p.dtype != DType::float64 && is_dense(p.shape); },
+        .pays = [](Conv2dPass pass, const Conv2dProblem& problem) { return winograd_pays(pass, problem); },
+        .unit = multiply_adds,
+        .prepare = winograd::prepare,
+        .forward = winograd::forward,
+        .grad_input = winograd::grad_input,
+        .grad_weight = winograd::grad_weight,
+    },
+    {
+        .name = "winograd_phases",
+        .why = "a stride or a dilation whose phases are such convolutions",
+        .can_compute = phases::can_compute,
+        .pays = [](Conv2dPass, const Conv2dProblem& problem) { return phases_pay(problem); },
+        .unit = multiply_adds,
+        .prepare = phases::prepare,
+        .forward = phases::forward,
+        .grad_input = phases::grad_input,
+        .grad_weight = phases::grad_weight,
+    },
+    maps<depthwise::forward, depthwise::grad_input, depthwise::grad_weight>({
+        .name = "depthwise",
+        .why = "groups of few channels, of which several fill a vector",
+        .can_compute = [](const Conv2dProblem& problem) { return depthwise::can_compute(problem.shape); },
+        .pays = always_pays,
+        .unit = multiply_adds,
+    }),
+    maps<direct::forward, direct::grad_input, direct::grad_weight>({
+        .name = "direct",
+        .why = "channels_last images are read where they are: no patches are packed",
+        .can_compute = direct::can_compute,
+        .pays = direct_pays,
+        .unit = [](Conv2dPass pass,
+                   const Conv2dProblem& p) { return direct_pairs(pass, p) ? "AVX512-BF16 pairs" : "multiply-adds"; },
+    }),
+    maps<matrix_product::forward, matrix_product::grad_input, matrix_product::grad_weight, MatrixUnit::avx512_bf16>({
+        .name = "matrix_product",
+        .why = "the general algorithm, for every shape and dtype",
+        .can_compute = always,
+        .pays = always_pays,
+        .unit = [](Conv2dPass,
+                   const Conv2dProblem& p) { return gemm_kernels(p.dtype, p.precision, MatrixUnit::avx512_bf16).name; },
+    }),
+};
+// The names of CUDA's algorithms (cuda/conv2d/plan.h), which no convolution on the CPU can be computed by.
+constexpr const char* kOnCuda[] = {"implicit_gemm", "tensor_cores", "wgmma"};
+
+// Starts as TMC_CONV2D_ALGORITHM says.
+std::atomic<const Conv2dAlgorithm*>& preference() {
+  static std::atomic<const Conv2dAlgorithm*> value = [] {
+    const char* name = std::getenv("TMC_CONV2D_ALGORITHM");
+    return find_algorithm("TMC_CONV2D_ALGORITHM:", name == nullptr ? "" : name);
+  }();
+  return value;
 }
 
 }  // namespace
@@ -168,29 +210,37 @@ const char* pass_name(Conv2dPass pass) {
   }
 }
 
-const char* algorithm_name(Conv2dAlgorithm algorithm) {
-  switch (algorithm) {
-    case Conv2dAlgorithm::tile_product: return "tile_product";
-    case Conv2dAlgorithm::direct: return "direct";
-    case Conv2dAlgorithm::winograd: return "winograd";
-    case Conv2dAlgorithm::winograd_phases: return "winograd_phases";
-    case Conv2dAlgorithm::depthwise: return "depthwise";
-    default: return "matrix_product";
+const Conv2dAlgorithm* find_algorithm(const char* source, const std::string& name) {
+  if (name.empty()) return nullptr;
+  std::string known;
+  for (const Conv2dAlgorithm& algorithm : kAlgorithms) {
+    if (name == algorithm.name) return &algorithm;
+    known += algorithm.name + std::string(", ");
   }
+  for (const char* on_cuda : kOnCuda) {
+    if (name == on_cuda) return nullptr;
+    known += on_cuda + std::string(", ");
+  }
+  fail("%s must be one of %sor empty, got %s", source, known.c_str(), name.c_str());
 }
 
-Conv2dChoice choose_algorithm(Conv2dPass pass, const Conv2dProblem& problem) {
-  const int preferred = preference();
-  if (preferred != kNoPreference && can_compute(kAlgorithms[preferred], pass, problem))
-    return {kAlgorithms[preferred], "preferred by TMC_CONV2D_ALGORITHM or prefer_conv2d_algorithm"};
-  return fastest(pass, problem);
+bool is_preferred(const Conv2dAlgorithm& algorithm) {
+  return preference() == &algorithm;
+}
+
+const Conv2dAlgorithm& choose_algorithm(Conv2dPass pass, const Conv2dProblem& problem) {
+  const Conv2dAlgorithm* const preferred = preference();
+  if (preferred != nullptr && preferred->can_compute(problem)) return *preferred;
+  const Conv2dAlgorithm* algorithm = kAlgorithms;
+  while (!algorithm->can_compute(problem) || !algorithm->pays(pass, problem)) ++algorithm;  // the last one always does
+  return *algorithm;
 }
 
 namespace {
 
 void prefer_conv2d_algorithm(std::string name) {
-  preference() = preference_of("prefer_conv2d_algorithm: name", name);
-  ::setenv("TMC_CONV2D_ALGORITHM", name.c_str(), true);  // for the CUDA library, which asks the environment
+  preference() = find_algorithm("prefer_conv2d_algorithm: name", name);
+  ::setenv("TMC_CONV2D_ALGORITHM", name.c_str(), true);  // the CUDA library, which may be absent, reads it there
 }
 
 }  // namespace

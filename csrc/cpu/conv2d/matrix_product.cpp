@@ -15,7 +15,7 @@
 // runs, and results are written along the axis that is contiguous in them.
 #include <vector>
 
-#include "cpu/conv2d/core.h"
+#include "cpu/conv2d/algorithms.h"
 #include "cpu/conv2d/windows.h"
 #include "cpu/gemm/gemm.h"
 

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/conv2d/core.h"
+#include "cpu/conv2d/algorithms.h"
 #include "cpu/machine/machine.h"
 #include "cpu/machine/tasks.h"
 

@@ -1,6 +1,6 @@
 // What the drivers of direct convolution share: kernels for this CPU, and operands as these read them.
 #pragma once
-#include "cpu/conv2d/core.h"
+#include "cpu/conv2d/algorithms.h"
 #include "cpu/conv2d/direct/direct.h"
 
 namespace tmc::direct {

@@ -199,22 +199,24 @@ Conv2dProblem dense_problem(const Conv2dProblem& problem) {
   return result;
 }
 
-PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+// What is prepared is the dense problem's weight.
+std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Dense dense(problem);
-  const PreparedWeight kernel = winograd::prepare(pass, dense.problem, dense.split_weight(weight));
-  return {weight, nullptr, std::make_shared<PreparedWeight>(kernel)};
+  PreparedWeight kernel = {dense.split_weight(weight)};
+  kernel.made = winograd::prepare(pass, dense.problem, kernel.weight);
+  return std::make_shared<const PreparedWeight>(kernel);
 }
 
 void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
              const std::optional<Tensor>& bias, Tensor& output) {
   const Dense whole(problem);
-  const PreparedWeight& kernel = *weight.dense;
+  const PreparedWeight& kernel = *static_cast<const PreparedWeight*>(weight.made.get());
   const auto again = [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(output, n, 1);
     matrix_product::forward(one, samples(input, n, 1), weight.weight, bias, result);
   };
   if (whole.strided) {
-    const winograd::Filters& filters = kernel.filters->front();
+    const winograd::Filters& filters = winograd::filters_of(kernel.made).front();
     const std::vector<float> floats = winograd::padded_bias(bias, problem.dtype, 0, problem.shape.k, filters);
     return repeat(
         problem, winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, write(output)), again);
@@ -232,7 +234,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
                 Tensor& grad_input) {
   const Dense whole(problem);
-  const PreparedWeight& kernel = *weight.dense;
+  const PreparedWeight& kernel = *static_cast<const PreparedWeight*>(weight.made.get());
   for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
     const Conv2dShape& shape = dense.problem.shape;
     Tensor phased = empty_nchw(grad_input, shape.n, shape.c, shape.h, shape.w, true);

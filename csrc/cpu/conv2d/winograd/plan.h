@@ -2,11 +2,12 @@
 // share.
 #pragma once
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
 
-#include "cpu/conv2d/core.h"
+#include "cpu/conv2d/algorithms.h"
 #include "cpu/conv2d/winograd/winograd.h"
 #include "cpu/machine/tasks.h"
 
@@ -165,6 +166,11 @@ class Filters {
   int64_t plane_;
   std::optional<Workspace> memory_;
 };
+
+// What winograd::prepare makes: the filters of each group.
+inline const std::deque<Filters>& filters_of(const std::shared_ptr<const void>& made) {
+  return *static_cast<const std::deque<Filters>*>(made.get());
+}
 
 // Tiles of a strip: best of 56, 84, 112 on a Zen 5 core over six layers of AlexNet and ResNet, by 1 to 5 %. On eleven
 // points a tile has half as many values again, and AlexNet's second layer takes 0.84 to 0.9 of the time so.

@@ -88,7 +88,7 @@ double saving(Conv2dPass pass, const Conv2dProblem& problem) {
   return static_cast<double>(outputs * shape.r * shape.s) / products(kernels_for(pass, problem), pass, shape);
 }
 
-PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Conv2dShape& shape = problem.shape;
   const WinogradKernels& kernels = kernels_for(pass, problem);
   const bool to_input = pass == Conv2dPass::grad_input;
@@ -102,7 +102,7 @@ PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tens
     const Image group = kernel.filters(g, k);
     filters->emplace_back(kernels, to_input ? turned_round(group.swapped()) : group, problem.dtype, ahead);
   }
-  return {weight, filters, nullptr};
+  return filters;
 }
 
 void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
@@ -112,7 +112,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
   const Image image = read(input), result = write(output);
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Filters& filters = (*weight.filters)[g];
+    const Filters& filters = filters_of(weight.made)[g];
     const std::vector<float> bias_g = padded_bias(bias, problem.dtype, g * k, k, filters);
     merge(not_finite, correlate(filters, {image.channels(g, c), shape.pad_top, shape.pad_left}, bias_g.data(),
                                 problem.dtype, result.channels(g, k)));
@@ -134,7 +134,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
   const int64_t top = shape.r - 1 - shape.pad_top, left = shape.s - 1 - shape.pad_left;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Filters& filters = (*weight.filters)[g];
+    const Filters& filters = filters_of(weight.made)[g];
     const std::vector<float> no_bias = padded_bias(std::nullopt, problem.dtype, 0, 0, filters);
     merge(not_finite,
           correlate(filters, {image.channels(g, k), top, left}, no_bias.data(), problem.dtype, result.channels(g, c)));
