@@ -6,7 +6,7 @@
 # make gpu-check   on a machine with a GPU: build, all tests on CUDA, sanitizer, benchmark table
 #
 # All but gpu-check work in .venv, which the first one creates. TORCH=... picks other versions, ARGS=... goes to the
-# command.
+# command. CUDA kernels are compiled for train, verify and bench where a GPU is; for test wherever nvcc is.
 
 PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
@@ -19,7 +19,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -na
 train: $(VENV)/.built
 	$(BIN)/python train.py --compare $(ARGS)
 
-test: $(VENV)/.built
+test: $(VENV)/.built-all
 	$(BIN)/python -m pytest $(ARGS)
 
 verify: $(VENV)/.built
@@ -35,12 +35,12 @@ readme: $(VENV)/.built
 gpu-check:
 	$(PYTHON) benchmarks/gpu_check $(ARGS)
 
-lint: $(VENV)/.built
+lint: $(VENV)/.built-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
-format: $(VENV)/.built
+format: $(VENV)/.built-all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
@@ -48,12 +48,20 @@ format: $(VENV)/.built
 # torch first: the build then finds it in the environment instead of fetching a second one for itself.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH) into $(VENV)"
 	$(BIN)/pip install --quiet $(TORCH)
 	touch $@
 
-# Editable: the sources are used where they lie, and only the kernels that changed are compiled again.
+# The build says what it compiles; then the package is installed as it lies here (editable), which finds all compiled.
 $(VENV)/.built: $(VENV)/.torch $(SOURCES) setup.py pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[train,plots,test,lint]'
+	$(BIN)/pip install --quiet 'setuptools>=77'
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[train,plots]'
+	touch $@
+
+$(VENV)/.built-all: $(VENV)/.built
+	TMC_CUDA=$${TMC_CUDA:-1} $(BIN)/python setup.py --quiet build_ext --inplace
+	TMC_CUDA=$${TMC_CUDA:-1} $(BIN)/pip install --quiet --no-build-isolation --editable '.[train,plots,test,lint]'
 	touch $@
 
 clean:

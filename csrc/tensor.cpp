@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpu/machine/large_pages.h"
+#include "large_pages.h"
 
 // torch 2.11 has only the macro that loses the error's own message.
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK

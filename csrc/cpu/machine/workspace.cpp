@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "cpu/machine/large_pages.h"
+#include "large_pages.h"
 #include "tensor.h"
 
 namespace tmc {

@@ -1,4 +1,11 @@
-// A fused stage takes a few images at a time, a chunk, so that their maps before the pool stay in cache.
+// A fused stage, pool(activation(conv)) and its gradients, made of whole operators: the convolution, the activation and
+// the pool each through the door of its own room.
+//
+// In go a batch of images, the weight and the bias; out come the pooled batch and what backward needs (the winners of a
+// maximum, or the activated map), or the three gradients. Both directions take a few images at a time, a chunk, so that
+// the map between convolution and pool is written and read in cache and never kept whole.
+//
+// Bound: the convolution's arithmetic. What a stage saves is the memory traffic of the map, and the map itself.
 #pragma once
 #include <algorithm>
 
