@@ -85,7 +85,7 @@ Map map_of(const Conv2dShape& shape, bool channels_last) {
 
 }  // namespace
 
-void launch_conv2d(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* input, const void* weight,
+void launch_conv2d(DType dtype, const Conv2dShape& shape, bool channels_last, const void* input, const void* weight,
                    const void* bias, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -102,7 +102,7 @@ void launch_conv2d(Dtype dtype, const Conv2dShape& shape, bool channels_last, co
   });
 }
 
-void launch_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
+void launch_conv2d_grad_input(DType dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
                               const void* weight, void* grad_input, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);

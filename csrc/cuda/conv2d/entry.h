@@ -13,9 +13,9 @@ namespace tmc {
 Conv2dDevice device_of(const Tensor& tensor);
 
 // Bytes of scratch memory that an operator takes by its plan, beside operands, in channels_last, and result.
-int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan);
-int64_t grad_input_scratch(Dtype dtype, const Conv2dPlan& plan);
-int64_t grad_weight_scratch(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan);
+int64_t forward_scratch(DType dtype, const Conv2dPlan& plan);
+int64_t grad_input_scratch(DType dtype, const Conv2dPlan& plan);
+int64_t grad_weight_scratch(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan);
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
                    int64_t groups, std::string precision);

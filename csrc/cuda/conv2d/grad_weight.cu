@@ -81,7 +81,7 @@ int64_t conv2d_grad_weight_parts(const Conv2dShape& shape) {
   return map_of<GradWeightMap<float>>(shape).parts;
 }
 
-void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool channels_last, bool weight_last,
+void launch_conv2d_grad_weight(DType dtype, const Conv2dShape& shape, bool channels_last, bool weight_last,
                                const void* grad_output, const void* input, void* workspace, void* grad_weight,
                                void* stream) {
   dispatch(dtype, [&](auto type) {

@@ -149,12 +149,12 @@ int64_t parts_workspace(const Conv2dPlan& plan) {
 
 }  // namespace
 
-int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
+int64_t conv2d_grad_weight_mma_workspace(DType dtype, const Conv2dPlan& plan) {
   const int64_t packed = plan.packing.needed ? workspace_bytes(image_bytes(dtype, plan.shape)) : 0;
   return packed + parts_workspace(plan);
 }
 
-void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+void launch_sum_mma_parts(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
                           const float* sums, int parts, void* grad_weight, void* stream) {
   const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
   dispatch_mma(dtype, [&](auto type) {
@@ -164,7 +164,7 @@ void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPla
   });
 }
 
-void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+void launch_conv2d_grad_weight_mma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    bool weight_last, const void* grad_output, const void* input, void* workspace,
                                    void* grad_weight, void* stream) {
   if (plan.packing.needed) {

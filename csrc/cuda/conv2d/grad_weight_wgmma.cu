@@ -176,7 +176,7 @@ int64_t grad_weight_wgmma_workspace(const Conv2dShape& packed) {
   return extents_of(packed).parts * weight * int64_t{sizeof(float)};
 }
 
-void launch_grad_weight_wgmma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+void launch_grad_weight_wgmma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
                               const void* grad_output, const void* image, void* workspace, void* grad_weight,
                               void* stream) {
   const GradWeightExtents extents = extents_of(plan.shape);

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "conv2d.h"
-#include "cuda/machine/dtype.h"
+#include "dtype.h"
 
 namespace tmc {
 
@@ -39,10 +39,10 @@ struct Conv2dPlan {
   const char* not_wgmma;  // why not, on a device that has it; else null
 };
 
-Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device);
-Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d(DType dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device);
+Conv2dPlan plan_conv2d_grad_input(DType dtype, const Conv2dShape& shape, Precision precision,
                                   const Conv2dDevice& device);
-Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d_grad_weight(DType dtype, const Conv2dShape& shape, Precision precision,
                                    const Conv2dDevice& device);
 
 CudaAlgorithm algorithm_of(const Conv2dPlan& plan);

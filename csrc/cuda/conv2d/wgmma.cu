@@ -180,7 +180,7 @@ bool compiled_for_wgmma() {
   return compiled_for_hopper();
 }
 
-void launch_windows_wgmma(Dtype dtype, int samples, const MmaConv2d& conv, const Lattice& lattice,
+void launch_windows_wgmma(DType dtype, int samples, const MmaConv2d& conv, const Lattice& lattice,
                           const WindowOperands& operands, void* stream) {
   MmaConv2d elements = conv;  // instead of chunks
   elements.c *= static_cast<int>(chunk_elements(dtype)), elements.group_c *= static_cast<int>(chunk_elements(dtype));

@@ -5,8 +5,8 @@
 namespace tmc::wgmma {
 
 // What is in the way, for a plan on tensor cores; null if nothing is. A `wanted` one need not pay.
-const char* conv2d_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted);
-const char* conv2d_grad_input_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted);
-const char* conv2d_grad_weight_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted);
+const char* conv2d_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted);
+const char* conv2d_grad_input_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted);
+const char* conv2d_grad_weight_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted);
 
 }  // namespace tmc::wgmma

@@ -70,14 +70,14 @@ void launch_elementwise(const Arrays<T, Formula::kInputs>& inputs, T* output, in
 
 }  // namespace
 
-void launch_sigmoid(Dtype dtype, const void* input, void* output, int64_t count, void* stream) {
+void launch_sigmoid(DType dtype, const void* input, void* output, int64_t count, void* stream) {
   dispatch(dtype, [=](auto type) {
     using T = decltype(type);
     launch_elementwise<SigmoidValue, T>({static_cast<const T*>(input)}, static_cast<T*>(output), count, stream);
   });
 }
 
-void launch_sigmoid_grad_input(Dtype dtype, const void* grad_output, const void* output, void* grad_input,
+void launch_sigmoid_grad_input(DType dtype, const void* grad_output, const void* output, void* grad_input,
                                int64_t count, void* stream) {
   dispatch(dtype, [=](auto type) {
     using T = decltype(type);

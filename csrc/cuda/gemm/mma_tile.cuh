@@ -32,12 +32,12 @@ constexpr int kTileDepthElements = kTileDepthBytes / sizeof(T);
 
 // Runs body(T{}) for the C++ type that `dtype` names, which must be one that tensor cores multiply.
 template <class Body>
-void dispatch_mma(Dtype dtype, Body body) {
+void dispatch_mma(DType dtype, Body body) {
   switch (dtype) {
-    case Dtype::float64: return;  // cuda/conv2d/plan.h refuses it
-    case Dtype::float32: return body(float{});
-    case Dtype::bfloat16: return body(bfloat16{});
-    case Dtype::float16: return body(float16{});
+    case DType::float64: return;  // cuda/conv2d/plan.h refuses it
+    case DType::float32: return body(float{});
+    case DType::bfloat16: return body(bfloat16{});
+    case DType::float16: return body(float16{});
   }
 }
 

@@ -19,7 +19,7 @@
 // compile: the instruction wants 154 registers before setmaxnreg has given them.
 #pragma once
 #include "cuda/gemm/mma_tile.cuh"
-#include "cuda/machine/hopper.h"
+#include "cuda/machine/wgmma.h"
 
 namespace tmc {
 

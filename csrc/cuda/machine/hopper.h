@@ -235,8 +235,6 @@ __device__ __forceinline__ void store_matrices_transposed(void* column, const ui
 
 }  // namespace tmc
 
-#include "cuda/machine/wgmma.h"
-
 #else
 
 #include "emulated_hopper.h"

@@ -1,5 +1,6 @@
 // Everything a kernel takes from the machine, twice: for the GPU, and emulated so that the same kernel source runs
-// on a CPU (tests/cuda/cuda_harness), where its logic is tested without a GPU. No other CUDA file knows which one it is.
+// on a CPU (tests/cuda/cuda_harness), where its logic is tested without a GPU. No other CUDA file knows which one it
+// is.
 #pragma once
 #include <utility>
 

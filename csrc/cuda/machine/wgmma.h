@@ -1,4 +1,4 @@
-// wgmma, the matrix product of a warpgroup (4 warps), in PTX; cuda/machine/hopper.h includes it.
+// wgmma, the matrix product of a warpgroup (4 warps), in PTX.
 //
 //   sums[64 x N] += a[64 x depth] b[depth x N]       depth = 32 bytes: 16 half, 8 tf32 elements; N = 256 or 128
 //
@@ -8,6 +8,8 @@
 // row below in sums[4 j + 2], sums[4 j + 3]. PTX ISA, "Register Fragments and Shared Memory Matrix Layouts".
 #pragma once
 #include "cuda/machine/hopper.h"
+
+#if defined(__CUDACC__)  // else emulated_hopper.h, which cuda/machine/hopper.h includes
 
 namespace tmc {
 
@@ -96,3 +98,5 @@ __device__ __forceinline__ void multiply_add(float, float (&sums)[128], uint64_t
 }
 
 }  // namespace tmc
+
+#endif

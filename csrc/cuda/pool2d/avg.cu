@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Window
 
 }  // namespace
 
-void launch_avg_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
+void launch_avg_pool2d(DType dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
                        const void* input, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -82,7 +82,7 @@ void launch_avg_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, 
   });
 }
 
-void launch_avg_pool2d_grad_input(Dtype dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
+void launch_avg_pool2d_grad_input(DType dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
                                   const void* grad_output, void* grad_input, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);

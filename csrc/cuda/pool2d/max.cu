@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Window
 
 // Calls body(T, W, lanes, windows, problem) with types and counts as values. Winners for more than 256 taps are rare.
 template <Result kResult, class Body>
-void dispatch_max(Dtype dtype, const PoolShape& shape, std::initializer_list<const void*> arrays, const void* winners,
+void dispatch_max(DType dtype, const PoolShape& shape, std::initializer_list<const void*> arrays, const void* winners,
                   Body body) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -102,7 +102,7 @@ void dispatch_max(Dtype dtype, const PoolShape& shape, std::initializer_list<con
 
 }  // namespace
 
-void launch_max_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, const void* input, void* output,
+void launch_max_pool2d(DType dtype, const PoolShape& shape, bool channels_last, const void* input, void* output,
                        void* winners, void* stream) {
   dispatch_max<Result::output>(dtype, folded(shape, channels_last), {input, output}, winners,
                                [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
@@ -115,7 +115,7 @@ void launch_max_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, 
                                });
 }
 
-void launch_max_pool2d_grad_input(Dtype dtype, const PoolShape& shape, bool channels_last, const void* grad_output,
+void launch_max_pool2d_grad_input(DType dtype, const PoolShape& shape, bool channels_last, const void* grad_output,
                                   const void* winners, void* grad_input, void* stream) {
   dispatch_max<Result::input>(dtype, folded(shape, channels_last), {grad_output, grad_input}, winners,
                               [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {

@@ -58,7 +58,7 @@ void dispatch_winners(const PoolShape& shape, Body body) {
 
 }  // namespace
 
-void launch_max_pool2d_select(Dtype dtype, const PoolShape& shape, bool channels_last, const void* input,
+void launch_max_pool2d_select(DType dtype, const PoolShape& shape, bool channels_last, const void* input,
                               const void* winners, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
 }  // namespace
 
-void launch_activation(Dtype dtype, Activation activation, void* values, int64_t count, void* stream) {
+void launch_activation(DType dtype, Activation activation, void* values, int64_t count, void* stream) {
   dispatch(dtype, [=](auto type) {
     using T = decltype(type);
     const int64_t vectors = count / kVectorLanes<T>;

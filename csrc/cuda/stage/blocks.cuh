@@ -24,22 +24,13 @@ using StageBlocks = std::conditional_t<
                        BlockList<BlockShape<4, 2, 64, 64, 1>, BlockShape<4, 3, 48, 64, 1>, BlockShape<4, 2, 48, 64, 1>,
                                  BlockShape<4, 1, 64, 64, 2>, BlockShape<4, 1, 32, 64, 3>>>>;
 
-// The block of cuda/stage/grad_weight.cu: one column of warps, which share the gradient that they rebuild. The
-// operands of strict products leave room for half as many results.
-template <bool kSplit>
-using RebuildingBlock = std::conditional_t<kSplit, BlockShape<8, 1, 32, 64, 1>, BlockShape<8, 1, 64, 64, 1>>;
-
 // Of the convolution alone, for comparison (cuda/conv2d/mma.cu, cuda/conv2d/grad_weight_mma.cu).
 template <bool kSplit>
 using PlainBlocks =
     std::conditional_t<kSplit, BlockList<StrictBlock>, BlockList<WideBlock, LongBlock, TallBlock, NarrowBlock>>;
-template <bool kSplit>
-using GradWeightBlocks =
-    std::conditional_t<kSplit, BlockList<StrictBlock>, BlockList<WideBlock, LongBlock, NarrowBlock>>;
-
 // Calls body(T{}, split) as dispatch_mma does, `split` telling of 3xTF32.
 template <class Body>
-void dispatch_stage(Dtype dtype, bool strict, Body body) {
+void dispatch_stage(DType dtype, bool strict, Body body) {
   dispatch_mma(dtype, [&](auto type) {
     if constexpr (sizeof(type) == 4)
       if (strict) return body(type, std::true_type{});

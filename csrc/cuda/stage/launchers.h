@@ -2,25 +2,21 @@
 // multiple of 16 bytes, and a cudaStream_t as void*. Tensors are channels_last; no extent of a result may be 0.
 #pragma once
 #include "conv_act_pool2d.h"
-#include "cuda/machine/dtype.h"
+#include "dtype.h"
 
 namespace tmc {
 extern "C" {
 
 // values = g(values), whatever their order.
-void launch_activation(Dtype dtype, Activation activation, void* values, int64_t count, void* stream);
+void launch_activation(DType dtype, Activation activation, void* values, int64_t count, void* stream);
 
 // The gradient of the map before the pool (eq. 22), and grad_bias, the sum of it (eq. 4), unless that is null.
 // activated: the map that was activated; not read without an activation. winners: not read without max pooling.
 // `workspace` holds as many bytes as the function says, and may be null without grad_bias.
-int64_t conv_act_pool2d_map_gradient_workspace(Dtype dtype, const ConvActPool2dShape& shape);
-void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& shape, const void* grad_output,
+int64_t conv_act_pool2d_map_gradient_workspace(DType dtype, const ConvActPool2dShape& shape);
+void launch_conv_act_pool2d_map_gradient(DType dtype, const ConvActPool2dShape& shape, const void* grad_output,
                                          const void* activated, const void* winners, void* workspace,
                                          void* map_gradient, void* grad_bias, void* stream);
-
-// grad_bias from the sums of parts, [parts, k] in the accumulation type, added in order.
-void launch_sum_bias_parts(Dtype dtype, const void* bias_parts, int64_t parts, int64_t k, void* grad_bias,
-                           void* stream);
 
 }  // extern "C"
 }  // namespace tmc

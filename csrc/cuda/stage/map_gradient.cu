@@ -53,8 +53,8 @@ struct MapGradientTile {
       acc_t slopes[kLanes];
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane)
-        slopes[lane] =
-            times_slope(activation, static_cast<acc_t>(gradients.lanes[lane]), static_cast<acc_t>(o.lanes[lane]));
+        slopes[lane] = activation_gradient(activation, static_cast<acc_t>(gradients.lanes[lane]),
+                                           static_cast<acc_t>(o.lanes[lane]));
 #pragma unroll
       for (int a = 0; a < kBlock; ++a)
 #pragma unroll
@@ -108,7 +108,7 @@ struct MapGradientTile {
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) {
           acc_t value = sum[a][b][lane];
-          if constexpr (kSlopes) value = times_slope(activation, value, static_cast<acc_t>(o.lanes[lane]));
+          if constexpr (kSlopes) value = activation_gradient(activation, value, static_cast<acc_t>(o.lanes[lane]));
           bias[lane] += value;
           rounded.lanes[lane] = static_cast<T>(value);
         }
@@ -220,7 +220,7 @@ Division divide(int64_t problem_tiles, int64_t vectors) {
 
 }  // namespace
 
-int64_t conv_act_pool2d_map_gradient_workspace(Dtype dtype, const ConvActPool2dShape& shape) {
+int64_t conv_act_pool2d_map_gradient_workspace(DType dtype, const ConvActPool2dShape& shape) {
   int64_t bytes = 0;
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -232,16 +232,7 @@ int64_t conv_act_pool2d_map_gradient_workspace(Dtype dtype, const ConvActPool2dS
   return bytes;
 }
 
-void launch_sum_bias_parts(Dtype dtype, const void* bias_parts, int64_t parts, int64_t k, void* grad_bias,
-                           void* stream) {
-  dispatch(dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(k, kSumLanes)), kSumLanes * kSumRows, stream,
-           static_cast<const accumulate_t<T>*>(bias_parts), parts, k, static_cast<T*>(grad_bias));
-  });
-}
-
-void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& shape, const void* grad_output,
+void launch_conv_act_pool2d_map_gradient(DType dtype, const ConvActPool2dShape& shape, const void* grad_output,
                                          const void* activated, const void* winners, void* workspace,
                                          void* map_gradient, void* grad_bias, void* stream) {
   dispatch(dtype, [&](auto type) {
@@ -264,7 +255,8 @@ void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& 
       else if constexpr (Windows::kBlock == 1)  // fixed windows are small
         run(map_gradient_kernel<T, int32_t, Lanes, Windows>);
       if (grad_bias != nullptr)
-        launch_sum_bias_parts(dtype, bias_parts, division.parts, shape.pool.c, grad_bias, stream);
+        launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(shape.pool.c, kSumLanes)), kSumLanes * kSumRows, stream,
+               bias_parts, division.parts, shape.pool.c, static_cast<T*>(grad_bias));
     });
   });
 }

@@ -79,7 +79,7 @@ void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const 
 
 }  // namespace
 
-void launch_conv_act_pool2d_mma(Dtype dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
+void launch_conv_act_pool2d_mma(DType dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
                                 const void* input, const void* weight, const void* bias, void* workspace, void* output,
                                 void* winners, void* kept_map, void* stream) {
   Operands operands = {input, weight, bias, output, winners, kept_map};

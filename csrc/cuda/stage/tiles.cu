@@ -34,7 +34,7 @@ int64_t pixels_between(const PoolAxis& axis, bool keeps_map) {
 
 }  // namespace
 
-StageTiles plan_stage_tiles(Dtype dtype, const ConvActPool2dShape& shape, const Conv2dPlan& plan, bool keeps_map,
+StageTiles plan_stage_tiles(DType dtype, const ConvActPool2dShape& shape, const Conv2dPlan& plan, bool keeps_map,
                             double* gain) {
   const Conv2dShape& conv = plan.shape;
   const PoolAxis &h = shape.pool.h, &w = shape.pool.w;
@@ -67,7 +67,7 @@ StageTiles plan_stage_tiles(Dtype dtype, const ConvActPool2dShape& shape, const 
   });
   if (tiles.rows == 0) return tiles;
   const bool activates_map = shape.activation != Activation::none && !activates_output(shape);
-  const int64_t bytes = dtype == Dtype::float32 ? 4 : 2, step = kStepBytes / bytes;
+  const int64_t bytes = dtype == DType::float32 ? 4 : 2, step = kStepBytes / bytes;
   const double steps = static_cast<double>(ceil_div(conv.r * conv.s * channels_per_group(conv), step));
   const double pass = static_cast<double>(conv.p * conv.q * conv.k * bytes) / kBytesAClock;
   const int passes = activates_map ? 4 : 2, kept = keeps_map ? 1 : 0;

@@ -80,7 +80,7 @@ void selftest_load_matrices(const void* rows, bool transposed, uint32_t* registe
   launch_with_shared_memory(load_matrices_kernel, dim3(1), 32, 512, nullptr, static_cast<const Chunk*>(rows),
                             transposed, registers);
 }
-void selftest_multiply_add(Dtype dtype, const uint32_t* a, const uint32_t* b, float* sums) {
+void selftest_multiply_add(DType dtype, const uint32_t* a, const uint32_t* b, float* sums) {
   dispatch_mma(dtype,
                [=](auto type) { launch(multiply_add_kernel<decltype(type)>, dim3(1), 32, nullptr, a, b, sums); });
 }
