@@ -48,7 +48,7 @@ CONVS = {
 STAGES = {
     "fused": (Conv(1, 16, 14, 13, 16, 3, 3), torch.bfloat16, "max"),
     "fused_packed": (Conv(1, 3, 63, 67, 64, 11, 11, stride=(4, 4), pads=(2, 2, 2, 2)), torch.bfloat16, "max"),
-    "fused_average": (Conv(1, 16, 14, 13, 16, 3, 3), torch.bfloat16, "avg"),
+    "fused_average": (Conv(1, 16, 13, 13, 16, 3, 3), torch.bfloat16, "avg"),
     "composed": (Conv(1, 6, 9, 8, 10, 3, 2), torch.float32, "max"),
     "composed_average": (Conv(1, 6, 9, 8, 10, 3, 2), torch.float64, "avg"),
 }

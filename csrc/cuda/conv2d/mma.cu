@@ -84,9 +84,9 @@ void launch_windows(DType dtype, const Conv2dPlan& plan, int64_t samples, const 
     dispatch_mma(dtype, [&](auto type) {
       using T = decltype(type);
       if constexpr (sizeof(T) == 4) {
-        if (plan.strict) return launch_product<WindowProduct<T, true, StrictBlock>>(extents, conv, lattice, of, stream);
+        if (plan.strict) return launch_product<WindowProduct<T, true, MmaStrict>>(extents, conv, lattice, of, stream);
       }
-      dispatch_block<WideBlock, LongBlock, TallBlock>(extents, [&](auto block) {
+      dispatch_window_block(extents, [&](auto block) {
         launch_product<WindowProduct<T, false, decltype(block)>>(extents, conv, lattice, of, stream);
       });
     });

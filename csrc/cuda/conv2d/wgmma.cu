@@ -161,16 +161,16 @@ void launch_block(int samples, const MmaConv2d& conv, const Lattice& lattice, co
   launch_wgmma_gemm(product, stream);
 }
 
-// The tallest block that the filters of a group fill: it reads the pixels least often. The bits are the same.
+// The tallest block that the filters of a group fill reads the pixels least often; a small one where others would leave
+// multiprocessors without a tile. The bits are the same. Not measured on a GPU.
 template <class T>
 void launch_windows(int samples, const MmaConv2d& conv, const Lattice& lattice, const WindowOperands& operands,
                     void* stream) {
   const int filters = conv.k / conv.groups, pixels = samples * conv.p * conv.q;
   const auto fill = [&](int rows) { return conv.k / rows * ceil_div(pixels, 256) >= kMultiprocessors; };
-  const auto launch = filters % 192 == 0 && fill(192)   ? launch_block<T, TallBlock>
-                      : filters % 128 == 0 && fill(128) ? launch_block<T, MiddleBlock>
-                      : fill(64)                        ? launch_block<T, FlatBlock>
-                                                        : launch_block<T, SmallBlock>;
+  const auto launch = filters % 192 == 0 && fill(192)   ? launch_block<T, WgmmaTall>
+                      : filters % 128 == 0 && fill(128) ? launch_block<T, WgmmaWide>
+                                                        : launch_block<T, WgmmaSmall>;
   launch(samples, conv, lattice, operands, stream);
 }
 

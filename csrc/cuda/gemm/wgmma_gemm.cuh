@@ -39,11 +39,10 @@ struct WgmmaBlock {
   static constexpr int kBlocksPerMultiprocessor = kBlocksPerMultiprocessor_;
   static constexpr int kSums = kRowTiles * kGroupColumns / 2;  // of a thread
 };
-// For a number of filters that is a multiple of 192, of 128, of 64; and of 64 with few results.
-using TallBlock = WgmmaBlock<3, 1, 2, 128, 3>;
-using MiddleBlock = WgmmaBlock<1, 2, 1, 256, 4>;
-using FlatBlock = WgmmaBlock<1, 1, 2, 128, 5>;
-using SmallBlock = WgmmaBlock<1, 1, 1, 128, 4, 2>;
+// For a number of filters that is a multiple of 192, of 128; and of 64, or with few results.
+using WgmmaTall = WgmmaBlock<3, 1, 2, 128, 3>;      // 192 x 256
+using WgmmaWide = WgmmaBlock<1, 2, 1, 256, 4>;      // 128 x 256
+using WgmmaSmall = WgmmaBlock<1, 1, 1, 128, 4, 2>;  //  64 x 128
 
 // The sums of a thread (cuda/machine/wgmma.h), and what of a tile its warpgroup has: the first row and column.
 template <class Block>

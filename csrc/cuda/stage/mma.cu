@@ -5,14 +5,12 @@
 // adds the bias, rounds to the tensors' dtype, as the map in memory would be, and puts them into the shared memory that
 // the operands had, a column of warps at a time. From there each thread pools 16 bytes of channels of a window,
 // activates once (max) or has activated before (averages), and writes 16 bytes and as many winners. What neighbouring
-// rectangles share of the map is computed by both: cuda/stage/tiles.cu weighs that against the map's way through
-// memory.
+// rectangles share of the map is computed by both (cuda/stage/plan.cpp).
 //
 // Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of what the
 // multiplication before it takes for AlexNet's first layer [counted, not measured]; where two blocks share a
 // multiprocessor, one can multiply meanwhile.
 #include "cuda/conv2d/pack.h"
-#include "cuda/stage/blocks.cuh"
 #include "cuda/stage/slice.cuh"
 
 namespace tmc {
@@ -89,11 +87,26 @@ void launch_conv_act_pool2d_mma(DType dtype, const ConvActPool2dShape& shape, co
     pack_weight(dtype, shape.conv, plan.conv, channels_last, weight, packed_weight, stream);
     operands.image = workspace, operands.matrix = packed_weight;
   }
-  dispatch_stage(dtype, plan.conv.strict, [&](auto type, auto split) {
+  // Every block has one or two columns of warps, so that a tile of the map may have any number of filters. A warp's 48
+  // or 64 x 64 results are 96 or 128 registers a thread. A block whose map comes in slices (192 x 128 in TF32) keeps
+  // its results meanwhile, and 128 would not fit.
+  dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
-    StageBlocks<T, split>::for_each([&](int i, auto block) {
-      if (i == plan.tiles.block) launch_stage<T, split, decltype(block)>(shape, plan, operands, stream);
-    });
+    const auto launch_if_planned = [&](auto split, auto block) {
+      using Block = decltype(block);
+      if (Block::kRows == plan.tiles.rows && Block::kColumns == plan.tiles.columns)
+        launch_stage<T, decltype(split)::value, Block>(shape, plan, operands, stream);
+    };
+    if (plan.conv.strict) {
+      if constexpr (sizeof(T) == 4) {
+        launch_if_planned(std::true_type{}, MmaBlock<8, 1, 32, 64, 1>{});  // 256 x 64
+        launch_if_planned(std::true_type{}, MmaStrict{});
+      }
+      return;
+    }
+    launch_if_planned(std::false_type{}, MmaBlock<4, 2, 48, 64, 1>{});  // 192 x 128
+    launch_if_planned(std::false_type{}, MmaTall{});
+    launch_if_planned(std::false_type{}, MmaSmall{});
   });
 }
 
