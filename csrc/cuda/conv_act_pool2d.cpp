@@ -6,11 +6,11 @@
 #include "conv_act_pool2d_ops.h"
 #include "cuda/conv2d/entry.h"
 #include "cuda/conv2d/mma.h"
+#include "cuda/elementwise/launchers.h"
 #include "cuda/glue.h"
 #include "cuda/machine/layout.h"
 #include "cuda/pool2d/launchers.h"
 #include "cuda/stage/launchers.h"
-#include "cuda/stage/mma.h"
 
 namespace tmc {
 namespace {

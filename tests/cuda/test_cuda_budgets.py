@@ -27,7 +27,6 @@ REQUIRED = {
     r"(max|avg)_pool2d\w*_kernel<.*, Channels<[248]>": ("LDG.E.128", "STG.E.128"),
     r"conv_act_pool2d_kernel": ("HMMA", "LDSM.16.M88.4", "LDGSTS.E", "LDS.128", "STG.E.128"),
     r"map_gradient_kernel<.*, Channels<[248]>": ("LDG.E.128", "STG.E.128"),
-    r"activation_kernel": ("LDG.E.128", "STG.E.128"),
     r"implicit_gemm_kernel<.*<(float|__half|__nv_bfloat16)>": ("LDS.128", "FFMA"),
     r"implicit_gemm_kernel<.*<double>": ("LDS.128", "DFMA"),
     r"mma_gemm_kernel<": ("HMMA", "LDGSTS.E.128", "LDGSTS.E.BYPASS.128", "STG.E.128"),

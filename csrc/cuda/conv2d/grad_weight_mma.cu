@@ -30,7 +30,7 @@ struct GradWeightProduct : MmaExtents {
 
   // The tap and the channels of a thread's chunk; the pixels it copies, as coordinates that are counted up.
   struct ImageCopier {
-    using Shared = Share<ImageTile, Block>;
+    using Shared = CopyShare<ImageTile, Block>;
     static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
     int dh, dw;      // from p * stride_h and q * stride_w to the place in the image
     int pixels_end;  // seen from the first line; no pixel counts where the chunk is outside the rows
@@ -75,8 +75,8 @@ struct GradWeightProduct : MmaExtents {
 
     __device__ MatrixCopier(const GradWeightProduct& product, const MmaTile& tile)
         : lines(product.matrix + tile.group * product.group_chunks(), product.pixel_chunks(),
-                tile.depth_begin + Share<MatrixTile, Block>::line(),
-                tile.column / kChunkElements<T> + Share<MatrixTile, Block>::chunk()) {}
+                tile.depth_begin + CopyShare<MatrixTile, Block>::line(),
+                tile.column / kChunkElements<T> + CopyShare<MatrixTile, Block>::chunk()) {}
 
     __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
       lines.copy(product.pixel_chunks(), tile.depth_end, product.group_chunks(), chunks);

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kElementThreads)
     pack_weight_kernel(const Conv2dShape shape, const Conv2dPlan plan, Strides strides, const T* weight, T* packed) {
   const int64_t index = thread_index();
   if (index >= plan.shape.k * plan.shape.r * plan.shape.s * plan.shape.c) return;
-  const Place at = place_of(index, plan.shape.c, plan.shape.r, plan.shape.s, true);
+  const Coordinates at = coordinates_of(index, plan.shape.c, plan.shape.r, plan.shape.s, true);
   const WeightPlace from = unpacked(shape, plan.packing, at.c, at.h, at.w);
   packed[index] = from.c < 0 ? T{} : weight[offset_of(strides, {at.n, from.c, from.r, from.s})];
 }
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kElementThreads)
     flip_weight_kernel(const Conv2dShape shape, const T* weight, T* flipped) {
   const int64_t index = thread_index(), channels = channels_per_group(shape), filters = filters_per_group(shape);
   if (index >= shape.k * shape.r * shape.s * channels) return;
-  const Place from = place_of(index, channels, shape.r, shape.s, true);
+  const Coordinates from = coordinates_of(index, channels, shape.r, shape.s, true);
   const int64_t group = from.n / filters, k = from.n - group * filters;
   const int64_t f = from.h % shape.stride_h, g = from.w % shape.stride_w;
   const int64_t taps_h = taps_from(f, shape.r, shape.stride_h), r = taps_h - 1 - from.h / shape.stride_h;

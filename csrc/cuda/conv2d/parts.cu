@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kElementThreads)
   const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels;
   if (i >= count) return;
   const int64_t outer = i / inner_filters;
-  const Place at = place_of(outer, channels, plan.shape.r, plan.shape.s, true);
+  const Coordinates at = coordinates_of(outer, channels, plan.shape.r, plan.shape.s, true);
   const int64_t k = at.n * inner_filters + i - outer * inner_filters;
   const WeightPlace to = unpacked(shape, plan.packing, at.c, at.h, at.w);
   if (to.c < 0) return;

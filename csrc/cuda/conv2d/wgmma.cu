@@ -96,7 +96,7 @@ struct WgmmaWindows {
         T* const buffer = reinterpret_cast<T*>(staging) + slice % 2 * kSlice * kPitch;
 #pragma unroll
         for (int j = 0; j < kSlice / 8; j += 2)
-          stage(buffer, j * 8, filter, sums[i] + (slice * (kSlice / 8) + j) * 4, bias_0, bias_8);
+          put_in_staging(buffer, j * 8, filter, sums[i] + (slice * (kSlice / 8) + j) * 4, bias_0, bias_8);
         wait_for_threads(1 + group, kWarpgroupThreads);
         constexpr int kRowChunks = kGroupRows / kChunkElements<T>;
 #pragma unroll
@@ -112,7 +112,8 @@ struct WgmmaWindows {
   }
 
   // Writes the thread's sums of 16 pixels, `line` the first.
-  static __device__ void stage(T* buffer, int line, int filter, const float* sums, float bias_0, float bias_8) {
+  static __device__ void put_in_staging(T* buffer, int line, int filter, const float* sums, float bias_0,
+                                        float bias_8) {
     const int lane = threadIdx.x % kWarpThreads;
     constexpr int kPitch = sizeof(T) == 2 ? kGroupRows : kGroupRows + 4;
     if constexpr (sizeof(T) == 2) {

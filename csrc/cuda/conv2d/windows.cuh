@@ -25,7 +25,7 @@ struct MapPixel {
 // h, w and address of the first tap. Rows and depths behind the end are windows and taps outside the image.
 template <class ImageTile, class Block>
 struct WindowCopier {
-  using Shared = Share<ImageTile, Block>;
+  using Shared = CopyShare<ImageTile, Block>;
   static constexpr int kOutside = 1 << 29;
   static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
   int r, s, c;
@@ -74,8 +74,8 @@ struct FilterCopier {
   template <class Product, class Tile>
   __device__ FilterCopier(const Product& product, const Tile& tile)
       : lines(product.matrix + int64_t{tile.group} * product.columns * depth_chunks(product.conv),
-              depth_chunks(product.conv), tile.column + Share<MatrixTile, Block>::line(),
-              Share<MatrixTile, Block>::chunk()) {}
+              depth_chunks(product.conv), tile.column + CopyShare<MatrixTile, Block>::line(),
+              CopyShare<MatrixTile, Block>::chunk()) {}
 
   template <class Product, class Tile>
   __device__ void copy(const Product& product, const Tile&, Chunk* chunks) {

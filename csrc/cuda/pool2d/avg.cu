@@ -74,7 +74,7 @@ void launch_avg_pool2d(DType dtype, const PoolShape& shape, bool channels_last, 
                        const void* input, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    choose<Result::output, T>(
+    choose<PoolResult::output, T>(
         folded(shape, channels_last), are_aligned({input, output}), [&](auto lanes, auto windows, const auto& problem) {
           launch(avg_pool2d_kernel<T, decltype(lanes), decltype(windows)>, grid_of_elements(problem.tiles),
                  kElementThreads, stream, problem, rule, static_cast<const T*>(input), static_cast<T*>(output));
@@ -86,12 +86,12 @@ void launch_avg_pool2d_grad_input(DType dtype, const PoolShape& shape, bool chan
                                   const void* grad_output, void* grad_input, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    choose<Result::input, T>(folded(shape, channels_last), are_aligned({grad_output, grad_input}),
-                             [&](auto lanes, auto windows, const auto& problem) {
-                               launch(avg_pool2d_grad_input_kernel<T, decltype(lanes), decltype(windows)>,
-                                      grid_of_elements(problem.tiles), kElementThreads, stream, problem, rule,
-                                      static_cast<const T*>(grad_output), static_cast<T*>(grad_input));
-                             });
+    choose<PoolResult::input, T>(folded(shape, channels_last), are_aligned({grad_output, grad_input}),
+                                 [&](auto lanes, auto windows, const auto& problem) {
+                                   launch(avg_pool2d_grad_input_kernel<T, decltype(lanes), decltype(windows)>,
+                                          grid_of_elements(problem.tiles), kElementThreads, stream, problem, rule,
+                                          static_cast<const T*>(grad_output), static_cast<T*>(grad_input));
+                                 });
   });
 }
 

@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Window
 }
 
 // Calls body(T, W, lanes, windows, problem) with types and counts as values. Winners for more than 256 taps are rare.
-template <Result kResult, class Body>
+template <PoolResult kResult, class Body>
 void dispatch_max(DType dtype, const PoolShape& shape, std::initializer_list<const void*> arrays, const void* winners,
                   Body body) {
   dispatch(dtype, [&](auto type) {
@@ -104,28 +104,28 @@ void dispatch_max(DType dtype, const PoolShape& shape, std::initializer_list<con
 
 void launch_max_pool2d(DType dtype, const PoolShape& shape, bool channels_last, const void* input, void* output,
                        void* winners, void* stream) {
-  dispatch_max<Result::output>(dtype, folded(shape, channels_last), {input, output}, winners,
-                               [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
-                                 using T = decltype(type);
-                                 using W = decltype(winner_type);
-                                 launch(max_pool2d_kernel<T, W, decltype(lanes), decltype(windows)>,
-                                        grid_of_elements(problem.tiles), kElementThreads, stream, problem,
-                                        static_cast<const T*>(input), static_cast<T*>(output),
-                                        static_cast<W*>(winners));
-                               });
+  dispatch_max<PoolResult::output>(dtype, folded(shape, channels_last), {input, output}, winners,
+                                   [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
+                                     using T = decltype(type);
+                                     using W = decltype(winner_type);
+                                     launch(max_pool2d_kernel<T, W, decltype(lanes), decltype(windows)>,
+                                            grid_of_elements(problem.tiles), kElementThreads, stream, problem,
+                                            static_cast<const T*>(input), static_cast<T*>(output),
+                                            static_cast<W*>(winners));
+                                   });
 }
 
 void launch_max_pool2d_grad_input(DType dtype, const PoolShape& shape, bool channels_last, const void* grad_output,
                                   const void* winners, void* grad_input, void* stream) {
-  dispatch_max<Result::input>(dtype, folded(shape, channels_last), {grad_output, grad_input}, winners,
-                              [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
-                                using T = decltype(type);
-                                using W = decltype(winner_type);
-                                launch(max_pool2d_grad_input_kernel<T, W, decltype(lanes), decltype(windows)>,
-                                       grid_of_elements(problem.tiles), kElementThreads, stream, problem,
-                                       static_cast<const T*>(grad_output), static_cast<const W*>(winners),
-                                       static_cast<T*>(grad_input));
-                              });
+  dispatch_max<PoolResult::input>(dtype, folded(shape, channels_last), {grad_output, grad_input}, winners,
+                                  [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
+                                    using T = decltype(type);
+                                    using W = decltype(winner_type);
+                                    launch(max_pool2d_grad_input_kernel<T, W, decltype(lanes), decltype(windows)>,
+                                           grid_of_elements(problem.tiles), kElementThreads, stream, problem,
+                                           static_cast<const T*>(grad_output), static_cast<const W*>(winners),
+                                           static_cast<T*>(grad_input));
+                                  });
 }
 
 }  // namespace tmc

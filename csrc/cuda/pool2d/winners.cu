@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
 template <class Body>
 void dispatch_winners(const PoolShape& shape, Body body) {
-  choose_plain<Result::output>(shape, [&](auto, auto, const auto& problem) {
+  choose_plain<PoolResult::output>(shape, [&](auto, auto, const auto& problem) {
     if (window_taps(shape) <= kMaxByteTaps) return body(uint8_t{}, problem);
     body(int32_t{}, problem);
   });

@@ -1,14 +1,30 @@
-// Launchers of what a fused stage does around its convolution, a plain C interface: pointers on the device, each at a
-// multiple of 16 bytes, and a cudaStream_t as void*. Tensors are channels_last; no extent of a result may be 0.
+// Room stage: a convolution, an activation and a pool as one operator.
+//
+// What goes in: images, weight and bias. What comes out: the pooled, activated map, and the winner of each window of a
+// max pool. plan.cpp decides whether one kernel does it (mma.cu, slice.cuh), which multiplies a tile of the map before
+// the pool and pools it in shared memory, so that the map is never in memory. Every other stage is a convolution, a
+// pool and an activation one after the other (cuda/conv_act_pool2d.cpp).
+//
+// Backward: one pass over the map writes its gradient and adds up the bias's (map_gradient.cu). The gradients of the
+// convolution by input and weight then take it as theirs.
+//
+// What bounds it: the fused kernel tensor cores, the map's gradient memory.
+//
+// This is a plain C interface: pointers on the device, each at a multiple of 16 bytes, and a cudaStream_t as void*.
+// Tensors are channels_last, but for operands that are packed; no extent of a result may be 0.
 #pragma once
 #include "conv_act_pool2d.h"
+#include "cuda/stage/plan.h"
 #include "dtype.h"
 
 namespace tmc {
 extern "C" {
 
-// values = g(values), whatever their order.
-void launch_activation(DType dtype, Activation activation, void* values, int64_t count, void* stream);
+// For a stage that is planned to be fused. Operands as launch_conv2d_mma's (cuda/conv2d/mma.h), and as much workspace.
+// winners (uint8) for max pooling, else null; kept_map: the activated map of averages, or null.
+void launch_conv_act_pool2d_mma(DType dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
+                                const void* input, const void* weight, const void* bias, void* workspace, void* output,
+                                void* winners, void* kept_map, void* stream);
 
 // The gradient of the map before the pool (eq. 22), and grad_bias, the sum of it (eq. 4), unless that is null.
 // activated: the map that was activated; not read without an activation. winners: not read without max pooling.

@@ -18,7 +18,7 @@ namespace tmc {
 namespace {
 
 // Which threads own what: a block has `lanes` vectors of channels side by side, and `rows` of them over tiles.
-struct Division {
+struct WorkSplit {
   int lanes, rows;
   int64_t lane_blocks, parts, part_tiles;  // of tiles that are counted without their channels
 };
@@ -125,7 +125,7 @@ constexpr int kMapGradientBlocks = sizeof(typename Windows::Index) == 8 ? 2 : kB
 // W: the type of the winners, or void for averages.
 template <class T, class W, class Lanes, class Windows>
 __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
-    map_gradient_kernel(const PoolProblem<typename Windows::Integer> problem, const Division division,
+    map_gradient_kernel(const PoolProblem<typename Windows::Integer> problem, const WorkSplit split,
                         const Activation activation, const AverageRule rule, const MapGradientArrays<T> arrays) {
   using Index = typename Windows::Index;
   using acc_t = accumulate_t<T>;
@@ -133,17 +133,17 @@ __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
   struct Sums {
     acc_t of[kElementThreads][kLanes];
   };
-  const int64_t part = block_index() / division.lane_blocks;
-  if (part >= division.parts) return;
-  const int lane = threadIdx.x % division.lanes, row = threadIdx.x / division.lanes;
+  const int64_t part = block_index() / split.lane_blocks;
+  if (part >= split.parts) return;
+  const int lane = threadIdx.x % split.lanes, row = threadIdx.x / split.lanes;
   const Index vectors = problem.vectors, tiles = problem.tiles / problem.vectors;
-  const Index vector = static_cast<Index>(block_index() % division.lane_blocks * division.lanes) + lane;
-  const Index begin = static_cast<Index>(part * division.part_tiles);
-  const Index end = tiles - begin < division.part_tiles ? tiles : begin + static_cast<Index>(division.part_tiles);
+  const Index vector = static_cast<Index>(block_index() % split.lane_blocks * split.lanes) + lane;
+  const Index begin = static_cast<Index>(part * split.part_tiles);
+  const Index end = tiles - begin < split.part_tiles ? tiles : begin + static_cast<Index>(split.part_tiles);
 
   acc_t bias[kLanes] = {};
   if (vector < vectors)
-    for (Index i = begin + row; i < end; i += division.rows) {
+    for (Index i = begin + row; i < end; i += split.rows) {
       const PoolTile<Index> at = tile_at<Lanes>(problem, i * vectors + vector);
       MapGradientTile<T, Lanes, Windows> tile;
       if constexpr (std::is_void_v<W>)
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) {
     acc_t sum = 0;
-    for (int r = 0; r < division.rows; ++r) sum += sums.of[r * division.lanes + lane][i];
+    for (int r = 0; r < split.rows; ++r) sum += sums.of[r * split.lanes + lane][i];
     arrays.bias_parts[part * problem.shape.c + vector * kLanes + i] = sum;
   }
 }
@@ -195,27 +195,27 @@ void choose_tiles(const PoolShape& shape, Body body) {
   const auto choose_windows = [&](auto lanes) {
     const auto fixed = [&](auto windows) {
       return decltype(windows)::fits(shape.h) && decltype(windows)::fits(shape.w) &&
-             attempt<Result::input>(shape, lanes, windows, body);
+             attempt<PoolResult::input>(shape, lanes, windows, body);
     };
     return fixed(FixedWindow<3, 2>{}) || fixed(FixedWindow<2, 2>{}) || fixed(FixedWindow<1, 1>{}) ||
-           attempt<Result::input>(shape, lanes, AnyWindow<Divisor>{}, body);
+           attempt<PoolResult::input>(shape, lanes, AnyWindow<Divisor>{}, body);
   };
   using Pixel = Channels<kVectorLanes<T>>;
-  if (!(Pixel::fit(shape) && choose_windows(Pixel{}))) choose_plain<Result::input>(shape, body);
+  if (!(Pixel::fit(shape) && choose_windows(Pixel{}))) choose_plain<PoolResult::input>(shape, body);
 }
 
 // One wave of blocks. A thread should have a few tiles, or the parts cost more to add than to compute [estimate].
-Division divide(int64_t problem_tiles, int64_t vectors) {
+WorkSplit split_work(int64_t problem_tiles, int64_t vectors) {
   constexpr int64_t kMaxLanes = 32, kBlocksWanted = kBlocksWithNarrowIndices * kMultiprocessors, kMinTiles = 4;
   const int64_t tiles = problem_tiles / vectors;
-  Division division;
-  division.lane_blocks = ceil_div(vectors, kMaxLanes);
-  division.lanes = static_cast<int>(ceil_div(vectors, division.lane_blocks));
-  division.rows = static_cast<int>(kElementThreads) / division.lanes;
-  const int64_t most = std::max<int64_t>(tiles / (division.rows * kMinTiles), 1);
-  division.parts = std::min(ceil_div(kBlocksWanted, division.lane_blocks), most);
-  division.part_tiles = ceil_div(tiles, division.parts);
-  return division;
+  WorkSplit split;
+  split.lane_blocks = ceil_div(vectors, kMaxLanes);
+  split.lanes = static_cast<int>(ceil_div(vectors, split.lane_blocks));
+  split.rows = static_cast<int>(kElementThreads) / split.lanes;
+  const int64_t most = std::max<int64_t>(tiles / (split.rows * kMinTiles), 1);
+  split.parts = std::min(ceil_div(kBlocksWanted, split.lane_blocks), most);
+  split.part_tiles = ceil_div(tiles, split.parts);
+  return split;
 }
 
 }  // namespace
@@ -225,7 +225,7 @@ int64_t conv_act_pool2d_map_gradient_workspace(DType dtype, const ConvActPool2dS
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     choose_tiles<T>(shape.pool, [&](auto lanes, auto, const auto& problem) {
-      const int64_t parts = divide(problem.tiles, shape.pool.c / lanes.kChannels).parts;
+      const int64_t parts = split_work(problem.tiles, shape.pool.c / lanes.kChannels).parts;
       bytes = parts * shape.pool.c * int64_t{sizeof(accumulate_t<T>)};
     });
   });
@@ -243,10 +243,10 @@ void launch_conv_act_pool2d_map_gradient(DType dtype, const ConvActPool2dShape& 
     choose_tiles<T>(shape.pool, [&](auto lanes, auto windows, const auto& problem) {
       using Lanes = decltype(lanes);
       using Windows = decltype(windows);
-      const Division division = divide(problem.tiles, shape.pool.c / Lanes::kChannels);
+      const WorkSplit split = split_work(problem.tiles, shape.pool.c / Lanes::kChannels);
       const auto run = [&](auto kernel) {
-        launch(kernel, grid_of(division.parts * division.lane_blocks), division.lanes * division.rows, stream, problem,
-               division, shape.activation, average_rule(shape), arrays);
+        launch(kernel, grid_of(split.parts * split.lane_blocks), split.lanes * split.rows, stream, problem, split,
+               shape.activation, average_rule(shape), arrays);
       };
       if (shape.pooling != Pooling::max)
         run(map_gradient_kernel<T, void, Lanes, Windows>);
@@ -256,7 +256,7 @@ void launch_conv_act_pool2d_map_gradient(DType dtype, const ConvActPool2dShape& 
         run(map_gradient_kernel<T, int32_t, Lanes, Windows>);
       if (grad_bias != nullptr)
         launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(shape.pool.c, kSumLanes)), kSumLanes * kSumRows, stream,
-               bias_parts, division.parts, shape.pool.c, static_cast<T*>(grad_bias));
+               bias_parts, split.parts, shape.pool.c, static_cast<T*>(grad_bias));
     });
   });
 }

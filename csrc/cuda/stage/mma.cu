@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
   float sums[Block::kWarpRows / 16][Block::kWarpColumns / 8][4] = {};
   multiply_tiles(product, tile, ring, sums);
   add_bias(product, tile, warp_column<Block>(), sums);
-  using Map = Slice<Product>;
+  using Map = MapSlice<Product>;
   for (int column = 0; column < Block::kColumns; column += Map::kColumns) {
     const Map map{product, tile, reinterpret_cast<typename Product::scalar_t*>(ring), column};
     if (warp_column<Block>() / Map::kColumns * Map::kColumns == column)
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
   }
 }
 
-struct Operands {
+struct StageOperands {
   const void *image, *matrix, *bias;
   void *output, *winners, *kept_map;
 };
@@ -53,7 +53,7 @@ StageAxis stage_axis(const PoolAxis& axis) {
 }
 
 template <class T, bool kSplit, class Block>
-void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const Operands& operands, void* stream) {
+void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const StageOperands& operands, void* stream) {
   using Product = StageProduct<T, kSplit, Block>;
   Product product;
   product.image = static_cast<const Chunk*>(operands.image),
@@ -80,7 +80,7 @@ void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const 
 void launch_conv_act_pool2d_mma(DType dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
                                 const void* input, const void* weight, const void* bias, void* workspace, void* output,
                                 void* winners, void* kept_map, void* stream) {
-  Operands operands = {input, weight, bias, output, winners, kept_map};
+  StageOperands operands = {input, weight, bias, output, winners, kept_map};
   if (plan.conv.packing.needed) {
     void* const packed_weight = static_cast<char*>(workspace) + workspace_bytes(image_bytes(dtype, plan.conv.shape));
     pack_image(dtype, shape.conv, plan.conv, channels_last, input, workspace, stream);
