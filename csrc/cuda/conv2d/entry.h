@@ -1,5 +1,5 @@
-// What a fused stage calls of convolution on CUDA: torch.ops.tmc.conv2d and its gradients, the device it plans for, and
-// scratch memory.
+// What the entry point of a stage (cuda/conv_act_pool2d.cpp) calls of convolution's (cuda/conv2d.cpp): the operators,
+// the device that is planned for, and the bytes of scratch memory.
 #pragma once
 #include <optional>
 #include <string>

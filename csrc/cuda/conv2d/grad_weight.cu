@@ -1,5 +1,6 @@
-// The gradient of a convolution by its weight (eq. 3). It sums over every sample and pixel, far more than there are
-// results, so the sum is cut into parts that fill the GPU; sum_parts_kernel adds them in a fixed order.
+// The gradient of a convolution by its weight (eq. 3), by the general algorithm. The sum runs over every sample and
+// pixel, far more than there are results. It is cut into parts that fill the GPU, which sum_parts_kernel adds in a
+// fixed order.
 #include "cuda/conv2d/launchers.h"
 #include "cuda/gemm/implicit_gemm.cuh"
 

@@ -5,7 +5,7 @@
 //   depth      output pixels n, p, q             64 for each stage
 //
 // A line of shared memory is a pixel: 64 filters of grad_output, or 64 channels of the image as one tap reads it. wgmma
-// takes such lines as columns, half types only. The depth is cut into parts, whose sums are added in order
+// takes such lines as columns for half types only. The depth is cut into parts, whose sums are added in order
 // (cuda/conv2d/parts.h).
 #include "cuda/conv2d/parts.h"
 #include "cuda/conv2d/wgmma.cuh"

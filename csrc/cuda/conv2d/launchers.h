@@ -1,6 +1,17 @@
-// Launchers of the convolution kernels, a plain C interface: pointers on the device, and a cudaStream_t as void*.
-// Tensors are dense; channels_last tells of all of them at once, but for a weight's gradient. No extent of a result may
-// be 0.
+// Room conv2d: convolution and its gradients by input, weight and bias, as products of the room gemm.
+//
+// What goes in: images, weight, bias or a gradient, in either memory format. What comes out: the output or one
+// gradient. plan.h decides on the host which of three algorithms computes it:
+//
+//   implicit_gemm   conv2d.cu, grad_weight.cu              everything; launched from this file
+//   tensor_cores    mma.cu, grad_weight_mma.cu             half types and float32, channels in whole chunks; mma.h
+//   wgmma           wgmma.cu, grad_weight_wgmma.cu         the same on sm_90a, where it pays; wgmma.cuh, wgmma_plan.h
+//
+// pack.cu rearranges images of 3 channels and flips weights for tensor cores; parts.cu adds a weight's gradient up;
+// grad_bias.cu sums pixels. What bounds them: arithmetic, or L2; grad_bias, packing and parts are bound by memory.
+//
+// This is a plain C interface: pointers on the device, and a cudaStream_t as void*. Tensors are dense; channels_last
+// tells of all of them at once, but for a weight's gradient. No extent of a result may be 0.
 #pragma once
 #include "conv2d.h"
 #include "dtype.h"

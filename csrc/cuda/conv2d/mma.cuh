@@ -1,5 +1,5 @@
-// The geometry of a convolution as the kernels on tensor cores see it: in chunks of 16 bytes, of which 32 bits can
-// count those of a sample (cuda/conv2d/plan.h).
+// The geometry of a convolution as the kernels on tensor cores see it: in chunks of 16 bytes, whose number in a sample
+// fits 32 bits (cuda/conv2d/plan.h).
 #pragma once
 #include "cuda/conv2d/mma.h"
 

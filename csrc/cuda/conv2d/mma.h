@@ -1,4 +1,4 @@
-// Launchers of convolution on tensor cores (cuda/gemm/mma_gemm.cuh), for what cuda/conv2d/plan.h has planned for them.
+// Launchers of convolution on tensor cores, for what cuda/conv2d/plan.h has planned for them.
 //
 // Images are channels_last, weights [k, r, s, c / groups] in memory, and every address is a multiple of 16 bytes. An
 // image that is packed may be contiguous as well (`channels_last` tells), and then its weight is, too. `workspace`

@@ -1,4 +1,4 @@
-// Rearranging operands for convolution on tensor cores. The first two do what cuda/conv2d/plan.h calls packing.
+// Rearranges operands for convolution on tensor cores. cuda/conv2d/plan.h says what packing is.
 #pragma once
 #include "cuda/conv2d/plan.h"
 #include "cuda/machine/layout.h"

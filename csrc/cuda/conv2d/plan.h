@@ -1,6 +1,5 @@
 // Which algorithm computes a convolution, and as which product. Decided on the host from the shape of a sample and of
-// the weight, the dtype, the precision and the device: never from the batch, so that a sample's bits do not depend on
-// it.
+// the weight, the dtype, the precision and the device. Never from the batch: a sample's bits do not depend on it.
 #pragma once
 #include <optional>
 

@@ -5,9 +5,9 @@
 //   conv2d               filters k     pixels n, p, q     r, s, c      of a group; the last one fastest
 //   conv2d_grad_input    channels c    pixels n, h, w     r, s, k
 //
-// TMA reads the pixels' windows by itself (pixel_map): it walks through the grid of one tap, and a stage takes 128
-// bytes of channels of one tap from 256 pixels that follow one another, across rows and samples. What lies outside is
-// zero.
+// TMA finds the pixels of a window by itself (pixel_map): it walks through the grid of one tap. A stage takes 128 bytes
+// of channels of one tap from kColumns pixels that follow one another, across rows and samples. What lies outside the
+// image is zero.
 #include "cuda/conv2d/wgmma.cuh"
 #include "cuda/gemm/wgmma_gemm.cuh"
 

@@ -1,5 +1,5 @@
-// Convolution by wgmma (cuda/gemm/wgmma_gemm.cuh): what of it can be done so, and how cuda/conv2d/mma.cu and
-// cuda/conv2d/grad_weight_mma.cu hand it on. Their operands are prepared as for mma.sync: packed, flipped.
+// How cuda/conv2d/mma.cu and cuda/conv2d/grad_weight_mma.cu hand a convolution on to wgmma. The operands are prepared
+// as for mma.sync: packed, flipped.
 #pragma once
 #include "cuda/conv2d/mma.cuh"
 

@@ -1,4 +1,4 @@
-// What of a convolution wgmma and TMA can do (cuda/conv2d/wgmma.cuh), and where they pay.
+// Which convolutions wgmma and TMA can compute (cuda/conv2d/wgmma.cuh), and where that should pay.
 #pragma once
 #include "cuda/conv2d/plan.h"
 

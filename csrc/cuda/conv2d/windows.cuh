@@ -1,11 +1,10 @@
-// The operands of a convolution as cuda/gemm/mma_gemm.cuh's tiles: windows of the image as rows, filters as columns.
+// The operands of a convolution as tiles of cuda/gemm/mma_gemm.cuh: windows of the image are rows, filters are columns.
 //
-// A Product has `image`, `matrix` and `conv`, and says by pixel_of(tile, row) which pixel of the result a row of a tile
-// is.
+// A Product has `image`, `matrix` and `conv`. pixel_of(tile, row) says which pixel of the result a row of a tile is.
 //
-// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next ones: windows
-// overlap, so the taps read the same lines of the image over and over, and read so they come from L1 all but the first
-// time. Otherwise the depth runs as it lies in memory, the channels fastest.
+// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next channels come.
+// Windows overlap, so the taps read the same lines of the image over and over; in this order all reads but the first
+// hit L1. Otherwise the depth runs as it lies in memory, the channels fastest.
 #pragma once
 #include "cuda/conv2d/mma.cuh"
 #include "cuda/gemm/mma_gemm.cuh"

@@ -1,12 +1,11 @@
-// The kernel of the elementwise operators: a Formula makes each value of the output from the values at the same place
+// The kernel of the elementwise operators. A Formula makes each value of the output from the values at the same place
 // of its inputs. It has
 //
-//   kInputs                               how many inputs there are
-//   of<T>(x)                              the output, from x[kInputs], for values that are stored as T and computed as
-//   A
+//   kInputs    how many inputs there are
+//   of<T>(x)   the output, from x[kInputs]; T is the stored type, x and the result have the type that is computed in
 //
-// Thread i < vectors owns the i-th 16-byte vector, each later thread one of the values that are left. The output may be
-// an input. Half types are computed in float. Bound by memory: 16 bytes are the widest access there is.
+// Thread i < vectors owns the i-th 16-byte vector; each later thread owns one of the values that are left. The output
+// may be an input. Half types are computed in float. Bound: memory; 16 bytes are the widest access there is.
 #pragma once
 #include "cuda/machine/launch.h"
 #include "cuda/machine/vector.h"

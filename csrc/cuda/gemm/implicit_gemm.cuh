@@ -1,4 +1,4 @@
-// Convolution and its gradients as one matrix product whose operands are never laid out as matrices (eq. 17):
+// Room gemm: convolution and its gradients as one matrix product (eq. 17). Its operands are never laid out as matrices:
 //
 //   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
 //
@@ -7,13 +7,16 @@
 //   conv2d_grad_input    n, h, w    c         k, r, s    grad_output   weight          eq. 5   (dgrad)
 //   conv2d_grad_weight   c, r, s    k         n, p, q    input         grad_output     eq. 3   (wgrad)
 //
-// `image` is read through the sliding window, so its address depends on row and depth together and may fall into the
-// padding; `matrix` is a plain product of strides. What a row, a column and a depth mean is a Problem's affair
-// (cuda/conv2d/conv2d.cu, cuda/conv2d/grad_weight.cu); it is decoded once into tables in shared memory, so the loads do
-// no division.
+// The room has three main loops: this one for every dtype, layout and shape, on ordinary arithmetic; mma_gemm.cuh on
+// tensor cores since sm_80; wgmma_gemm.cuh on those of sm_90a. What goes in is a problem: a type that says what a row,
+// a column and a depth are (cuda/conv2d). What comes out are sums, which the problem stores. What bounds them:
+// arithmetic.
 //
-// A block owns kTileRows x kTileColumns results, a thread kThreadRows x kThreadColumns of them in registers. Tiles of
-// both operands pass through shared memory, kTileDepth at a time. Sums are in accumulate_t. Bound: arithmetic.
+// Here, `image` is read through the sliding window: its address depends on row and depth together, and may lie in the
+// padding. `matrix` is a plain product of strides. Rows, columns and depths are decoded once, into tables in shared
+// memory, so that the loads do no division. A block owns kTileRows x kTileColumns results, and a thread kThreadRows x
+// kThreadColumns of them in registers. Tiles of both operands pass through shared memory, kTileDepth at a time. Sums
+// are in accumulate_t.
 #pragma once
 #include "cuda/machine/launch.h"
 #include "cuda/machine/layout.h"

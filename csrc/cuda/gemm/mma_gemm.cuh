@@ -1,19 +1,19 @@
-// Convolution as a matrix product on tensor cores (mma.sync, sm_80 and later):
+// The matrix product of cuda/gemm/implicit_gemm.cuh on tensor cores (mma.sync, sm_80 and later):
 //
 //   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
 //
-// as in cuda/gemm/implicit_gemm.cuh, but in chunks of 16 bytes: what stands side by side in memory (channels,
-// channels_last) must come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are:
-// cuda/conv2d/mma.cu, cuda/conv2d/grad_weight_mma.cu.
+// Both operands are read in chunks of 16 bytes. So what stands side by side in memory, the channels of channels_last
+// tensors, must come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are:
+// cuda/conv2d/mma.cu, cuda/conv2d/grad_weight_mma.cu, cuda/stage/slice.cuh.
 //
-// A block owns kRows x kColumns results (cuda/gemm/mma_block.cuh) and its warps kWarpRows x kWarpColumns each, in
-// registers. Tiles of both operands (cuda/gemm/mma_tile.cuh) come by cp.async, kRingStages - 1 ahead of the
-// multiplication, into a ring in shared memory; one barrier for each tile. The sum of a result runs over the depth in
-// one order, whatever the block's shape and whatever else is in the batch. Bound: tensor cores; mma.sync is said to
-// reach 55 % of what an H100's wgmma does.
+// A block owns kRows x kColumns results (cuda/gemm/mma_block.cuh), and its warps kWarpRows x kWarpColumns each, in
+// registers. Tiles of both operands (cuda/gemm/mma_tile.cuh) come by cp.async into a ring of kRingStages stages in
+// shared memory, kRingStages - 1 ahead of the multiplication. There is one barrier for each tile. The sum of a result
+// runs over the depth in one order, whatever the block's shape and whatever else is in the batch. Bound: tensor cores;
+// mma.sync is said to reach 55 % of what an H100's wgmma does.
 //
 // Budget: 64 x 64 results are 128 registers a thread and the fragments of a step 32, of 255. A stage of the wide block
-// is 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not yet tuned on a GPU.
+// is 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not tuned on a GPU.
 #pragma once
 #include "cuda/gemm/mma_block.cuh"
 
@@ -22,7 +22,7 @@ namespace tmc {
 constexpr int kRingStages = 4;
 
 // A Product derives from MmaExtents and adds
-//   scalar_t, result_t, Block, kSplit     element types, a BlockShape, whether float is strict (cuda/gemm/mma_tile.cuh)
+//   scalar_t, result_t, Block, kSplit     element types, an MmaBlock, whether float is strict (cuda/gemm/mma_tile.cuh)
 //   ImageTile, MatrixTile                 DepthInnerTile or DepthOuterTile
 //   ImageCopier, MatrixCopier             made of (product, tile); copy(product, tile, chunks) starts to copy its next
 //                                         piece of depth

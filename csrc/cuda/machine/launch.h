@@ -1,4 +1,4 @@
-// How the kernels are numbered and launched: one linear index of 64 bits over blocks or threads.
+// How kernels are numbered and launched: one linear index of 64 bits over blocks or threads.
 #pragma once
 #include <algorithm>
 

@@ -1,5 +1,5 @@
-// Average and sum pooling on the GPU (eq. 7 and 9), each result gathered by the thread that owns it. Half types are
-// summed in float. Bound: memory.
+// Average and sum pooling on the GPU (eq. 7 and 9). The thread that owns a result gathers it. Half types are summed in
+// float. Bound: memory.
 #include "cuda/machine/quotient.cuh"
 #include "cuda/pool2d/choice.h"
 

@@ -1,4 +1,4 @@
-// From a pooling shape to the kernel that computes it best and that kernel's arguments, on the host.
+// From the shape of a pool to the kernel that computes it, and that kernel's arguments; on the host.
 #pragma once
 #include <algorithm>
 

@@ -1,10 +1,17 @@
-// Launchers of the pooling kernels, a plain C interface: pointers on the device, and a cudaStream_t as void*.
-// Tensors are dense; channels_last tells of all of them at once. No extent of a result may be 0. Winners are uint8 or
-// int32, as window_taps(shape) tells.
+// Room pool2d: maximum, average and sum over windows, with their gradients.
 //
-// Winners from outside are not range-checked here, as the CPU does: that would make every call wait for the GPU.
-// Instead no winner is ever used as an address before it was checked: one that lies outside its window receives no
-// gradient, selects NaN, and has the index -1. (A window that holds no input at all selects 0, as on the CPU.)
+// What goes in: dense tensors; channels_last tells of all of them at once. What comes out: the pooled map, and for a
+// maximum the winner of each window, its tap, as uint8 or int32 (window_taps(shape) tells). No extent may be 0.
+//
+// How: max.cu and avg.cu gather, one thread for the channels of a result, so that there are no atomics. windows.h is
+// how a thread finds its windows; choice.h picks the kernel for a shape; winners.cu reads winners for second
+// derivatives and torch's indices. What bounds it: memory.
+//
+// Winners from outside are not range-checked on the host, as on the CPU: every call would wait for the GPU. Instead no
+// winner is used as an address before the kernel has checked it. One that lies outside its window receives no gradient,
+// selects NaN, and has the index -1. (A window that holds no input at all selects 0, as on the CPU.)
+//
+// This is a plain C interface: pointers on the device, and a cudaStream_t as void*.
 #pragma once
 #include "dtype.h"
 #include "pool2d.h"

@@ -1,7 +1,8 @@
-// Max pooling on the GPU (eq. 6 and 8). The winner's tap, one byte for each output, is all that the gradient needs. It
-// gathers: each thread adds up what belongs to its own pixels, so no atomics and the same bits on every run. Half types
-// are compared and summed in float. Bound: memory. A 3 x 3 window, stride 2, in bfloat16 costs about 10 instructions an
-// input (a byte compare, an addition and their share of loads), where a GPU has about 26 in the time of its bytes.
+// Max pooling on the GPU (eq. 6 and 8). The gradient needs the winner's tap alone, one byte for each output. It
+// gathers: each thread adds up what belongs to its own pixels, so that there are no atomics. Half types are compared
+// and summed in float. Bound: memory. A 3 x 3 window, stride 2, in bfloat16 costs about 10 instructions an input (a
+// byte compare, an addition and their share of loads), where a GPU issues about 26 in the time of its bytes [counted,
+// not measured].
 #include <cmath>
 
 #include "cuda/pool2d/choice.h"

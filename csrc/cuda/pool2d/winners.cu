@@ -1,5 +1,5 @@
-// What winners are read for apart from the gradient: the input at the winners (eq. 10, which second derivatives take)
-// and torch's indices. Bound: memory; neither is on the way of a training step.
+// What reads winners beside the gradient: the input at the winners (eq. 10, for second derivatives), and torch's
+// indices. Bound: memory. A training step needs neither.
 #include <cmath>
 
 #include "cuda/pool2d/choice.h"

@@ -1,14 +1,14 @@
 // Room stage: a convolution, an activation and a pool as one operator.
 //
 // What goes in: images, weight and bias. What comes out: the pooled, activated map, and the winner of each window of a
-// max pool. plan.cpp decides whether one kernel does it (mma.cu, slice.cuh), which multiplies a tile of the map before
-// the pool and pools it in shared memory, so that the map is never in memory. Every other stage is a convolution, a
-// pool and an activation one after the other (cuda/conv_act_pool2d.cpp).
+// max pool. plan.h decides whether one kernel does it (mma.cu, slice.cuh). That kernel multiplies a tile of the map
+// before the pool and pools it in shared memory, so that the map is never in global memory. Every other stage is a
+// convolution, a pool and an activation one after the other (cuda/conv_act_pool2d.cpp).
 //
-// Backward: one pass over the map writes its gradient and adds up the bias's (map_gradient.cu). The gradients of the
-// convolution by input and weight then take it as theirs.
+// Backward, one pass over the map writes its gradient and adds up the bias's (map_gradient.cu). The gradients of the
+// convolution by input and weight read it like any grad_output.
 //
-// What bounds it: the fused kernel tensor cores, the map's gradient memory.
+// What bounds it: tensor cores in the fused kernel, memory in the map's gradient.
 //
 // This is a plain C interface: pointers on the device, each at a multiple of 16 bytes, and a cudaStream_t as void*.
 // Tensors are channels_last, but for operands that are packed; no extent of a result may be 0.

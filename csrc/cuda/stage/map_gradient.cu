@@ -4,11 +4,11 @@
 //   average, sum   map_gradient[n,h,w,k] = g'(o[n,h,w,k]) * sum over the windows around (h, w) of grad_output / divisor
 //   no pool        the same with windows of one position
 //
-// Everything is channels_last. A thread owns the lanes of a few channels and walks over tiles of pixels (pool2d_windows
-// .h), gathering for each what its windows give to it; along the way it adds up the bias's gradient of its channels.
-// Threads of a block that own the same channels stand side by side over neighbouring tiles; a block owns one part of
-// the tiles, and the parts are added in order: no atomics, the same bits on every run. A slope is not rounded before it
-// is summed. Bound: memory, as max_pool2d_grad_input_kernel's.
+// Everything is channels_last. A thread owns the lanes of a few channels. It walks over tiles of pixels
+// (cuda/pool2d/windows.h), gathers for each what its windows give to it, and adds up the bias's gradient of its
+// channels along the way. Threads of a block that own the same channels stand side by side over neighbouring tiles. A
+// block owns one part of the tiles, and the parts are added in order: no atomics, the same bits on every run. A slope
+// is not rounded before it is summed. Bound: memory, as max_pool2d_grad_input_kernel's.
 #include "cuda/elementwise/activation.cuh"
 #include "cuda/machine/quotient.cuh"
 #include "cuda/pool2d/choice.h"

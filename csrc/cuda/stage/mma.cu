@@ -1,15 +1,19 @@
-// Convolution on tensor cores, activation and pooling in one kernel (eq. 21, 23): what is written is the pooled map.
+// Convolution on tensor cores, activation and pooling in one kernel (eq. 21, 23). It writes the pooled map alone.
 //
-// A block owns a rectangle of pooled pixels, for some filters of one image. It multiplies all pixels of the map that
-// their windows cover, as rows of a tile (cuda/gemm/mma_gemm.cuh; by mma.sync conv2d has the same sums, to the bit),
-// adds the bias, rounds to the tensors' dtype, as the map in memory would be, and puts them into the shared memory that
-// the operands had, a column of warps at a time. From there each thread pools 16 bytes of channels of a window,
-// activates once (max) or has activated before (averages), and writes 16 bytes and as many winners. What neighbouring
-// rectangles share of the map is computed by both (cuda/stage/plan.cpp).
+// A block owns a rectangle of pooled pixels, for some filters of one image. Its steps:
 //
-// Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of what the
-// multiplication before it takes for AlexNet's first layer [counted, not measured]; where two blocks share a
-// multiprocessor, one can multiply meanwhile.
+//   1. It multiplies all pixels of the map that their windows cover, as rows of a tile (cuda/gemm/mma_gemm.cuh). The
+//      sums are those of conv2d by mma.sync, to the bit.
+//   2. It adds the bias, rounds to the tensors' dtype, as a map in memory would be, and puts the map into the shared
+//      memory that the operands had, a column of warps at a time.
+//   3. Each thread pools 16 bytes of channels of a window. It activates once (max) or has activated before (averages),
+//      and writes 16 bytes and as many winners.
+//
+// What neighbouring rectangles share of the map is computed by both (cuda/stage/plan.cpp).
+//
+// Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of the
+// multiplication before it for AlexNet's first layer [counted, not measured]. Where two blocks share a multiprocessor,
+// one can multiply meanwhile.
 #include "cuda/conv2d/pack.h"
 #include "cuda/stage/slice.cuh"
 

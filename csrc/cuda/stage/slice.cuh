@@ -1,5 +1,4 @@
-// What a block of cuda/stage/mma.cu works on, and what it does with its part of the map once it is in shared
-// memory.
+// What a block of cuda/stage/mma.cu works on, and how it pools its part of the map once that is in shared memory.
 #pragma once
 #include "cuda/conv2d/windows.cuh"
 #include "cuda/elementwise/activation.cuh"
