@@ -192,8 +192,7 @@ def run_pools(device, tell, deadline, begin):
 
 
 def run_stages(device, tell, deadline, begin):
-    """In bfloat16 every way to run them; then what docs/gpu.md leaves to be decided: one kernel where conv2d would take
-    wgmma."""
+    """In bfloat16 every way to run them; then what docs/gpu.md leaves to be decided: without wgmma."""
     names = [f"{layer} {activation}" for activation in ("relu", "sigmoid") for layer in ("conv1", "conv2", "conv5")]
     stages = [Case("stages", name, what) for name in names for what in ("forward", "forward + backward")]
     wanted = [Row(BFLOAT16, case, compiled=True) for case in stages]
