@@ -22,7 +22,7 @@ constexpr int64_t kColumnGranule = 64;  // every block of a convolution fills up
 //
 // m neighbouring windows cover (m - 1) stride + kernel pixels of the map along an axis: what neighbouring tiles share
 // is computed twice, and a tile is a rectangle, which seldom fills a block.
-StageTiles tiles_of(const ConvActPool2dShape& shape, bool keeps_map, BlockSize block, double& work) {
+StageTiles best_tiles(const ConvActPool2dShape& shape, bool keeps_map, BlockSize block, double& work) {
   const Conv2dShape& conv = shape.conv;
   const PoolAxis &h = shape.pool.h, &w = shape.pool.w;
   // Pixels of the map that belong to no window, behind the last or between two, are kept as well.
@@ -65,7 +65,7 @@ const char* choose_tiles(const ConvActPool2dShape& shape, bool keeps_map, const 
   const char* reason = "a pooling window is larger than a tile of the map";
   for (const BlockSize block : blocks) {
     double work = 0;
-    tiles = tiles_of(shape, keeps_map, block, work);
+    tiles = best_tiles(shape, keeps_map, block, work);
     if (tiles.rows == 0) continue;
     if (work <= kMostWork) return nullptr;
     reason = "what tiles of the map share would be computed too often";
