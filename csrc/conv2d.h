@@ -60,6 +60,44 @@ HOST_DEVICE int64_t output_column(const Conv2dShape& shape, int64_t w, int64_t s
   return q < shape.q ? q : -1;
 }
 
+// eq. 24, one axis of conv2d_grad_input without its multiplications by zero. Input position h is read by the taps r and
+// the outputs p with p * stride = h + pad - r * dilation. Write h + pad = stride * y + f: the residue f alone fixes
+// which taps those are, and the positions of one residue are a dense correlation of grad_output, of stride 1. Every
+// tap_step-th tap belongs to a residue, from first_tap on, and the u-th of them reads output
+//
+//   p = first_output + i - u * output_step      for the residue's input position  first + i * stride,  0 <= i < count
+struct Residue {
+  int64_t first_tap, tap_step, taps;
+  int64_t first, count;
+  int64_t first_output, output_step;
+};
+
+// How many of the taps first, first + step, ... a kernel has.
+HOST_DEVICE int64_t taps_from(int64_t first, int64_t kernel, int64_t step) {
+  return first < kernel ? ceil_div(kernel - first, step) : 0;
+}
+
+// Residue f, 0 <= f < stride, of an axis with `extent` input positions.
+HOST_DEVICE Residue residue_of(int64_t f, int64_t extent, int64_t pad, int64_t kernel, int64_t stride,
+                               int64_t dilation) {
+  int64_t common = stride, rest = dilation;  // becomes their greatest common divisor
+  while (rest != 0) {
+    const int64_t next = common % rest;
+    common = rest, rest = next;
+  }
+  Residue residue;
+  residue.tap_step = stride / common, residue.output_step = dilation / common;
+  residue.first_tap = 0;
+  while (residue.first_tap < residue.tap_step && (f - residue.first_tap * dilation) % stride != 0) ++residue.first_tap;
+  const bool any = residue.first_tap < residue.tap_step && residue.first_tap < kernel;
+  residue.taps = any ? taps_from(residue.first_tap, kernel, residue.tap_step) : 0;
+  const int64_t y = ceil_div(pad - f, stride);  // of the first position inside
+  residue.first = stride * y + f - pad;
+  residue.count = residue.first < extent ? ceil_div(extent - residue.first, stride) : 0;
+  residue.first_output = y + (any ? (f - residue.first_tap * dilation) / stride : 0);
+  return residue;
+}
+
 // The arguments that every op of the family takes. padding holds (height, width) or (top, bottom, left, right).
 struct Conv2dArguments {
   Dims stride, padding, dilation;

@@ -5,14 +5,14 @@
 //   eq. 23   max: y = g(max z), because no activation ever decreases. g is evaluated, and its slope taken, on the
 //            pooled map; the winner of a window is that of its z
 //
-// A slope is written with the activated value: g'(o) = o (1 - o) for sigmoid, [o > 0] for relu, 1 - o^2 for tanh.
+// The activations and their slopes are in activation.h.
 #pragma once
+#include "activation.h"
 #include "conv2d.h"
 #include "pool2d.h"
 
 namespace tmc {
 
-enum class Activation { none, sigmoid, relu, tanh };
 enum class Pooling { none, max, avg, sum };
 
 struct ConvActPool2dShape {

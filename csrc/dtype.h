@@ -1,4 +1,5 @@
-// The dtypes that the CPU kernels are compiled for.
+// The dtypes that the kernels of both backends are compiled for. The order is part of the CUDA launchers' plain C
+// interface.
 #pragma once
 
 namespace tmc {

@@ -192,13 +192,11 @@ def run_pools(device, tell, deadline, begin):
 
 
 def run_stages(device, tell, deadline, begin):
-    """In bfloat16 every way to run them; then what docs/gpu.md leaves to be decided: one kernel where conv2d would take
-    wgmma, and the first layer's map gradient written instead of rebuilt."""
+    """In bfloat16 every way to run them; then what docs/gpu.md leaves to be decided: without wgmma."""
     names = [f"{layer} {activation}" for activation in ("relu", "sigmoid") for layer in ("conv1", "conv2", "conv5")]
     stages = [Case("stages", name, what) for name in names for what in ("forward", "forward + backward")]
     wanted = [Row(BFLOAT16, case, compiled=True) for case in stages]
     wanted += [Row(BFLOAT16, case, algorithm="tensor_cores") for case in stages[2:6]]
-    wanted += [Row(BFLOAT16, case, map_gradient="stored") for case in stages[1::6]]
     wanted += [Row(kind, case) for kind in (STRICT, TENSOR) for case in stages]
     return tables("stages", wanted, device, tell, deadline, begin)
 
@@ -244,12 +242,10 @@ class Row(NamedTuple):
     batch: int = 256
     compiled: bool = False
     algorithm: str = ""  # that ours prefers
-    map_gradient: str = ""  # likewise: TMC_STAGE_MAP_GRADIENT
 
     def about(self):
         """What it differs in from rows of the bench's own tables."""
-        preferred = self.algorithm or self.map_gradient
-        named = f", {preferred} preferred" if preferred else ""
+        named = f", {self.algorithm} preferred" if self.algorithm else ""
         return f", batch {self.batch}" + named + ", compiled" * self.compiled
 
     def name(self, part):
@@ -266,7 +262,6 @@ def tables(part, wanted, device, tell, deadline, begin):
         settings = Settings(dtype, device, 1, precision, 1 if dry else 9, row.compiled and not dry, ways)
         settings.apply()
         torch.ops.tmc.prefer_conv2d_algorithm("" if dry else row.algorithm)
-        os.environ["TMC_STAGE_MAP_GRADIENT"] = row.map_gradient
         try:
             record = measure(row.case.problem(settings, DRY_BATCH if dry else row.batch), settings, rates(device))
         finally:

@@ -14,19 +14,19 @@ namespace {
 // ---- Scratch memory in bytes, beside operands and results: what an entry point asks for, and conv2d_algorithms says.
 
 // Partial sums are kept in the precision they are computed in.
-int64_t sums_bytes(Dtype dtype, int64_t parts, int64_t count) {
-  return parts * count * (dtype == Dtype::float64 ? 8 : 4);
+int64_t sums_bytes(DType dtype, int64_t parts, int64_t count) {
+  return parts * count * (dtype == DType::float64 ? 8 : 4);
 }
 
 }  // namespace
 
-int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan) {
+int64_t forward_scratch(DType dtype, const Conv2dPlan& plan) {
   return plan.tensor_cores ? conv2d_mma_workspace(dtype, plan) : 0;
 }
-int64_t grad_input_scratch(Dtype dtype, const Conv2dPlan& plan) {
+int64_t grad_input_scratch(DType dtype, const Conv2dPlan& plan) {
   return plan.tensor_cores ? conv2d_grad_input_mma_workspace(dtype, plan) : 0;
 }
-int64_t grad_weight_scratch(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan) {
+int64_t grad_weight_scratch(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan) {
   if (plan.tensor_cores) return conv2d_grad_weight_mma_workspace(dtype, plan);
   const int64_t weight = shape.k * channels_per_group(shape) * shape.r * shape.s;
   return sums_bytes(dtype, conv2d_grad_weight_parts(shape), weight);
@@ -49,7 +49,7 @@ Conv2dDevice device_of(const Tensor& tensor) {
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
                    int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d(input, weight, bias, {geometry, groups});
-  const Dtype dtype = dtype_of(input);
+  const DType dtype = dtype_of(input);
 
   const DeviceGuard guard(input.get_device_index());
   const Conv2dPlan plan = plan_conv2d(dtype, shape, check_precision("conv2d", precision), device_of(input));
@@ -78,7 +78,7 @@ Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tens
 Tensor conv2d_grad_input_cuda(const Tensor& grad_output, const Tensor& weight, IntList input_size, IntList geometry,
                               int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d_grad_input(grad_output, weight, input_size, {geometry, groups});
-  const Dtype dtype = dtype_of(grad_output);
+  const DType dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
   const Conv2dPlan plan =
@@ -111,7 +111,7 @@ Tensor conv2d_grad_weight_cuda(const Tensor& grad_output, const Tensor& input, I
 Tensor conv2d_grad_weight_in(bool weight_last, const Tensor& grad_output, const Tensor& input, IntList kernel_size,
                              IntList geometry, int64_t groups, std::string precision) {
   const Conv2dShape shape = check_conv2d_grad_weight(grad_output, input, kernel_size, {geometry, groups});
-  const Dtype dtype = dtype_of(grad_output);
+  const DType dtype = dtype_of(grad_output);
 
   const DeviceGuard guard(grad_output.get_device_index());
   const Conv2dPlan plan =
@@ -146,7 +146,7 @@ Tensor conv2d_grad_bias_cuda(const Tensor& grad_output) {
   if (k == 0) return grad_bias;
   const bool channels_last = is_channels_last(grad_output);
   const Tensor dense_grad = aligned(dense(grad_output, channels_last));
-  const Dtype dtype = dtype_of(grad_output);
+  const DType dtype = dtype_of(grad_output);
   Tensor workspace = empty_bytes(grad_output, sums_bytes(dtype, conv2d_grad_bias_parts(n, k, plane, channels_last), k));
   launch_conv2d_grad_bias(dtype, n, k, plane, channels_last, dense_grad.const_data_ptr(), workspace.mutable_data_ptr(),
                           grad_bias.mutable_data_ptr(), current_stream(grad_output));
@@ -161,7 +161,7 @@ std::string conv2d_algorithms_cuda(const Tensor& input, const Tensor& weight, In
   const Conv2dShape shape = check_conv2d(input, weight, std::nullopt, {geometry, groups});
   const Precision checked = check_precision("conv2d_algorithms", precision);
   const DeviceGuard guard(input.get_device_index());
-  const Dtype dtype = dtype_of(input);
+  const DType dtype = dtype_of(input);
   const Conv2dDevice device = device_of(input);
   const bool channels_last = is_channels_last(input) || is_channels_last(weight);
   // What a copy of a contiguous tensor takes; a single channel or pixel lies in both orders.

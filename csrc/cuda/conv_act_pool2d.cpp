@@ -1,18 +1,16 @@
 // A whole stage on CUDA (eq. 21, 23): checks, allocation, launch. What is inside is channels_last throughout.
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <optional>
 #include <tuple>
 
 #include "conv_act_pool2d_ops.h"
 #include "cuda/conv2d/entry.h"
 #include "cuda/conv2d/mma.h"
+#include "cuda/elementwise/launchers.h"
 #include "cuda/glue.h"
 #include "cuda/machine/layout.h"
 #include "cuda/pool2d/launchers.h"
 #include "cuda/stage/launchers.h"
-#include "cuda/stage/mma.h"
 
 namespace tmc {
 namespace {
@@ -46,7 +44,7 @@ void activate(const ConvActPool2dShape& shape, Tensor& values) {
 
 // The pool and the activation of a map in memory, which becomes the activated one for averages.
 void pool_map(const ConvActPool2dShape& shape, Tensor& map, Tensor& output, Tensor& winners) {
-  const Dtype dtype = dtype_of(map);
+  const DType dtype = dtype_of(map);
   void* const stream = current_stream(map);
   if (shape.pooling == Pooling::max) {
     launch_max_pool2d(dtype, shape.pool, true, map.const_data_ptr(), output.mutable_data_ptr(),
@@ -63,7 +61,7 @@ void pool_map(const ConvActPool2dShape& shape, Tensor& map, Tensor& output, Tens
 // All of it in one kernel; a map without elements is not kept.
 void fuse(const ConvActPool2dShape& shape, const StagePlan& plan, const Tensor& input, const Tensor& weight,
           std::optional<Tensor> bias, bool channels_last, Tensor& output, Tensor& winners, Tensor& map) {
-  const Dtype dtype = dtype_of(input);
+  const DType dtype = dtype_of(input);
   const bool operands_last = channels_last || !plan.conv.packing.needed;
   const Tensor image = aligned(dense(input, operands_last)), matrix = aligned(dense(weight, operands_last));
   if (bias && !bias->is_contiguous()) bias = torch::stable::contiguous(*bias);
@@ -110,14 +108,6 @@ std::tuple<Tensor, Tensor> conv_act_pool2d_cuda(const Tensor& input, const Tenso
   return {in_layout(output, channels_last), keeps_map ? map : winners};
 }
 
-// A preference in the environment, for tests and comparisons.
-std::optional<MapGradient> preferred_map_gradient() {
-  const char* const preferred = std::getenv("TMC_STAGE_MAP_GRADIENT");
-  if (preferred != nullptr && std::strcmp(preferred, "stored") == 0) return MapGradient::stored;
-  if (preferred != nullptr && std::strcmp(preferred, "rebuilt") == 0) return MapGradient::rebuilt;
-  return std::nullopt;
-}
-
 std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& weight, IntList geometry, int64_t groups,
                                            std::string activation, std::string pool, IntList window,
                                            std::string precision, bool keep_activated) {
@@ -126,23 +116,22 @@ std::string conv_act_pool2d_algorithm_cuda(const Tensor& input, const Tensor& we
   const Precision checked_precision = check_precision("conv_act_pool2d_algorithm", precision);
   const DeviceGuard guard(input.get_device_index());
   const bool keeps_map = keep_activated && activates_map(shape);
-  const Dtype dtype = dtype_of(input);
+  const DType dtype = dtype_of(input);
   const Conv2dDevice device = device_of(input);
   const StagePlan plan = plan_stage(dtype, shape, checked_precision, keeps_map, device);
   const Conv2dPlan conv = plan.fused ? plan.conv : plan_conv2d(dtype, shape.conv, checked_precision, device);
   const bool has_map = !plan.fused && !keeps_map && shape.pooling != Pooling::none;
   const int64_t map =
       shape.conv.n * shape.conv.k * shape.conv.p * shape.conv.q * static_cast<int64_t>(input.element_size());
-  const auto bytes = [](int64_t count) { return "; scratch memory: " + std::to_string(count) + " bytes"; };
-  const StageGradientsPlan gradients =
-      plan_stage_gradients(dtype, shape, checked_precision, device, preferred_map_gradient());
   const Conv2dPlan grad_input = plan_conv2d_grad_input(dtype, shape.conv, checked_precision, device);
-  const int64_t again = !keep_activated && activates_map(shape) ? map : 0;
-  const int64_t backward = gradients.rebuilt ? conv_act_pool2d_grad_weight_workspace(dtype, shape, gradients)
-                                             : map + std::max(grad_input_scratch(dtype, grad_input),
-                                                              grad_weight_scratch(dtype, shape.conv, gradients.conv));
-  return describe(plan) + bytes(forward_scratch(dtype, conv) + (has_map ? map : 0)) +
-         "\ngradient of the map: " + describe(gradients) + bytes(backward + again);
+  const Conv2dPlan grad_weight = plan_conv2d_grad_weight(dtype, shape.conv, checked_precision, device);
+  const int64_t recomputed = !keep_activated && activates_map(shape) ? map : 0;
+  const int64_t forward = forward_scratch(dtype, conv) + (has_map ? map : 0);
+  const int64_t backward =
+      recomputed + map +
+      std::max(grad_input_scratch(dtype, grad_input), grad_weight_scratch(dtype, shape.conv, grad_weight));
+  return describe(plan) + "; scratch memory: " + std::to_string(forward) + " bytes, gradients " +
+         std::to_string(backward) + " bytes";
 }
 
 std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
@@ -154,10 +143,10 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
   const ConvActPool2dGiven given{grad_output, input, weight, bias, activated, winners};
   const ConvActPool2dShape shape = check_conv_act_pool2d_gradients(
       given, input_size, weight_size, {{geometry, groups}, activation, pool, window}, want_input, want_weight);
-  const Precision checked_precision = check_precision(op, precision);
+  check_precision(op, precision);
   if (shape.pooling == Pooling::max) check_winners_tensor(op, *winners, shape.pool);
   const Conv2dShape& conv = shape.conv;
-  const Dtype dtype = dtype_of(grad_output);
+  const DType dtype = dtype_of(grad_output);
   const bool channels_last = is_channels_last(grad_output) || (weight && is_channels_last(*weight));
 
   const DeviceGuard guard(grad_output.get_device_index());
@@ -180,20 +169,6 @@ std::tuple<Tensor, Tensor, Tensor> conv_act_pool2d_gradients_cuda(
   }
   const void* const activated_data = activated ? activated->const_data_ptr() : nullptr;
   const void* const winners_data = winners ? winners->const_data_ptr() : nullptr;
-  const StageGradientsPlan plan =
-      plan_stage_gradients(dtype, shape, checked_precision, device_of(grad_output), preferred_map_gradient());
-  if (plan.rebuilt && want_weight && !want_input && !is_empty) {
-    const bool weight_last = is_channels_last(grad_output) || is_channels_last(*input);
-    Tensor grad_weight = empty_nchw(grad_output, conv.k, channels_per_group(conv), conv.r, conv.s, weight_last);
-    const bool image_last = is_channels_last(*input) || !plan.conv.packing.needed;
-    const Tensor image = aligned(to_layout(*input, image_last));
-    Tensor workspace = empty_bytes(grad_output, conv_act_pool2d_grad_weight_workspace(dtype, shape, plan));
-    launch_conv_act_pool2d_grad_weight(
-        dtype, shape, plan, image_last, weight_last, gradient.const_data_ptr(), activated_data, winners_data,
-        image.const_data_ptr(), workspace.mutable_data_ptr(), grad_weight.mutable_data_ptr(), grad_bias_data, stream);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    return {nothing, grad_weight, grad_bias};
-  }
   Tensor map_gradient = empty_nchw(grad_output, conv.n, conv.k, conv.p, conv.q, true);
   if (!is_empty) {
     Tensor workspace = empty_bytes(grad_output, want_bias ? conv_act_pool2d_map_gradient_workspace(dtype, shape) : 0);

@@ -4,8 +4,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>  // STD_CUDA_KERNEL_LAUNCH_CHECK
 
-#include "cuda/machine/dtype.h"
 #include "cuda/machine/transpose.h"
+#include "dtype.h"
 #include "tensor.h"
 
 namespace tmc {
@@ -13,12 +13,12 @@ namespace tmc {
 using torch::stable::accelerator::DeviceGuard;
 
 // For a tensor that has passed check_floating.
-inline Dtype dtype_of(const Tensor& tensor) {
+inline DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Double: return Dtype::float64;
-    case ScalarType::BFloat16: return Dtype::bfloat16;
-    case ScalarType::Half: return Dtype::float16;
-    default: return Dtype::float32;
+    case ScalarType::Double: return DType::float64;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Half: return DType::float16;
+    default: return DType::float32;
   }
 }
 

@@ -161,19 +161,19 @@ def test_split(kernels):
 
 def test_parts_cover_the_depth_once(kernels):
     random.seed(0)
-    sizes = [(1, 1, 8, 0), (1, 432, 64, 2**31 - 2**20), (64, 8, 8, 1), (3, 9, 8, 2047), (2, 72, 24, 2048)]
-    sizes += [[random.randint(1, 2**bits) for bits in (random.choice((0, 1)), 9, 8, 24)] for _ in range(300)]
+    sizes = [(0, 1), (2**31 - 2**20, 8), (1, 64), (2047, 9), (2048, 1)]
+    sizes += [(random.randint(1, 2**24), random.randint(1, 300)) for _ in range(300)]
     many = 0
-    for groups, rows, columns, depth in sizes:
-        for strict in (False, True):
+    for depth, tiles in sizes:
+        for multiple in (32, 64):  # whole tiles, of float32 as of half types; stages of wgmma
             cut = torch.zeros(2, dtype=torch.int64)
-            kernels.call("selftest_cut", groups, rows, columns, depth, strict, cut)
+            kernels.call("selftest_cut", depth, multiple, tiles, cut)
             parts, part_depth = cut.tolist()
-            assert part_depth % 32 == 0  # whole tiles, of float32 as of half types
+            assert part_depth % multiple == 0
             assert parts * part_depth >= depth and (parts - 1) * part_depth < max(depth, 1)
-            assert parts == 1 or depth // parts >= 1024 - 32
+            assert parts == 1 or depth // parts >= 1024 - multiple
             many += parts > 1
-    assert many > 100
+    assert many > 5
 
 
 # ---- Bank conflicts: 128 bytes of shared memory are 32 banks, or 8 groups of 16 bytes.

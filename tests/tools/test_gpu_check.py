@@ -292,5 +292,5 @@ def test_commands_for_a_gpu(modules, monkeypatch):
     tests = [" ".join(command) for command, _ in parts.PARTS["tests"].commands("cuda")]
     assert all("--device cuda" in command and "test_cuda_" not in command for command in tests)
     for stem in ("conv2d", "conv_act_pool2d", "pool2d", "sigmoid"):
-        assert any(f"tests/test_{stem}.py" in command for command in tests), stem
+        assert any(f"tests/ops/test_{stem}.py" in command for command in tests), stem
     assert sum(part.seconds for part in parts.PARTS.values()) <= 600

@@ -7,7 +7,7 @@ namespace tmc {
 namespace {
 
 template <class T>
-struct OutputMap : GemmProblem<T> {
+struct OutputProblem : GemmProblem<T> {
   Conv2dShape shape;
   bool channels_last;
   Strides input, weight, output;
@@ -15,7 +15,7 @@ struct OutputMap : GemmProblem<T> {
   T* result;
 
   __device__ Row row(int64_t, int64_t i) const {
-    const Place pixel = place_of(i, 1, shape.p, shape.q, channels_last);
+    const Coordinates pixel = coordinates_of(i, 1, shape.p, shape.q, channels_last);
     return {pixel.n * input.n, offset_of(output, pixel), pixel.h, pixel.w};
   }
   __device__ Column column(int64_t group, int64_t j) const {
@@ -23,7 +23,7 @@ struct OutputMap : GemmProblem<T> {
     return {k * weight.n, k * output.c, k};
   }
   __device__ Depth depth(int64_t group, int64_t d) const {
-    const Place tap = place_of(d, channels_per_group(shape), shape.r, shape.s, channels_last);
+    const Coordinates tap = coordinates_of(d, channels_per_group(shape), shape.r, shape.s, channels_last);
     const int64_t c = group * channels_per_group(shape) + tap.c;
     return {c * input.c, offset_of(weight, tap), tap.h, tap.w};
   }
@@ -39,14 +39,14 @@ struct OutputMap : GemmProblem<T> {
 };
 
 template <class T>
-struct GradInputMap : GemmProblem<T> {
+struct GradInputProblem : GemmProblem<T> {
   Conv2dShape shape;
   bool channels_last;
   Strides input, weight, output;
   T* result;
 
   __device__ Row row(int64_t, int64_t i) const {
-    const Place pixel = place_of(i, 1, shape.h, shape.w, channels_last);
+    const Coordinates pixel = coordinates_of(i, 1, shape.h, shape.w, channels_last);
     return {pixel.n * output.n, offset_of(input, pixel), pixel.h, pixel.w};
   }
   __device__ Column column(int64_t group, int64_t j) const {
@@ -54,7 +54,7 @@ struct GradInputMap : GemmProblem<T> {
     return {j * weight.c, c * input.c, c};
   }
   __device__ Depth depth(int64_t group, int64_t d) const {
-    const Place tap = place_of(d, filters_per_group(shape), shape.r, shape.s, channels_last);
+    const Coordinates tap = coordinates_of(d, filters_per_group(shape), shape.r, shape.s, channels_last);
     const int64_t k = group * filters_per_group(shape) + tap.c;
     return {k * output.c, k * weight.n + tap.h * weight.h + tap.w * weight.w, tap.h, tap.w};
   }
@@ -68,53 +68,53 @@ struct GradInputMap : GemmProblem<T> {
   }
 };
 
-// What both maps hold alike.
-template <class Map>
-Map map_of(const Conv2dShape& shape, bool channels_last) {
-  Map map{};
-  map.shape = shape;
-  map.channels_last = channels_last;
-  map.input = dense_strides(shape.c, shape.h, shape.w, channels_last);
-  map.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
-  map.output = dense_strides(shape.k, shape.p, shape.q, channels_last);
-  map.groups = shape.groups;
-  map.image_depth_is_inner = channels_last;
-  map.parts = 1;
-  return map;
+// What both problems hold alike.
+template <class Problem>
+Problem problem_of(const Conv2dShape& shape, bool channels_last) {
+  Problem problem{};
+  problem.shape = shape;
+  problem.channels_last = channels_last;
+  problem.input = dense_strides(shape.c, shape.h, shape.w, channels_last);
+  problem.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
+  problem.output = dense_strides(shape.k, shape.p, shape.q, channels_last);
+  problem.groups = shape.groups;
+  problem.image_depth_is_inner = channels_last;
+  problem.parts = 1;
+  return problem;
 }
 
 }  // namespace
 
-void launch_conv2d(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* input, const void* weight,
+void launch_conv2d(DType dtype, const Conv2dShape& shape, bool channels_last, const void* input, const void* weight,
                    const void* bias, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    auto map = map_of<OutputMap<T>>(shape, channels_last);
-    map.image = static_cast<const T*>(input);
-    map.matrix = static_cast<const T*>(weight);
-    map.bias = static_cast<const T*>(bias);
-    map.result = static_cast<T*>(output);
-    map.matrix_depth_is_inner = true;
-    map.rows = shape.n * shape.p * shape.q;
-    map.columns = filters_per_group(shape);
-    map.depth_extent = map.part_depth = channels_per_group(shape) * shape.r * shape.s;
-    launch_implicit_gemm(map, stream);
+    auto problem = problem_of<OutputProblem<T>>(shape, channels_last);
+    problem.image = static_cast<const T*>(input);
+    problem.matrix = static_cast<const T*>(weight);
+    problem.bias = static_cast<const T*>(bias);
+    problem.result = static_cast<T*>(output);
+    problem.matrix_depth_is_inner = true;
+    problem.rows = shape.n * shape.p * shape.q;
+    problem.columns = filters_per_group(shape);
+    problem.depth_extent = problem.part_depth = channels_per_group(shape) * shape.r * shape.s;
+    launch_implicit_gemm(problem, stream);
   });
 }
 
-void launch_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
+void launch_conv2d_grad_input(DType dtype, const Conv2dShape& shape, bool channels_last, const void* grad_output,
                               const void* weight, void* grad_input, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    auto map = map_of<GradInputMap<T>>(shape, channels_last);
-    map.image = static_cast<const T*>(grad_output);
-    map.matrix = static_cast<const T*>(weight);
-    map.result = static_cast<T*>(grad_input);
-    map.matrix_depth_is_inner = !channels_last;  // channels_last: the columns, input channels, stand side by side
-    map.rows = shape.n * shape.h * shape.w;
-    map.columns = channels_per_group(shape);
-    map.depth_extent = map.part_depth = filters_per_group(shape) * shape.r * shape.s;
-    launch_implicit_gemm(map, stream);
+    auto problem = problem_of<GradInputProblem<T>>(shape, channels_last);
+    problem.image = static_cast<const T*>(grad_output);
+    problem.matrix = static_cast<const T*>(weight);
+    problem.result = static_cast<T*>(grad_input);
+    problem.matrix_depth_is_inner = !channels_last;  // channels_last: the columns, input channels, stand side by side
+    problem.rows = shape.n * shape.h * shape.w;
+    problem.columns = channels_per_group(shape);
+    problem.depth_extent = problem.part_depth = filters_per_group(shape) * shape.r * shape.s;
+    launch_implicit_gemm(problem, stream);
   });
 }
 

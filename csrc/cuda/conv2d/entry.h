@@ -1,5 +1,5 @@
-// What a fused stage calls of convolution on CUDA: torch.ops.tmc.conv2d and its gradients, the device it plans for, and
-// scratch memory.
+// What the entry point of a stage (cuda/conv_act_pool2d.cpp) calls of convolution's (cuda/conv2d.cpp): the operators,
+// the device that is planned for, and the bytes of scratch memory.
 #pragma once
 #include <optional>
 #include <string>
@@ -13,9 +13,9 @@ namespace tmc {
 Conv2dDevice device_of(const Tensor& tensor);
 
 // Bytes of scratch memory that an operator takes by its plan, beside operands, in channels_last, and result.
-int64_t forward_scratch(Dtype dtype, const Conv2dPlan& plan);
-int64_t grad_input_scratch(Dtype dtype, const Conv2dPlan& plan);
-int64_t grad_weight_scratch(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan);
+int64_t forward_scratch(DType dtype, const Conv2dPlan& plan);
+int64_t grad_input_scratch(DType dtype, const Conv2dPlan& plan);
+int64_t grad_weight_scratch(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan);
 
 Tensor conv2d_cuda(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, IntList geometry,
                    int64_t groups, std::string precision);

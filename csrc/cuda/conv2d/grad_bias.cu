@@ -118,7 +118,7 @@ int64_t conv2d_grad_bias_parts(int64_t n, int64_t k, int64_t plane, bool channel
   return std::max<int64_t>(std::min(ceil_div(kBlocksWanted, blocks), most), 1);
 }
 
-void launch_conv2d_grad_bias(Dtype dtype, int64_t n, int64_t k, int64_t plane, bool channels_last,
+void launch_conv2d_grad_bias(DType dtype, int64_t n, int64_t k, int64_t plane, bool channels_last,
                              const void* grad_output, void* workspace, void* grad_bias, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);

@@ -1,5 +1,6 @@
-// The gradient of a convolution by its weight (eq. 3). It sums over every sample and pixel, far more than there are
-// results, so the sum is cut into parts that fill the GPU; sum_parts_kernel adds them in a fixed order.
+// The gradient of a convolution by its weight (eq. 3), by the general algorithm. The sum runs over every sample and
+// pixel, far more than there are results. It is cut into parts that fill the GPU, which sum_parts_kernel adds in a
+// fixed order.
 #include "cuda/conv2d/launchers.h"
 #include "cuda/gemm/implicit_gemm.cuh"
 
@@ -11,14 +12,14 @@ constexpr int64_t kBlocksWanted = 264;
 constexpr int64_t kMinPartDepth = 256;  // below this a part costs more to add than to compute [estimate]
 
 template <class T>
-struct GradWeightMap : GemmProblem<T> {
+struct GradWeightProblem : GemmProblem<T> {
   Conv2dShape shape;
   bool channels_last;
   Strides input, weight, output;
   accumulate_t<T>* result;  // [parts, k, c / groups, r, s], each part as the result lies
 
   __device__ Row row(int64_t group, int64_t i) const {
-    const Place tap = place_of(i, channels_per_group(shape), shape.r, shape.s, channels_last);
+    const Coordinates tap = coordinates_of(i, channels_per_group(shape), shape.r, shape.s, channels_last);
     const int64_t c = group * channels_per_group(shape) + tap.c;
     return {c * input.c, offset_of(weight, tap), tap.h, tap.w};
   }
@@ -27,7 +28,7 @@ struct GradWeightMap : GemmProblem<T> {
     return {k * output.c, k * weight.n, k};
   }
   __device__ Depth depth(int64_t, int64_t d) const {
-    const Place pixel = place_of(d, 1, shape.p, shape.q, channels_last);
+    const Coordinates pixel = coordinates_of(d, 1, shape.p, shape.q, channels_last);
     return {pixel.n * input.n, offset_of(output, pixel), pixel.h, pixel.w};
   }
   __device__ int64_t image_offset(const Row& row, const Depth& depth) const {
@@ -57,17 +58,17 @@ int64_t parts_for(int64_t blocks, int64_t depth) {
   return std::min(wanted, most);
 }
 
-template <class Map>
-Map map_of(const Conv2dShape& shape) {
-  Map map{};
-  map.shape = shape;
-  map.groups = shape.groups;
-  map.rows = channels_per_group(shape) * shape.r * shape.s;
-  map.columns = filters_per_group(shape);
-  map.depth_extent = shape.n * shape.p * shape.q;
-  map.parts = parts_for(row_tiles(map) * column_tiles(map) * map.groups, map.depth_extent);
-  map.part_depth = ceil_div(map.depth_extent, map.parts);
-  return map;
+template <class Problem>
+Problem problem_of(const Conv2dShape& shape) {
+  Problem problem{};
+  problem.shape = shape;
+  problem.groups = shape.groups;
+  problem.rows = channels_per_group(shape) * shape.r * shape.s;
+  problem.columns = filters_per_group(shape);
+  problem.depth_extent = shape.n * shape.p * shape.q;
+  problem.parts = parts_for(row_tiles(problem) * column_tiles(problem) * problem.groups, problem.depth_extent);
+  problem.part_depth = ceil_div(problem.depth_extent, problem.parts);
+  return problem;
 }
 
 template <class T>
@@ -78,25 +79,25 @@ void launch_sum_parts(const accumulate_t<T>* workspace, int64_t parts, int64_t c
 }  // namespace
 
 int64_t conv2d_grad_weight_parts(const Conv2dShape& shape) {
-  return map_of<GradWeightMap<float>>(shape).parts;
+  return problem_of<GradWeightProblem<float>>(shape).parts;
 }
 
-void launch_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, bool channels_last, bool weight_last,
+void launch_conv2d_grad_weight(DType dtype, const Conv2dShape& shape, bool channels_last, bool weight_last,
                                const void* grad_output, const void* input, void* workspace, void* grad_weight,
                                void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    auto map = map_of<GradWeightMap<T>>(shape);
-    map.image = static_cast<const T*>(input);
-    map.matrix = static_cast<const T*>(grad_output);
-    map.result = static_cast<accumulate_t<T>*>(workspace);
-    map.channels_last = channels_last;
-    map.input = dense_strides(shape.c, shape.h, shape.w, channels_last);
-    map.output = dense_strides(shape.k, shape.p, shape.q, channels_last);
-    map.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, weight_last);
-    map.image_depth_is_inner = map.matrix_depth_is_inner = !channels_last;  // the depth is pixels
-    launch_implicit_gemm(map, stream);
-    launch_sum_parts(map.result, map.parts, shape.k * map.weight.n, static_cast<T*>(grad_weight), stream);
+    auto problem = problem_of<GradWeightProblem<T>>(shape);
+    problem.image = static_cast<const T*>(input);
+    problem.matrix = static_cast<const T*>(grad_output);
+    problem.result = static_cast<accumulate_t<T>*>(workspace);
+    problem.channels_last = channels_last;
+    problem.input = dense_strides(shape.c, shape.h, shape.w, channels_last);
+    problem.output = dense_strides(shape.k, shape.p, shape.q, channels_last);
+    problem.weight = dense_strides(channels_per_group(shape), shape.r, shape.s, weight_last);
+    problem.image_depth_is_inner = problem.matrix_depth_is_inner = !channels_last;  // the depth is pixels
+    launch_implicit_gemm(problem, stream);
+    launch_sum_parts(problem.result, problem.parts, shape.k * problem.weight.n, static_cast<T*>(grad_weight), stream);
   });
 }
 

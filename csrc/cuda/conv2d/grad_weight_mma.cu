@@ -4,9 +4,10 @@
 //   columns    filters k of a group              chunks of a line of the matrix tile
 //   depth      output pixels n, p, q             a line of either tile
 //
-// The depth is cut into parts, which sum_mma_parts_kernel adds in order.
+// The depth is cut into parts, whose sums are added in order (cuda/conv2d/parts.h).
 #include "cuda/conv2d/mma.cuh"
 #include "cuda/conv2d/pack.h"
+#include "cuda/conv2d/parts.h"
 #include "cuda/conv2d/wgmma.cuh"
 #include "cuda/gemm/mma_gemm.cuh"
 
@@ -29,7 +30,7 @@ struct GradWeightProduct : MmaExtents {
 
   // The tap and the channels of a thread's chunk; the pixels it copies, as coordinates that are counted up.
   struct ImageCopier {
-    using Shared = Share<ImageTile, Block>;
+    using Shared = CopyShare<ImageTile, Block>;
     static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
     int dh, dw;      // from p * stride_h and q * stride_w to the place in the image
     int pixels_end;  // seen from the first line; no pixel counts where the chunk is outside the rows
@@ -74,8 +75,8 @@ struct GradWeightProduct : MmaExtents {
 
     __device__ MatrixCopier(const GradWeightProduct& product, const MmaTile& tile)
         : lines(product.matrix + tile.group * product.group_chunks(), product.pixel_chunks(),
-                tile.depth_begin + Share<MatrixTile, Block>::line(),
-                tile.column / kChunkElements<T> + Share<MatrixTile, Block>::chunk()) {}
+                tile.depth_begin + CopyShare<MatrixTile, Block>::line(),
+                tile.column / kChunkElements<T> + CopyShare<MatrixTile, Block>::chunk()) {}
 
     __device__ void copy(const GradWeightProduct& product, const MmaTile& tile, Chunk* chunks) {
       lines.copy(product.pixel_chunks(), tile.depth_end, product.group_chunks(), chunks);
@@ -94,25 +95,6 @@ struct GradWeightProduct : MmaExtents {
   __device__ const T* bias_at(const MmaTile&) const { return nullptr; }
 };
 
-// Thread i owns element i of [groups, r, s, c, k] of the packed weight: the sum over the parts, written to grad_weight,
-// which is channels_last or contiguous. What packing has added is left out. Bound by memory.
-template <class T>
-__global__ void __launch_bounds__(kElementThreads)
-    sum_mma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, bool channels_last, const float* workspace,
-                         int parts, T* grad_weight) {
-  const int64_t filters = filters_per_group(shape), channels = channels_per_group(plan.shape);
-  const int64_t count = plan.shape.r * plan.shape.s * channels * shape.k, i = thread_index();
-  if (i >= count) return;
-  const int64_t row = i / filters, k = i - row * filters;
-  const Place at = place_of(row, channels, plan.shape.r, plan.shape.s, true);  // n is the group
-  const WeightPlace to = unpacked(shape, plan.packing, at.c, at.h, at.w);
-  if (to.c < 0) return;
-  float sum = 0;
-  for (int part = 0; part < parts; ++part) sum += workspace[part * count + i];
-  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
-  grad_weight[offset_of(strides, {at.n * filters + k, to.c, to.r, to.s})] = static_cast<T>(sum);
-}
-
 MmaExtents extents_of(const Conv2dPlan& plan) {
   const Conv2dShape& shape = plan.shape;
   MmaExtents extents;
@@ -120,7 +102,12 @@ MmaExtents extents_of(const Conv2dPlan& plan) {
   extents.rows = static_cast<int>(shape.r * shape.s * channels_per_group(shape));
   extents.columns = static_cast<int>(filters_per_group(shape));
   extents.depth = static_cast<int>(shape.n * shape.p * shape.q);
-  return plan.strict ? best_cut<StrictBlock>(extents) : best_cut<WideBlock, LongBlock, NarrowBlock>(extents);
+  int64_t tiles = tiles_of<MmaStrict>(extents);
+  if (!plan.strict)
+    dispatch_grad_weight_block(extents, [&](auto block) { tiles = tiles_of<decltype(block)>(extents); });
+  const DepthParts parts = cut_depth(extents.depth, kTileDepthElements<bfloat16>, tiles);  // of a float tile's, too
+  extents.parts = parts.count, extents.part_depth = parts.depth;
+  return extents;
 }
 
 int64_t parts_bytes(const MmaExtents& extents) {
@@ -149,22 +136,12 @@ int64_t parts_workspace(const Conv2dPlan& plan) {
 
 }  // namespace
 
-int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
+int64_t conv2d_grad_weight_mma_workspace(DType dtype, const Conv2dPlan& plan) {
   const int64_t packed = plan.packing.needed ? workspace_bytes(image_bytes(dtype, plan.shape)) : 0;
   return packed + parts_workspace(plan);
 }
 
-void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
-                          const float* sums, int parts, void* grad_weight, void* stream) {
-  const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
-  dispatch_mma(dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(sum_mma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last, sums,
-           parts, static_cast<T*>(grad_weight));
-  });
-}
-
-void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+void launch_conv2d_grad_weight_mma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    bool weight_last, const void* grad_output, const void* input, void* workspace,
                                    void* grad_weight, void* stream) {
   if (plan.packing.needed) {
@@ -180,17 +157,17 @@ void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const 
     using T = decltype(type);
     if (plan.strict) {
       if constexpr (sizeof(T) == 4)
-        launch_product<GradWeightProduct<T, true, StrictBlock>>(extents, plan.shape, input, grad_output, workspace,
-                                                                stream);
+        launch_product<GradWeightProduct<T, true, MmaStrict>>(extents, plan.shape, input, grad_output, workspace,
+                                                              stream);
     } else {
-      dispatch_block<WideBlock, LongBlock, NarrowBlock>(extents, [&](auto block) {
+      dispatch_grad_weight_block(extents, [&](auto block) {
         launch_product<GradWeightProduct<T, false, decltype(block)>>(extents, plan.shape, input, grad_output, workspace,
                                                                      stream);
       });
     }
   });
-  const auto* const sums = static_cast<const float*>(workspace);
-  launch_sum_mma_parts(dtype, shape, plan, weight_last, sums, extents.parts, grad_weight, stream);
+  sum_weight_parts(dtype, shape, plan, weight_last, filters_per_group(shape), static_cast<const float*>(workspace),
+                   extents.parts, grad_weight, stream);
 }
 
 }  // namespace tmc

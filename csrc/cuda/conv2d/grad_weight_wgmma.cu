@@ -5,9 +5,9 @@
 //   depth      output pixels n, p, q             64 for each stage
 //
 // A line of shared memory is a pixel: 64 filters of grad_output, or 64 channels of the image as one tap reads it. wgmma
-// takes such lines as columns, half types only. The depth is cut into parts, which sum_wgmma_parts_kernel adds in
-// order.
-#include "cuda/conv2d/pack.h"
+// takes such lines as columns for half types only. The depth is cut into parts, whose sums are added in order
+// (cuda/conv2d/parts.h).
+#include "cuda/conv2d/parts.h"
 #include "cuda/conv2d/wgmma.cuh"
 #include "cuda/gemm/wgmma_gemm.cuh"
 
@@ -22,7 +22,7 @@ struct GradWeightExtents {
   int filters, group_c, c_blocks, blocks;          // of one group; c_blocks of one tap
   int row_tiles, column_tiles, parts, part_steps;  // row_tiles of all groups
   int steps;                                       // of the whole depth
-  int rows_of_tile;
+  int tile_rows, tile_columns;
 };
 
 template <class T, class Block_>
@@ -114,43 +114,20 @@ struct WgmmaGradWeight : GradWeightExtents {
   }
 };
 
-// Thread i owns element i of [k, r, s, c] of the packed weight: the sum over the parts, written to grad_weight, which
-// is channels_last or contiguous. What packing has added is left out. Bound by memory.
-template <class T>
-__global__ void __launch_bounds__(kElementThreads)
-    sum_wgmma_parts_kernel(const Conv2dShape shape, const Conv2dPlan plan, bool channels_last, const float* workspace,
-                           int parts, T* grad_weight) {
-  const int64_t channels = channels_per_group(plan.shape), i = thread_index();
-  const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels;
-  if (i >= count) return;
-  const Place at = place_of(i, channels, plan.shape.r, plan.shape.s, true);
-  const WeightPlace to = unpacked(shape, plan.packing, at.c, at.h, at.w);
-  if (to.c < 0) return;
-  float sum = 0;
-  for (int part = 0; part < parts; ++part) sum += workspace[part * count + i];
-  const Strides strides = dense_strides(channels_per_group(shape), shape.r, shape.s, channels_last);
-  grad_weight[offset_of(strides, {at.n, to.c, to.r, to.s})] = static_cast<T>(sum);
-}
-
-// The depth is cut into as many parts as fill one or two rounds of kMultiprocessors blocks best; fewer than
-// kMinPartPixels would cost more to add than to compute [estimate]. The bits depend on the parts, hence on the shape.
-constexpr int64_t kMinPartPixels = 1024;
-
 GradWeightExtents extents_of(const Conv2dShape& shape) {
   GradWeightExtents extents;
   extents.filters = static_cast<int>(filters_per_group(shape));
   extents.group_c = static_cast<int>(channels_per_group(shape));
   extents.c_blocks = static_cast<int>(ceil_div(extents.group_c, kBlockColumns));
   extents.blocks = static_cast<int>(shape.r * shape.s) * extents.c_blocks;
-  extents.rows_of_tile = extents.filters % 192 == 0 ? 192 : extents.filters % 128 == 0 ? 128 : 64;
-  extents.row_tiles = static_cast<int>(shape.k) / extents.rows_of_tile;
-  extents.column_tiles = static_cast<int>(ceil_div(extents.blocks, 256 / kBlockColumns));
+  extents.tile_rows = extents.filters % 192 == 0 ? 192 : extents.filters % 128 == 0 ? 128 : 64;
+  extents.tile_columns = extents.tile_rows == 64 ? 128 : 256;
+  extents.row_tiles = static_cast<int>(shape.k) / extents.tile_rows;
+  extents.column_tiles = static_cast<int>(ceil_div(extents.blocks, extents.tile_columns / kBlockColumns));
   const int64_t pixels = shape.n * shape.p * shape.q, tiles = int64_t{extents.row_tiles} * extents.column_tiles;
   extents.steps = static_cast<int>(ceil_div(pixels, kStagePixels));
-  const int64_t once = std::max<int64_t>(kMultiprocessors / tiles, 1), twice = 2 * kMultiprocessors / tiles;
-  const int64_t parts = std::min(twice > 2 * once ? twice : once, std::max<int64_t>(pixels / kMinPartPixels, 1));
-  extents.part_steps = static_cast<int>(std::max<int64_t>(ceil_div(extents.steps, parts), 1));
-  extents.parts = static_cast<int>(std::max<int64_t>(ceil_div(extents.steps, extents.part_steps), 1));
+  const DepthParts parts = cut_depth(pixels, kStagePixels, tiles);
+  extents.parts = parts.count, extents.part_steps = parts.depth / kStagePixels;
   return extents;
 }
 
@@ -176,20 +153,19 @@ int64_t grad_weight_wgmma_workspace(const Conv2dShape& packed) {
   return extents_of(packed).parts * weight * int64_t{sizeof(float)};
 }
 
-void launch_grad_weight_wgmma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
+void launch_grad_weight_wgmma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
                               const void* grad_output, const void* image, void* workspace, void* grad_weight,
                               void* stream) {
   const GradWeightExtents extents = extents_of(plan.shape);
   dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
     if constexpr (sizeof(T) == 2) {
-      const auto launch_rows = extents.rows_of_tile == 192   ? launch_block<T, TallBlock>
-                               : extents.rows_of_tile == 128 ? launch_block<T, MiddleBlock>
-                                                             : launch_block<T, FlatBlock>;
+      const auto launch_rows = extents.tile_rows == 192   ? launch_block<T, WgmmaTall>
+                               : extents.tile_rows == 128 ? launch_block<T, WgmmaWide>
+                                                          : launch_block<T, WgmmaSmall>;
       if (shape.n > 0) launch_rows(extents, plan.shape, grad_output, image, workspace, stream);
-      const int64_t count = plan.shape.k * plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
-      launch(sum_wgmma_parts_kernel<T>, grid_of_elements(count), kElementThreads, stream, shape, plan, weight_last,
-             static_cast<const float*>(workspace), shape.n > 0 ? extents.parts : 0, static_cast<T*>(grad_weight));
+      sum_weight_parts(dtype, shape, plan, weight_last, 1, static_cast<const float*>(workspace),
+                       shape.n > 0 ? extents.parts : 0, grad_weight, stream);
     }
   });
 }

@@ -63,7 +63,7 @@ void launch_product(const MmaExtents& extents, const MmaConv2d& conv, const Latt
 }
 
 // conv.k results of `samples` images.
-void launch_windows(Dtype dtype, const Conv2dPlan& plan, int64_t samples, const MmaConv2d& conv, const Lattice& lattice,
+void launch_windows(DType dtype, const Conv2dPlan& plan, int64_t samples, const MmaConv2d& conv, const Lattice& lattice,
                     WindowOperands operands, void* stream) {
   MmaExtents extents;
   extents.groups = conv.groups, extents.columns = conv.k / conv.groups, extents.parts = 1;
@@ -84,9 +84,9 @@ void launch_windows(Dtype dtype, const Conv2dPlan& plan, int64_t samples, const 
     dispatch_mma(dtype, [&](auto type) {
       using T = decltype(type);
       if constexpr (sizeof(T) == 4) {
-        if (plan.strict) return launch_product<WindowProduct<T, true, StrictBlock>>(extents, conv, lattice, of, stream);
+        if (plan.strict) return launch_product<WindowProduct<T, true, MmaStrict>>(extents, conv, lattice, of, stream);
       }
-      dispatch_block<WideBlock, LongBlock, TallBlock>(extents, [&](auto block) {
+      dispatch_window_block(extents, [&](auto block) {
         launch_product<WindowProduct<T, false, decltype(block)>>(extents, conv, lattice, of, stream);
       });
     });
@@ -95,12 +95,12 @@ void launch_windows(Dtype dtype, const Conv2dPlan& plan, int64_t samples, const 
 
 }  // namespace
 
-int64_t conv2d_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
+int64_t conv2d_mma_workspace(DType dtype, const Conv2dPlan& plan) {
   if (!plan.packing.needed) return 0;
   return workspace_bytes(image_bytes(dtype, plan.shape)) + workspace_bytes(weight_bytes(dtype, plan.shape));
 }
 
-void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+void launch_conv2d_mma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                        const void* input, const void* weight, const void* bias, void* workspace, void* output,
                        void* stream) {
   WindowOperands operands = {input, weight, bias, output};
@@ -114,11 +114,11 @@ void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& 
   launch_windows(dtype, plan, shape.n, conv, {conv.p, conv.q, 0, 0, 1, 1}, operands, stream);
 }
 
-int64_t conv2d_grad_input_mma_workspace(Dtype dtype, const Conv2dPlan& plan) {
+int64_t conv2d_grad_input_mma_workspace(DType dtype, const Conv2dPlan& plan) {
   return workspace_bytes(weight_bytes(dtype, plan.shape));
 }
 
-void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const void* grad_output, const void* weight,
+void launch_conv2d_grad_input_mma(DType dtype, const Conv2dPlan& plan, const void* grad_output, const void* weight,
                                   void* workspace, void* grad_input, void* stream) {
   const Conv2dShape& shape = plan.shape;
   flip_weight(dtype, shape, weight, workspace, stream);
@@ -130,13 +130,14 @@ void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const voi
       MmaConv2d conv = mma_conv2d(shape, chunk_elements(dtype));
       conv.c = static_cast<int>(shape.k / chunk_elements(dtype)), conv.group_c = conv.c / conv.groups;
       conv.h = static_cast<int>(shape.p), conv.w = static_cast<int>(shape.q), conv.k = static_cast<int>(shape.c);
-      conv.p = along_h.count, conv.q = along_w.count;
-      conv.r = along_w.taps == 0 ? 0 : along_h.taps, conv.s = std::max(along_w.taps, 1);
+      conv.p = static_cast<int>(along_h.count), conv.q = static_cast<int>(along_w.count);
+      conv.r = along_w.taps == 0 ? 0 : static_cast<int>(along_h.taps);
+      conv.s = std::max(static_cast<int>(along_w.taps), 1);
       conv.stride_h = conv.stride_w = 1;
-      conv.pad_top = along_h.pad, conv.pad_left = along_w.pad;
-      const Lattice lattice = {
-          static_cast<int>(shape.h),        static_cast<int>(shape.w),       along_h.first, along_w.first,
-          static_cast<int>(shape.stride_h), static_cast<int>(shape.stride_w)};
+      conv.pad_top = static_cast<int>(padding_of(along_h)), conv.pad_left = static_cast<int>(padding_of(along_w));
+      const Lattice lattice = {static_cast<int>(shape.h),        static_cast<int>(shape.w),
+                               static_cast<int>(along_h.first),  static_cast<int>(along_w.first),
+                               static_cast<int>(shape.stride_h), static_cast<int>(shape.stride_w)};
       const int64_t begin = taps_before_residue(shape, f, g) * shape.c * filters_per_group(shape);
       const void* const flipped = static_cast<const char*>(workspace) + begin * element_bytes(dtype);
       launch_windows(dtype, plan, shape.n, conv, lattice, {grad_output, flipped, nullptr, grad_input}, stream);

@@ -1,5 +1,5 @@
-// The geometry of a convolution as the kernels on tensor cores see it: in chunks of 16 bytes, of which 32 bits can
-// count those of a sample (cuda/conv2d/plan.h).
+// The geometry of a convolution as the kernels on tensor cores see it: in chunks of 16 bytes, whose number in a sample
+// fits 32 bits (cuda/conv2d/plan.h).
 #pragma once
 #include "cuda/conv2d/mma.h"
 
@@ -44,16 +44,16 @@ constexpr int64_t kWorkspaceAlignment = 256;
 inline int64_t workspace_bytes(int64_t bytes) {
   return ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment;
 }
-inline int64_t element_bytes(Dtype dtype) {
-  return dtype == Dtype::float32 ? 4 : 2;
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::float32 ? 4 : 2;
 }
-inline int64_t chunk_elements(Dtype dtype) {
+inline int64_t chunk_elements(DType dtype) {
   return 16 / element_bytes(dtype);
 }
-inline int64_t image_bytes(Dtype dtype, const Conv2dShape& shape) {
+inline int64_t image_bytes(DType dtype, const Conv2dShape& shape) {
   return shape.n * shape.c * shape.h * shape.w * element_bytes(dtype);
 }
-inline int64_t weight_bytes(Dtype dtype, const Conv2dShape& shape) {
+inline int64_t weight_bytes(DType dtype, const Conv2dShape& shape) {
   return shape.k * channels_per_group(shape) * shape.r * shape.s * element_bytes(dtype);
 }
 

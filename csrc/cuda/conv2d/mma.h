@@ -1,4 +1,4 @@
-// Launchers of convolution on tensor cores (cuda/gemm/mma_gemm.cuh), for what cuda/conv2d/plan.h has planned for them.
+// Launchers of convolution on tensor cores, for what cuda/conv2d/plan.h has planned for them.
 //
 // Images are channels_last, weights [k, r, s, c / groups] in memory, and every address is a multiple of 16 bytes. An
 // image that is packed may be contiguous as well (`channels_last` tells), and then its weight is, too. `workspace`
@@ -10,27 +10,23 @@ namespace tmc {
 extern "C" {
 
 // bias may be null.
-int64_t conv2d_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
-void launch_conv2d_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+int64_t conv2d_mma_workspace(DType dtype, const Conv2dPlan& plan);
+void launch_conv2d_mma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                        const void* input, const void* weight, const void* bias, void* workspace, void* output,
                        void* stream);
 
-int64_t conv2d_grad_input_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
-void launch_conv2d_grad_input_mma(Dtype dtype, const Conv2dPlan& plan, const void* grad_output, const void* weight,
+int64_t conv2d_grad_input_mma_workspace(DType dtype, const Conv2dPlan& plan);
+void launch_conv2d_grad_input_mma(DType dtype, const Conv2dPlan& plan, const void* grad_output, const void* weight,
                                   void* workspace, void* grad_input, void* stream);
 
 // Whether the library has machine code of the kernels that use wgmma.
 bool compiled_for_wgmma();
 
 // grad_weight is channels_last if `weight_last`, else contiguous.
-int64_t conv2d_grad_weight_mma_workspace(Dtype dtype, const Conv2dPlan& plan);
-void launch_conv2d_grad_weight_mma(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
+int64_t conv2d_grad_weight_mma_workspace(DType dtype, const Conv2dPlan& plan);
+void launch_conv2d_grad_weight_mma(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last,
                                    bool weight_last, const void* grad_output, const void* input, void* workspace,
                                    void* grad_weight, void* stream);
-
-// grad_weight from the sums of the parts, [parts, groups, rows, columns] of plan.shape, added in order.
-void launch_sum_mma_parts(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool weight_last,
-                          const float* sums, int parts, void* grad_weight, void* stream);
 
 }  // extern "C"
 }  // namespace tmc

@@ -6,8 +6,8 @@ namespace {
 
 // Values are only moved: two types for all dtypes.
 template <class Body>
-void dispatch_size(Dtype dtype, Body body) {
-  return dtype == Dtype::float32 ? body(uint32_t{}) : body(uint16_t{});
+void dispatch_size(DType dtype, Body body) {
+  return dtype == DType::float32 ? body(uint32_t{}) : body(uint16_t{});
 }
 
 // What pack_image_kernel knows of a sample, in 32 bits: divisions are what it spends its time on.
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kElementThreads)
     pack_weight_kernel(const Conv2dShape shape, const Conv2dPlan plan, Strides strides, const T* weight, T* packed) {
   const int64_t index = thread_index();
   if (index >= plan.shape.k * plan.shape.r * plan.shape.s * plan.shape.c) return;
-  const Place at = place_of(index, plan.shape.c, plan.shape.r, plan.shape.s, true);
+  const Coordinates at = coordinates_of(index, plan.shape.c, plan.shape.r, plan.shape.s, true);
   const WeightPlace from = unpacked(shape, plan.packing, at.c, at.h, at.w);
   packed[index] = from.c < 0 ? T{} : weight[offset_of(strides, {at.n, from.c, from.r, from.s})];
 }
@@ -61,18 +61,18 @@ __global__ void __launch_bounds__(kElementThreads)
     flip_weight_kernel(const Conv2dShape shape, const T* weight, T* flipped) {
   const int64_t index = thread_index(), channels = channels_per_group(shape), filters = filters_per_group(shape);
   if (index >= shape.k * shape.r * shape.s * channels) return;
-  const Place from = place_of(index, channels, shape.r, shape.s, true);
+  const Coordinates from = coordinates_of(index, channels, shape.r, shape.s, true);
   const int64_t group = from.n / filters, k = from.n - group * filters;
   const int64_t f = from.h % shape.stride_h, g = from.w % shape.stride_w;
-  const int64_t taps_h = taps_of_residue(f, shape.r, shape.stride_h), r = taps_h - 1 - from.h / shape.stride_h;
-  const int64_t taps_w = taps_of_residue(g, shape.s, shape.stride_w), s = taps_w - 1 - from.w / shape.stride_w;
+  const int64_t taps_h = taps_from(f, shape.r, shape.stride_h), r = taps_h - 1 - from.h / shape.stride_h;
+  const int64_t taps_w = taps_from(g, shape.s, shape.stride_w), s = taps_w - 1 - from.w / shape.stride_w;
   const int64_t begin = taps_before_residue(shape, f, g) * shape.c * filters;
   flipped[begin + (((group * channels + from.c) * taps_h + r) * taps_w + s) * filters + k] = weight[index];
 }
 
 }  // namespace
 
-void pack_image(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last, const void* input,
+void pack_image(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last, const void* input,
                 void* packed, void* stream) {
   if (shape.n == 0) return;  // conv2d_grad_weight of an empty batch
   dispatch_size(dtype, [&](auto type) {
@@ -91,7 +91,7 @@ void pack_image(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, b
   });
 }
 
-void pack_weight(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last, const void* weight,
+void pack_weight(DType dtype, const Conv2dShape& shape, const Conv2dPlan& plan, bool channels_last, const void* weight,
                  void* packed, void* stream) {
   dispatch_size(dtype, [&](auto type) {
     using T = decltype(type);
@@ -101,7 +101,7 @@ void pack_weight(Dtype dtype, const Conv2dShape& shape, const Conv2dPlan& plan, 
   });
 }
 
-void flip_weight(Dtype dtype, const Conv2dShape& shape, const void* weight, void* flipped, void* stream) {
+void flip_weight(DType dtype, const Conv2dShape& shape, const void* weight, void* flipped, void* stream) {
   dispatch_size(dtype, [&](auto type) {
     using T = decltype(type);
     launch(flip_weight_kernel<T>, grid_of_elements(shape.k * shape.r * shape.s * channels_per_group(shape)),

@@ -12,8 +12,8 @@ constexpr int64_t kChunkBytes = 16;
 // Kernels keep extents of a sample and of the window as int, with room to count past their ends (cuda/conv2d/mma.cu).
 constexpr int64_t kMaxExtent = 1 << 15, kMaxSample = int64_t{1} << 31;
 
-int64_t chunk_elements(Dtype dtype) {
-  return dtype == Dtype::float32 ? kChunkBytes / 4 : kChunkBytes / 2;
+int64_t chunk_elements(DType dtype) {
+  return dtype == DType::float32 ? kChunkBytes / 4 : kChunkBytes / 2;
 }
 int64_t round_up(int64_t value, int64_t multiple) {
   return ceil_div(value, multiple) * multiple;
@@ -53,9 +53,9 @@ Conv2dPlan general(const Conv2dShape& shape, const char* reason) {
 }
 
 // What all three maps need; nullptr if nothing is missing.
-const char* obstacle(Dtype dtype, const Conv2dShape& shape, const Conv2dDevice& device) {
+const char* obstacle(DType dtype, const Conv2dShape& shape, const Conv2dDevice& device) {
   if (device.preferred == CudaAlgorithm::implicit_gemm) return kPreferred;
-  if (dtype == Dtype::float64) return "float64 has no tensor cores here";
+  if (dtype == DType::float64) return "float64 has no tensor cores here";
   if (device.last == CudaAlgorithm::implicit_gemm)
     return "the device has no tensor cores for these dtypes (compute capability below 8.0)";
   if (!fits(shape)) return "an image or window is too large for 32-bit indices";
@@ -64,16 +64,16 @@ const char* obstacle(Dtype dtype, const Conv2dShape& shape, const Conv2dDevice& 
   return nullptr;
 }
 
-Conv2dPlan on_tensor_cores(Dtype dtype, const Conv2dShape& shape, Packing packing, Precision precision) {
-  const bool strict = dtype == Dtype::float32 && precision == Precision::highest;
+Conv2dPlan on_tensor_cores(DType dtype, const Conv2dShape& shape, Packing packing, Precision precision) {
+  const bool strict = dtype == DType::float32 && precision == Precision::highest;
   const char* reason = strict                    ? "float32 as the sum of two TF32 numbers, float32 sums"
-                       : dtype == Dtype::float32 ? "float32 rounded to TF32, float32 sums"
+                       : dtype == DType::float32 ? "float32 rounded to TF32, float32 sums"
                                                  : "half precision, float32 sums";
   return {true, false, strict, packing, shape, reason, nullptr};
 }
 
 // The map reads the image through windows and has its channels in the depth: conv2d and conv2d_grad_weight.
-Conv2dPlan plan_image(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
+Conv2dPlan plan_image(DType dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
   if (const char* reason = obstacle(dtype, shape, device)) return general(shape, reason);
   const int64_t chunk = chunk_elements(dtype);
   if (channels_per_group(shape) % chunk == 0) return on_tensor_cores(dtype, shape, {false, 1, 1}, precision);
@@ -89,7 +89,7 @@ Conv2dPlan plan_image(Dtype dtype, const Conv2dShape& shape, Precision precision
 }
 
 // The plan with wgmma, where the device has it and nothing is in the way.
-Conv2dPlan with_wgmma(Dtype dtype, Conv2dPlan plan, const Conv2dDevice& device,
+Conv2dPlan with_wgmma(DType dtype, Conv2dPlan plan, const Conv2dDevice& device,
                       decltype(wgmma::conv2d_obstacle) obstacle) {
   if (!plan.tensor_cores || device.last != CudaAlgorithm::wgmma) return plan;
   const bool wanted = device.preferred == CudaAlgorithm::wgmma;
@@ -100,11 +100,11 @@ Conv2dPlan with_wgmma(Dtype dtype, Conv2dPlan plan, const Conv2dDevice& device,
 
 }  // namespace
 
-Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
+Conv2dPlan plan_conv2d(DType dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device) {
   return with_wgmma(dtype, plan_image(dtype, shape, precision, device), device, wgmma::conv2d_obstacle);
 }
 
-Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d_grad_input(DType dtype, const Conv2dShape& shape, Precision precision,
                                   const Conv2dDevice& device) {
   if (const char* reason = obstacle(dtype, shape, device)) return general(shape, reason);
   if (channels_per_group(shape) % chunk_elements(dtype) != 0)
@@ -115,7 +115,7 @@ Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precisi
                     wgmma::conv2d_grad_input_obstacle);
 }
 
-Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d_grad_weight(DType dtype, const Conv2dShape& shape, Precision precision,
                                    const Conv2dDevice& device) {
   if (shape.n > 0 && shape.p * shape.q >= kMaxSample / shape.n)
     return general(shape, "more pixels than 32-bit indices can count");

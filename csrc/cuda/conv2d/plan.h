@@ -1,11 +1,10 @@
 // Which algorithm computes a convolution, and as which product. Decided on the host from the shape of a sample and of
-// the weight, the dtype, the precision and the device: never from the batch, so that a sample's bits do not depend on
-// it.
+// the weight, the dtype, the precision and the device. Never from the batch: a sample's bits do not depend on it.
 #pragma once
 #include <optional>
 
 #include "conv2d.h"
-#include "cuda/machine/dtype.h"
+#include "dtype.h"
 
 namespace tmc {
 
@@ -39,10 +38,10 @@ struct Conv2dPlan {
   const char* not_wgmma;  // why not, on a device that has it; else null
 };
 
-Conv2dPlan plan_conv2d(Dtype dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device);
-Conv2dPlan plan_conv2d_grad_input(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d(DType dtype, const Conv2dShape& shape, Precision precision, const Conv2dDevice& device);
+Conv2dPlan plan_conv2d_grad_input(DType dtype, const Conv2dShape& shape, Precision precision,
                                   const Conv2dDevice& device);
-Conv2dPlan plan_conv2d_grad_weight(Dtype dtype, const Conv2dShape& shape, Precision precision,
+Conv2dPlan plan_conv2d_grad_weight(DType dtype, const Conv2dShape& shape, Precision precision,
                                    const Conv2dDevice& device);
 
 CudaAlgorithm algorithm_of(const Conv2dPlan& plan);

@@ -5,9 +5,9 @@
 //   conv2d               filters k     pixels n, p, q     r, s, c      of a group; the last one fastest
 //   conv2d_grad_input    channels c    pixels n, h, w     r, s, k
 //
-// TMA reads the pixels' windows by itself (pixel_map): it walks through the grid of one tap, and a stage takes 128
-// bytes of channels of one tap from 256 pixels that follow one another, across rows and samples. What lies outside is
-// zero.
+// TMA finds the pixels of a window by itself (pixel_map): it walks through the grid of one tap. A stage takes 128 bytes
+// of channels of one tap from kColumns pixels that follow one another, across rows and samples. What lies outside the
+// image is zero.
 #include "cuda/conv2d/wgmma.cuh"
 #include "cuda/gemm/wgmma_gemm.cuh"
 
@@ -96,7 +96,7 @@ struct WgmmaWindows {
         T* const buffer = reinterpret_cast<T*>(staging) + slice % 2 * kSlice * kPitch;
 #pragma unroll
         for (int j = 0; j < kSlice / 8; j += 2)
-          stage(buffer, j * 8, filter, sums[i] + (slice * (kSlice / 8) + j) * 4, bias_0, bias_8);
+          put_in_staging(buffer, j * 8, filter, sums[i] + (slice * (kSlice / 8) + j) * 4, bias_0, bias_8);
         wait_for_threads(1 + group, kWarpgroupThreads);
         constexpr int kRowChunks = kGroupRows / kChunkElements<T>;
 #pragma unroll
@@ -112,7 +112,8 @@ struct WgmmaWindows {
   }
 
   // Writes the thread's sums of 16 pixels, `line` the first.
-  static __device__ void stage(T* buffer, int line, int filter, const float* sums, float bias_0, float bias_8) {
+  static __device__ void put_in_staging(T* buffer, int line, int filter, const float* sums, float bias_0,
+                                        float bias_8) {
     const int lane = threadIdx.x % kWarpThreads;
     constexpr int kPitch = sizeof(T) == 2 ? kGroupRows : kGroupRows + 4;
     if constexpr (sizeof(T) == 2) {
@@ -161,16 +162,16 @@ void launch_block(int samples, const MmaConv2d& conv, const Lattice& lattice, co
   launch_wgmma_gemm(product, stream);
 }
 
-// The tallest block that the filters of a group fill: it reads the pixels least often. The bits are the same.
+// The tallest block that the filters of a group fill reads the pixels least often; a small one where others would leave
+// multiprocessors without a tile. The bits are the same. Not measured on a GPU.
 template <class T>
 void launch_windows(int samples, const MmaConv2d& conv, const Lattice& lattice, const WindowOperands& operands,
                     void* stream) {
   const int filters = conv.k / conv.groups, pixels = samples * conv.p * conv.q;
   const auto fill = [&](int rows) { return conv.k / rows * ceil_div(pixels, 256) >= kMultiprocessors; };
-  const auto launch = filters % 192 == 0 && fill(192)   ? launch_block<T, TallBlock>
-                      : filters % 128 == 0 && fill(128) ? launch_block<T, MiddleBlock>
-                      : fill(64)                        ? launch_block<T, FlatBlock>
-                                                        : launch_block<T, SmallBlock>;
+  const auto launch = filters % 192 == 0 && fill(192)   ? launch_block<T, WgmmaTall>
+                      : filters % 128 == 0 && fill(128) ? launch_block<T, WgmmaWide>
+                                                        : launch_block<T, WgmmaSmall>;
   launch(samples, conv, lattice, operands, stream);
 }
 
@@ -180,7 +181,7 @@ bool compiled_for_wgmma() {
   return compiled_for_hopper();
 }
 
-void launch_windows_wgmma(Dtype dtype, int samples, const MmaConv2d& conv, const Lattice& lattice,
+void launch_windows_wgmma(DType dtype, int samples, const MmaConv2d& conv, const Lattice& lattice,
                           const WindowOperands& operands, void* stream) {
   MmaConv2d elements = conv;  // instead of chunks
   elements.c *= static_cast<int>(chunk_elements(dtype)), elements.group_c *= static_cast<int>(chunk_elements(dtype));

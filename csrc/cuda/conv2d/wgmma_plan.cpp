@@ -7,8 +7,8 @@ namespace {
 
 constexpr int64_t kRows = 64, kLineBytes = 128;
 
-int64_t line_elements(Dtype dtype) {
-  return kLineBytes / (dtype == Dtype::float32 ? 4 : 2);
+int64_t line_elements(DType dtype) {
+  return kLineBytes / (dtype == DType::float32 ? 4 : 2);
 }
 
 // TMA's limits on one axis of the pixels that a tap reads (cuda.h, cuTensorMapEncodeIm2col; PTX ISA, im2col offsets):
@@ -19,7 +19,7 @@ bool can_walk(int64_t extent, int64_t count, int64_t step, int64_t pad, int64_t 
 }
 
 // The channels that a stage's lines are filled with: those of one tap, of one group.
-const char* lines_obstacle(Dtype dtype, int64_t channels, int64_t groups, bool wanted) {
+const char* lines_obstacle(DType dtype, int64_t channels, int64_t groups, bool wanted) {
   const int64_t line = line_elements(dtype);
   if (groups > 1 && channels % line != 0) return "the channels of a group do not fill lines of 128 bytes";
   // The rest of a tap's last line is zeros that are copied and multiplied all the same.
@@ -41,7 +41,7 @@ const char* rows_obstacle(int64_t rows, bool wanted) {
 constexpr const char* kStrict = "strict float32 is added up outside the tensor cores";
 constexpr const char* kWalk = "stride, padding or window are beyond what TMA can walk through";
 
-const char* image_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted) {
+const char* image_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted) {
   const Conv2dShape& shape = plan.shape;
   if (plan.strict) return kStrict;
   if (const char* reason = rows_obstacle(filters_per_group(shape), wanted)) return reason;
@@ -54,18 +54,19 @@ const char* image_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted) {
 bool can_walk_residues(int64_t input, int64_t output, int64_t pad, int64_t kernel, int64_t stride, int64_t dilation) {
   for (int64_t f = 0; f < stride; ++f) {
     const Residue residue = residue_of(f, input, pad, kernel, stride, dilation);
-    if (residue.count > 0 && !can_walk(output, residue.count, 1, residue.pad, (kernel - 1) * dilation)) return false;
+    if (residue.count > 0 && !can_walk(output, residue.count, 1, padding_of(residue), (kernel - 1) * dilation))
+      return false;
   }
   return true;
 }
 
 }  // namespace
 
-const char* conv2d_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted) {
+const char* conv2d_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted) {
   return image_obstacle(dtype, plan, wanted);
 }
 
-const char* conv2d_grad_input_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted) {
+const char* conv2d_grad_input_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted) {
   const Conv2dShape& shape = plan.shape;
   if (plan.strict) return kStrict;
   if (const char* reason = rows_obstacle(channels_per_group(shape), wanted)) return reason;
@@ -75,8 +76,8 @@ const char* conv2d_grad_input_obstacle(Dtype dtype, const Conv2dPlan& plan, bool
   return lines_obstacle(dtype, filters_per_group(shape), shape.groups, wanted);
 }
 
-const char* conv2d_grad_weight_obstacle(Dtype dtype, const Conv2dPlan& plan, bool wanted) {
-  if (dtype == Dtype::float32) return "wgmma reads float32 only along the depth, which is here the pixels";
+const char* conv2d_grad_weight_obstacle(DType dtype, const Conv2dPlan& plan, bool wanted) {
+  if (dtype == DType::float32) return "wgmma reads float32 only along the depth, which is here the pixels";
   const int64_t columns = plan.shape.r * plan.shape.s * channels_per_group(plan.shape);
   if (!wanted && columns <= kRows) return "three quarters of a tile of 256 columns would be empty";
   return image_obstacle(dtype, plan, wanted);

@@ -1,11 +1,10 @@
-// The operands of a convolution as cuda/gemm/mma_gemm.cuh's tiles: windows of the image as rows, filters as columns.
+// The operands of a convolution as tiles of cuda/gemm/mma_gemm.cuh: windows of the image are rows, filters are columns.
 //
-// A Product has `image`, `matrix` and `conv`, and says by pixel_of(tile, row) which pixel of the result a row of a tile
-// is.
+// A Product has `image`, `matrix` and `conv`. pixel_of(tile, row) says which pixel of the result a row of a tile is.
 //
-// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next ones: windows
-// overlap, so the taps read the same lines of the image over and over, and read so they come from L1 all but the first
-// time. Otherwise the depth runs as it lies in memory, the channels fastest.
+// Where channels fill tiles of the depth, a tile's channels run through all taps (r, s) before the next channels come.
+// Windows overlap, so the taps read the same lines of the image over and over; in this order all reads but the first
+// hit L1. Otherwise the depth runs as it lies in memory, the channels fastest.
 #pragma once
 #include "cuda/conv2d/mma.cuh"
 #include "cuda/gemm/mma_gemm.cuh"
@@ -25,7 +24,7 @@ struct MapPixel {
 // h, w and address of the first tap. Rows and depths behind the end are windows and taps outside the image.
 template <class ImageTile, class Block>
 struct WindowCopier {
-  using Shared = Share<ImageTile, Block>;
+  using Shared = CopyShare<ImageTile, Block>;
   static constexpr int kOutside = 1 << 29;
   static_assert(Shared::kPlaceStep == Block::kThreads);  // no thread is left over
   int r, s, c;
@@ -74,8 +73,8 @@ struct FilterCopier {
   template <class Product, class Tile>
   __device__ FilterCopier(const Product& product, const Tile& tile)
       : lines(product.matrix + int64_t{tile.group} * product.columns * depth_chunks(product.conv),
-              depth_chunks(product.conv), tile.column + Share<MatrixTile, Block>::line(),
-              Share<MatrixTile, Block>::chunk()) {}
+              depth_chunks(product.conv), tile.column + CopyShare<MatrixTile, Block>::line(),
+              CopyShare<MatrixTile, Block>::chunk()) {}
 
   template <class Product, class Tile>
   __device__ void copy(const Product& product, const Tile&, Chunk* chunks) {

@@ -1,4 +1,4 @@
-// Convolution and its gradients as one matrix product whose operands are never laid out as matrices (eq. 17):
+// Room gemm: convolution and its gradients as one matrix product (eq. 17). Its operands are never laid out as matrices:
 //
 //   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
 //
@@ -7,13 +7,16 @@
 //   conv2d_grad_input    n, h, w    c         k, r, s    grad_output   weight          eq. 5   (dgrad)
 //   conv2d_grad_weight   c, r, s    k         n, p, q    input         grad_output     eq. 3   (wgrad)
 //
-// `image` is read through the sliding window, so its address depends on row and depth together and may fall into the
-// padding; `matrix` is a plain product of strides. What a row, a column and a depth mean is a Map's affair
-// (cuda/conv2d/conv2d.cu, cuda/conv2d/grad_weight.cu); it is decoded once into tables in shared memory, so the loads do
-// no division.
+// The room has three main loops: this one for every dtype, layout and shape, on ordinary arithmetic; mma_gemm.cuh on
+// tensor cores since sm_80; wgmma_gemm.cuh on those of sm_90a. What goes in is a problem: a type that says what a row,
+// a column and a depth are (cuda/conv2d). What comes out are sums, which the problem stores. What bounds them:
+// arithmetic.
 //
-// A block owns kTileRows x kTileColumns results, a thread kThreadRows x kThreadColumns of them in registers. Tiles of
-// both operands pass through shared memory, kTileDepth at a time. Sums are in accumulate_t. Bound: arithmetic.
+// Here, `image` is read through the sliding window: its address depends on row and depth together, and may lie in the
+// padding. `matrix` is a plain product of strides. Rows, columns and depths are decoded once, into tables in shared
+// memory, so that the loads do no division. A block owns kTileRows x kTileColumns results, and a thread kThreadRows x
+// kThreadColumns of them in registers. Tiles of both operands pass through shared memory, kTileDepth at a time. Sums
+// are in accumulate_t.
 #pragma once
 #include "cuda/machine/launch.h"
 #include "cuda/machine/layout.h"
@@ -39,7 +42,7 @@ struct Column {
   int64_t matrix, result, channel;
 };
 
-// One of the products, as a kernel argument. A Map adds to it:
+// One of the products, as a kernel argument. A Problem adds to it:
 //   scalar_t, accumulate type aside, the element type
 //   row(group, i), column(group, j), depth(group, d)    coordinates of an index
 //   image_offset(row, depth)                            where the image is read, or -1 in the padding
@@ -80,29 +83,30 @@ __device__ inline TileElement tile_element(int i, int extent, bool depth_is_inne
   return depth_is_inner ? TileElement{i / kTileDepth, i % kTileDepth} : TileElement{i % extent, i / extent};
 }
 
-template <class Map>
-__global__ void __launch_bounds__(kGemmThreads) implicit_gemm_kernel(const Map map) {
-  using scalar_t = typename Map::scalar_t;
+template <class Problem>
+__global__ void __launch_bounds__(kGemmThreads) implicit_gemm_kernel(const Problem problem) {
+  using scalar_t = typename Problem::scalar_t;
   using acc_t = accumulate_t<scalar_t>;
   auto& tiles = shared_memory<GemmTiles<acc_t>>();
   const int thread = threadIdx.x;
 
   // Block -> (part, group, column tile, row tile), the row tile fastest: blocks that run together share `matrix`.
   int64_t block = block_index();
-  const int64_t first_row = block % row_tiles(map) * kTileRows;
-  block /= row_tiles(map);
-  const int64_t first_column = block % column_tiles(map) * kTileColumns;
-  block /= column_tiles(map);
-  const int64_t group = block % map.groups, part = block / map.groups;
-  if (part >= map.parts) return;
-  const int64_t rows_left = map.rows - first_row, columns_left = map.columns - first_column;
-  const int64_t part_begin = part * map.part_depth;
+  const int64_t first_row = block % row_tiles(problem) * kTileRows;
+  block /= row_tiles(problem);
+  const int64_t first_column = block % column_tiles(problem) * kTileColumns;
+  block /= column_tiles(problem);
+  const int64_t group = block % problem.groups, part = block / problem.groups;
+  if (part >= problem.parts) return;
+  const int64_t rows_left = problem.rows - first_row, columns_left = problem.columns - first_column;
+  const int64_t part_begin = part * problem.part_depth;
   const int64_t part_end =
-      part_begin + map.part_depth < map.depth_extent ? part_begin + map.part_depth : map.depth_extent;
+      part_begin + problem.part_depth < problem.depth_extent ? part_begin + problem.part_depth : problem.depth_extent;
 
-  for (int i = thread; i < kTileRows && i < rows_left; i += kGemmThreads) tiles.rows[i] = map.row(group, first_row + i);
+  for (int i = thread; i < kTileRows && i < rows_left; i += kGemmThreads)
+    tiles.rows[i] = problem.row(group, first_row + i);
   for (int j = thread; j < kTileColumns && j < columns_left; j += kGemmThreads)
-    tiles.columns[j] = map.column(group, first_column + j);
+    tiles.columns[j] = problem.column(group, first_column + j);
 
   const int row = thread / (kTileColumns / kThreadColumns) * kThreadRows;
   const int column = thread % (kTileColumns / kThreadColumns) * kThreadColumns;
@@ -110,25 +114,25 @@ __global__ void __launch_bounds__(kGemmThreads) implicit_gemm_kernel(const Map m
 
   for (int64_t begin = part_begin; begin < part_end; begin += kTileDepth) {
     const int64_t depth_left = part_end - begin;
-    if (thread < kTileDepth && thread < depth_left) tiles.depths[thread] = map.depth(group, begin + thread);
+    if (thread < kTileDepth && thread < depth_left) tiles.depths[thread] = problem.depth(group, begin + thread);
     __syncthreads();  // the tables are written, and nobody still reads the previous tiles
 
 #pragma unroll
     for (int i = thread; i < kTileRows * kTileDepth; i += kGemmThreads) {
-      const TileElement e = tile_element(i, kTileRows, map.image_depth_is_inner);
+      const TileElement e = tile_element(i, kTileRows, problem.image_depth_is_inner);
       acc_t value = 0;
       if (e.at < rows_left && e.depth < depth_left) {
-        const int64_t offset = map.image_offset(tiles.rows[e.at], tiles.depths[e.depth]);
-        if (offset >= 0) value = static_cast<acc_t>(map.image[offset]);
+        const int64_t offset = problem.image_offset(tiles.rows[e.at], tiles.depths[e.depth]);
+        if (offset >= 0) value = static_cast<acc_t>(problem.image[offset]);
       }
       tiles.image[e.depth][e.at] = value;
     }
 #pragma unroll
     for (int i = thread; i < kTileColumns * kTileDepth; i += kGemmThreads) {
-      const TileElement e = tile_element(i, kTileColumns, map.matrix_depth_is_inner);
+      const TileElement e = tile_element(i, kTileColumns, problem.matrix_depth_is_inner);
       acc_t value = 0;
       if (e.at < columns_left && e.depth < depth_left)
-        value = static_cast<acc_t>(map.matrix[tiles.columns[e.at].matrix + tiles.depths[e.depth].matrix]);
+        value = static_cast<acc_t>(problem.matrix[tiles.columns[e.at].matrix + tiles.depths[e.depth].matrix]);
       tiles.matrix[e.depth][e.at] = value;
     }
     __syncthreads();  // the tiles are complete
@@ -147,13 +151,13 @@ __global__ void __launch_bounds__(kGemmThreads) implicit_gemm_kernel(const Map m
 #pragma unroll
     for (int j = 0; j < kThreadColumns; ++j)
       if (row + i < rows_left && column + j < columns_left)
-        map.store(tiles.rows[row + i], tiles.columns[column + j], part, sums[i][j]);
+        problem.store(tiles.rows[row + i], tiles.columns[column + j], part, sums[i][j]);
 }
 
-template <class Map>
-void launch_implicit_gemm(const Map& map, void* stream) {
-  const int64_t blocks = row_tiles(map) * column_tiles(map) * map.groups * map.parts;
-  launch(implicit_gemm_kernel<Map>, grid_of(blocks), kGemmThreads, stream, map);
+template <class Problem>
+void launch_implicit_gemm(const Problem& problem, void* stream) {
+  const int64_t blocks = row_tiles(problem) * column_tiles(problem) * problem.groups * problem.parts;
+  launch(implicit_gemm_kernel<Problem>, grid_of(blocks), kGemmThreads, stream, problem);
 }
 
 }  // namespace tmc

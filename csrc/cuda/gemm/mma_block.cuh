@@ -1,5 +1,5 @@
-// How many results a block of cuda/gemm/mma_gemm.cuh computes, and which size is best for a product: a function of its
-// extents alone. The bits of a result do not depend on it.
+// The sizes of a block of cuda/gemm/mma_gemm.cuh, and which one a product takes. The bits of a result do not depend on
+// it. The thresholds were chosen on paper: not measured on a GPU.
 #pragma once
 #include "cuda/gemm/mma_tile.cuh"
 
@@ -15,85 +15,50 @@ struct MmaExtents {
 // registers, and a warp reads (kWarpRows + kWarpColumns) * kStepBytes from shared memory for each step: 64 x 64 asks
 // least of it and leaves registers enough.
 template <int kRowWarps_, int kColumnWarps_, int kWarpRows_, int kWarpColumns_, int kBlocksPerMultiprocessor_>
-struct BlockShape {
+struct MmaBlock {
   static constexpr int kRowWarps = kRowWarps_, kColumnWarps = kColumnWarps_;
   static constexpr int kWarpRows = kWarpRows_, kWarpColumns = kWarpColumns_;
   static constexpr int kRows = kRowWarps * kWarpRows, kColumns = kColumnWarps * kWarpColumns;
-  static constexpr int kWarps = kRowWarps * kColumnWarps, kThreads = kWarps * kWarpThreads;
+  static constexpr int kThreads = kRowWarps * kColumnWarps * kWarpThreads;
   static constexpr int kBlocksPerMultiprocessor = kBlocksPerMultiprocessor_;
-
-  // What a step takes a multiprocessor when blocks keep it busy. Tensor cores: 1126 multiplications a clock, 55 % of
-  // an H100's peak, which is what mma.sync is said to reach. Shared memory: 128 bytes a clock, for the warps' reads and
-  // the copies that land, those of the image through L1. Calculated, not measured.
-  static constexpr int kStepClocks = std::max(
-      kRows * kColumns * 16 / 1126, (kWarps * (kWarpRows + kWarpColumns) + 2 * kRows + kColumns) * kStepBytes / 128);
 };
-using WideBlock = BlockShape<4, 2, 64, 64, 1>;    // 256 x 128, 465 clocks
-using LongBlock = BlockShape<2, 4, 64, 48, 1>;    // 128 x 192, 349 clocks: for 192 columns, where wide ones waste 64
-using TallBlock = BlockShape<4, 1, 64, 64, 2>;    // 256 x  64, 272 clocks: for 64 columns
-using NarrowBlock = BlockShape<4, 1, 32, 64, 3>;  // 128 x  64, 176 clocks: the same where a tall one cannot be copied
-// Strict products keep tensor cores busy three times as long as others, so that reads are no bound.
-struct StrictBlock : BlockShape<4, 1, 32, 64, 2> {
-  static constexpr int kStepClocks = 3 * kRows * kColumns * 16 / 1126;
-};
+using MmaWide = MmaBlock<4, 2, 64, 64, 1>;    // 256 x 128: the fewest reads of shared memory for a multiplication
+using MmaLong = MmaBlock<2, 4, 64, 48, 1>;    // 128 x 192: for 192 columns, where two wide ones waste 64
+using MmaTall = MmaBlock<4, 1, 64, 64, 2>;    // 256 x  64: for 64 columns
+using MmaSmall = MmaBlock<4, 1, 32, 64, 3>;   // 128 x  64: for short products
+using MmaStrict = MmaBlock<4, 1, 32, 64, 2>;  // 128 x  64: for 3xTF32, which needs twice the registers
 
 template <class Block>
 int64_t tiles_of(const MmaExtents& extents) {
   return ceil_div(extents.rows, Block::kRows) * ceil_div(extents.columns, Block::kColumns) * extents.groups;
 }
 
-// What a product takes in blocks of this shape: the multiprocessor with most tiles ends last.
-template <class Block>
-int64_t clocks_of(const MmaExtents& extents) {
-  return ceil_div(tiles_of<Block>(extents) * extents.parts, kMultiprocessors) * Block::kStepClocks;
+// The number of columns decides. Layers of AlexNet and ResNet have 64, 192, or a multiple of 128.
+inline bool is_64_columns(const MmaExtents& extents) {
+  return extents.columns <= 64;
+}
+inline bool is_192_columns(const MmaExtents& extents) {
+  return extents.columns > 128 && extents.columns <= 192;
 }
 
-// Runs body(Block{}) for the one of the Blocks that takes least.
-template <class Block, class... Blocks, class Body>
-void dispatch_block(const MmaExtents& extents, Body body) {
-  const bool is_best = (... && (clocks_of<Block>(extents) <= clocks_of<Blocks>(extents)));
-  if constexpr (sizeof...(Blocks) > 0) {
-    if (!is_best) return dispatch_block<Blocks...>(extents, body);
-  }
-  body(Block{});
+// Calls body(Block{}) for a product over windows. Three tall blocks for 192 columns, not a long one: by calculation
+// that costs a tenth, and saves a kernel. A small block where others would leave multiprocessors without a tile.
+template <class Body>
+void dispatch_window_block(const MmaExtents& extents, Body body) {
+  const bool tall = is_64_columns(extents) || is_192_columns(extents);
+  const int64_t tiles = tall ? tiles_of<MmaTall>(extents) : tiles_of<MmaWide>(extents);
+  if (tiles < kMultiprocessors) return body(MmaSmall{});
+  if (tall) return body(MmaTall{});
+  body(MmaWide{});
 }
 
-// ---- A depth that is far longer than there are results is cut into parts, whose sums are added in order.
-
-// A shorter part would cost more to add than to compute [estimate]. An H100 copies so many bytes a clock.
-constexpr int64_t kMinPartDepth = 1024, kCopiedBytes = 1700, kMostWaves = 4;
-
-// So many parts that their tiles fill all multiprocessors for some waves.
-template <class Block>
-MmaExtents cut_for(MmaExtents extents, int waves) {
-  const int64_t most = std::max<int64_t>(extents.depth / kMinPartDepth, 1);
-  const int64_t parts = std::clamp<int64_t>(waves * kMultiprocessors / tiles_of<Block>(extents), 1, most);
-  constexpr int64_t kMultiple = kTileDepthElements<bfloat16>;  // of a float tile's depth, too
-  const int64_t part_depth = std::max<int64_t>(ceil_div(ceil_div(extents.depth, parts), kMultiple), 1) * kMultiple;
-  extents.part_depth = static_cast<int>(part_depth);
-  extents.parts = static_cast<int>(std::max<int64_t>(ceil_div(extents.depth, part_depth), 1));
-  return extents;
-}
-
-// What a product that is cut takes: its steps, as many as half types have, and its partial sums written and read.
-template <class Block>
-int64_t clocks_in_parts(const MmaExtents& extents) {
-  const int64_t results = int64_t{extents.groups} * extents.rows * extents.columns;
-  const int64_t sums = 2 * int64_t{sizeof(float)} * results * extents.parts / kCopiedBytes;
-  return clocks_of<Block>(extents) * ceil_div(extents.part_depth, kTileDepthElements<bfloat16> / kSteps) + sums;
-}
-
-// The bits depend on the parts: the best of these cuts, which the shape alone decides, not the GPU at hand.
-template <class... Blocks>
-MmaExtents best_cut(const MmaExtents& extents) {
-  MmaExtents best = extents;
-  int64_t least = INT64_MAX;
-  const auto consider = [&](const MmaExtents& cut, int64_t clocks) {
-    if (clocks < least) best = cut, least = clocks;
-  };
-  for (int waves = 1; waves <= kMostWaves; ++waves)
-    (..., consider(cut_for<Blocks>(extents, waves), clocks_in_parts<Blocks>(cut_for<Blocks>(extents, waves))));
-  return best;
+// The same for a gradient by the weight. Too few tiles are no matter here: the depth is cut until there are enough. It
+// has no tall block, whose 128 threads are too few to copy lines of 256 rows (DepthOuterTile).
+template <class Body>
+void dispatch_grad_weight_block(const MmaExtents& extents, Body body) {
+  if (is_64_columns(extents) || extents.rows <= 128) return body(MmaSmall{});
+  if (is_192_columns(extents)) return body(MmaLong{});
+  body(MmaWide{});
 }
 
 }  // namespace tmc

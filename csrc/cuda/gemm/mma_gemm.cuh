@@ -1,25 +1,25 @@
-// Convolution as a matrix product on tensor cores (mma.sync, sm_80 and later):
+// The matrix product of cuda/gemm/implicit_gemm.cuh on tensor cores (mma.sync, sm_80 and later):
 //
 //   result[row, column] = sum over depth of image(row, depth) * matrix(depth, column)        for each group
 //
-// as in cuda/gemm/implicit_gemm.cuh, but in chunks of 16 bytes: what stands side by side in memory (channels,
-// channels_last) must come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are:
-// cuda/conv2d/mma.cu, cuda/conv2d/grad_weight_mma.cu.
+// Both operands are read in chunks of 16 bytes. So what stands side by side in memory, the channels of channels_last
+// tensors, must come in multiples of 8 half or 4 float elements. A Product says what rows, columns and depth are:
+// cuda/conv2d/mma.cu, cuda/conv2d/grad_weight_mma.cu, cuda/stage/slice.cuh.
 //
-// A block owns kRows x kColumns results (cuda/gemm/mma_block.cuh) and its warps kWarpRows x kWarpColumns each, in
-// registers. Tiles of both operands (cuda/gemm/mma_tile.cuh) come by cp.async, kStages - 1 ahead of the multiplication,
-// into a ring in shared memory; one barrier for each tile. The sum of a result runs over the depth in one order,
-// whatever the block's shape and whatever else is in the batch. Bound: tensor cores; mma.sync is said to reach 55 % of
-// what an H100's wgmma does.
+// A block owns kRows x kColumns results (cuda/gemm/mma_block.cuh), and its warps kWarpRows x kWarpColumns each, in
+// registers. Tiles of both operands (cuda/gemm/mma_tile.cuh) come by cp.async into a ring of kRingStages stages in
+// shared memory, kRingStages - 1 ahead of the multiplication. There is one barrier for each tile. The sum of a result
+// runs over the depth in one order, whatever the block's shape and whatever else is in the batch. Bound: tensor cores;
+// mma.sync is said to reach 55 % of what an H100's wgmma does.
 //
 // Budget: 64 x 64 results are 128 registers a thread and the fragments of a step 32, of 255. A stage of the wide block
-// is 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not yet tuned on a GPU.
+// is 24 KB, four are 96 KB, which one multiprocessor of every architecture has (sm_120: 99 KB). Not tuned on a GPU.
 #pragma once
 #include "cuda/gemm/mma_block.cuh"
 
 namespace tmc {
 
-constexpr int kStages = 4;
+constexpr int kRingStages = 4;
 
 // A Product derives from MmaExtents and adds
 //   scalar_t, result_t, Block, kSplit     element types, an MmaBlock, whether float is strict (cuda/gemm/mma_tile.cuh)
@@ -58,7 +58,7 @@ __device__ MmaTile mma_tile_of_block(const Product& product) {
 // Which chunks of a tile a thread copies: one chunk of every kStep-th line. They stand at place() + i * kPlaceStep.
 // Threads that are left over, which are whole warps, copy nothing.
 template <class Tile, class Block>
-struct Share {
+struct CopyShare {
   static constexpr int kStep = Block::kThreads / Tile::kLineChunks / Tile::kPeriod * Tile::kPeriod;
   static constexpr int kCount = Tile::kLines / kStep, kPlaceStep = kStep * Tile::kLineChunks;
   static_assert(kCount * kStep == Tile::kLines && kPlaceStep % kWarpThreads == 0);
@@ -72,7 +72,7 @@ struct Share {
 // `from` is where the line begins. Behind the ends there are zeros. Where the next tile begins is the owner's affair.
 template <class Tile, class Block>
 struct MatrixLines {
-  using Shared = Share<Tile, Block>;
+  using Shared = CopyShare<Tile, Block>;
   const Chunk* from;
   int line, chunk;
 
@@ -111,7 +111,7 @@ __device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* 
   constexpr int kTileDepth = kTileDepthElements<typename Product::scalar_t>;
   const int tiles = (tile.depth_end - tile.depth_begin + kTileDepth - 1) / kTileDepth;
   const auto copy = [&](int index) {
-    Chunk* const stage = ring + index % kStages * kStageChunks;
+    Chunk* const stage = ring + index % kRingStages * kStageChunks;
     image.copy(product, tile, stage);
     matrix.copy(product, tile, stage + ImageTile::kChunks);
   };
@@ -119,7 +119,7 @@ __device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* 
   // A group of copies is closed for every tile, also for those past the end: so the number of groups that may still be
   // on their way is always the same.
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) {
+  for (int i = 0; i < kRingStages - 1; ++i) {
     if (i < tiles) copy(i);
     commit_copies();
   }
@@ -127,11 +127,11 @@ __device__ void multiply_tiles(const Product& product, const Tile& tile, Chunk* 
   constexpr int kUnrolledSteps = Product::kSplit || Block::kThreads > 256 ? 1 : kSteps;
   const int row = warp_row<Block>(), column = warp_column<Block>();
   for (int i = 0; i < tiles; ++i) {
-    wait_for_copies<kStages - 2>();
+    wait_for_copies<kRingStages - 2>();
     __syncthreads();  // the tile has landed for every thread, and none still reads the one that is overwritten next
-    if (i + kStages - 1 < tiles) copy(i + kStages - 1);
+    if (i + kRingStages - 1 < tiles) copy(i + kRingStages - 1);
     commit_copies();
-    const Chunk* const stage = ring + i % kStages * kStageChunks;
+    const Chunk* const stage = ring + i % kRingStages * kStageChunks;
 #pragma unroll(kUnrolledSteps)
     for (int step = 0; step < kSteps; ++step)
       multiply_step<typename Product::scalar_t, Product::kSplit, ImageTile, MatrixTile>(
@@ -206,7 +206,7 @@ void launch_mma_gemm(const Product& product, void* stream) {
   constexpr int kStageChunks = Product::ImageTile::kChunks + Product::MatrixTile::kChunks;
   const int64_t blocks = tiles_of<Block>(product) * product.parts;
   launch_with_shared_memory(mma_gemm_kernel<Product>, dim3(static_cast<unsigned>(blocks)), Block::kThreads,
-                            kStages * kStageChunks * int(sizeof(Chunk)), stream, product);
+                            kRingStages * kStageChunks * int(sizeof(Chunk)), stream, product);
 }
 
 }  // namespace tmc

@@ -1,14 +1,14 @@
 // What one warp multiplies on tensor cores, and how its operands lie in shared memory.
 //
-// A tile of an operand is kTileDepthBytes of depth (32 half or 16 float elements) for every row or column of the block,
-// in chunks of 16 bytes: what cp.async copies and what ldmatrix reads as one row of a matrix. It lies in one of two
-// ways, as it does in global memory:
+// A tile of an operand has kTileDepthBytes of depth (32 half or 16 float elements) for every row or column of the
+// block. It consists of chunks of 16 bytes, which cp.async copies and which ldmatrix reads as one row of a matrix. It
+// lies as the operand does in global memory:
 //
 //   DepthInnerTile   a line for each row (or column), 4 chunks of depth            activations and weights, eq. 1 and 5
 //   DepthOuterTile   a line for each depth, chunks of neighbouring rows            both operands of eq. 3
 //
-// The chunks of a line are permuted (XOR with bits of the line's number), so that the eight chunks that are read or
-// written together fall into the eight different 16-byte groups of the 32 banks: no bank conflicts.
+// The chunks of a line are permuted by XOR with bits of the line's number (a swizzle). The eight chunks that are read
+// or written together then lie in eight different groups of 4 banks: no bank conflicts.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -32,12 +32,12 @@ constexpr int kTileDepthElements = kTileDepthBytes / sizeof(T);
 
 // Runs body(T{}) for the C++ type that `dtype` names, which must be one that tensor cores multiply.
 template <class Body>
-void dispatch_mma(Dtype dtype, Body body) {
+void dispatch_mma(DType dtype, Body body) {
   switch (dtype) {
-    case Dtype::float64: return;  // cuda/conv2d/plan.h refuses it
-    case Dtype::float32: return body(float{});
-    case Dtype::bfloat16: return body(bfloat16{});
-    case Dtype::float16: return body(float16{});
+    case DType::float64: return;  // cuda/conv2d/plan.h refuses it
+    case DType::float32: return body(float{});
+    case DType::bfloat16: return body(bfloat16{});
+    case DType::float16: return body(float16{});
   }
 }
 

@@ -1,25 +1,25 @@
-// A matrix product on an H100's tensor cores (wgmma, sm_90a), for convolution:
+// The matrix product of cuda/gemm/implicit_gemm.cuh on an H100's tensor cores (wgmma, sm_90a):
 //
 //   result[row, column] = sum over depth of matrix(row, depth) * image(depth, column)
 //
-// Against cuda/gemm/mma_gemm.cuh the operands have changed places: filters are rows, since these come in multiples of
-// 64, the rows of wgmma; its columns are any pixels. A Product says what they are: cuda/conv2d/wgmma.cu,
+// Rows and columns have changed places: filters are rows, since they come in multiples of 64, which wgmma has as rows.
+// Pixels are columns, in any number. A Product says what they are: cuda/conv2d/wgmma.cu,
 // cuda/conv2d/grad_weight_wgmma.cu.
 //
 // One block stays on each multiprocessor and takes tiles of kRows x kColumns results in turn. One thread of its last
-// warpgroup does nothing but start copies (TMA) into a ring of kStages stages in shared memory; each of the other
-// warpgroups multiplies 64 rows x kGroupColumns columns, sums in registers, one stage behind the other, and stores
-// them. A pair of barriers for each stage: `full` when its bytes have come, `empty` when every warp has read it. The
-// copies of the next tile run while the last one is stored. A result's sum runs over the depth in one order, whichever
-// block takes it. Bound: tensor cores, or L2 where tiles are read often: 192 x 256 results take 56 KB for 1.6 us of
-// products [calculated, not measured].
+// warpgroup starts copies by TMA into a ring of kStages stages in shared memory. Each of the other warpgroups
+// multiplies kRowTiles x 64 rows by kGroupColumns columns, one stage after the other, with the sums in registers. Each
+// stage has two barriers: `full` when its bytes have come, `empty` when every warp has read it. The copies of the next
+// tile run while the last one is stored. A result's sum runs over the depth in one order, whichever block takes it.
+// Bound: tensor cores, or L2 where tiles are read often: 192 x 256 results take 56 KB for 1.6 us of products
+// [calculated, not measured].
 //
-// Budget, of 227 KB and 65536 registers: 64 x 256 results of a warpgroup are 128 registers a thread, 192 x 128 are 192;
-// two warpgroups of 240 and one of 24 fill the multiprocessor (setmaxnreg). Three warpgroups of 64 x 256 do not
+// Budget, of 227 KB and 65536 registers: 64 x 256 results of a warpgroup are 128 registers a thread, 192 x 128 are 192.
+// Two warpgroups of 240 and one of 24 fill the multiprocessor (setmaxnreg). Three warpgroups of 64 x 256 do not
 // compile: the instruction wants 154 registers before setmaxnreg has given them.
 #pragma once
 #include "cuda/gemm/mma_tile.cuh"
-#include "cuda/machine/hopper.h"
+#include "cuda/machine/wgmma.h"
 
 namespace tmc {
 
@@ -39,11 +39,10 @@ struct WgmmaBlock {
   static constexpr int kBlocksPerMultiprocessor = kBlocksPerMultiprocessor_;
   static constexpr int kSums = kRowTiles * kGroupColumns / 2;  // of a thread
 };
-// For a number of filters that is a multiple of 192, of 128, of 64; and of 64 with few results.
-using TallBlock = WgmmaBlock<3, 1, 2, 128, 3>;
-using MiddleBlock = WgmmaBlock<1, 2, 1, 256, 4>;
-using FlatBlock = WgmmaBlock<1, 1, 2, 128, 5>;
-using SmallBlock = WgmmaBlock<1, 1, 1, 128, 4, 2>;
+// For a number of filters that is a multiple of 192, of 128; and of 64, or with few results.
+using WgmmaTall = WgmmaBlock<3, 1, 2, 128, 3>;      // 192 x 256
+using WgmmaWide = WgmmaBlock<1, 2, 1, 256, 4>;      // 128 x 256
+using WgmmaSmall = WgmmaBlock<1, 1, 1, 128, 4, 2>;  //  64 x 128
 
 // The sums of a thread (cuda/machine/wgmma.h), and what of a tile its warpgroup has: the first row and column.
 template <class Block>

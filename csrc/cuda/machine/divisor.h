@@ -1,4 +1,4 @@
-// Division by a number that the host knows, for 32-bit index maths: a high product, an addition and a shift, where a
+// Division of 32-bit integers by a number that the host knows. It takes a high product, an addition and a shift; a
 // GPU's own integer division takes some twenty instructions.
 #pragma once
 #include "cuda/machine/primitives.h"

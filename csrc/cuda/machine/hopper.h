@@ -1,9 +1,9 @@
-// What sm_90a (H100, H200) adds to cuda/machine/primitives.h: barriers that count bytes, copies of whole tiles by the
-// tensor memory accelerator (TMA), and matrix products of four warps (wgmma). Twice again: for the GPU, and emulated.
+// What sm_90a (H100, H200) adds to cuda/machine/primitives.h: barriers that count bytes, and copies of whole tiles by
+// the tensor memory accelerator (TMA). Again for the GPU and emulated. The matrix product is in cuda/machine/wgmma.h.
 //
-// Tiles in shared memory are lines of 128 bytes, and the 16-byte chunks of line i are permuted by XOR with i % 8: TMA
-// writes them so, wgmma reads them so, and no two of the eight lines that are read together meet in a bank
-// ("128-byte swizzle"). A tile begins at a multiple of kTileAlignment, since the permutation is one of address bits.
+// A tile in shared memory consists of lines of 128 bytes. The 16-byte chunks of line i are permuted by XOR with i % 8
+// ("128-byte swizzle"): TMA writes them so, wgmma reads them so, and the eight lines that are read together lie in
+// different banks. A tile begins at a multiple of kTileAlignment, since the permutation is one of address bits.
 #pragma once
 #include "cuda/machine/primitives.h"
 
@@ -234,8 +234,6 @@ __device__ __forceinline__ void store_matrices_transposed(void* column, const ui
 }
 
 }  // namespace tmc
-
-#include "cuda/machine/wgmma.h"
 
 #else
 

@@ -1,20 +1,20 @@
-// How the kernels are numbered and launched: one linear index of 64 bits over blocks or threads.
+// How kernels are numbered and launched: one linear index of 64 bits over blocks or threads.
 #pragma once
 #include <algorithm>
 
-#include "cuda/machine/dtype.h"
 #include "cuda/machine/primitives.h"
+#include "dtype.h"
 
 namespace tmc {
 
 // Runs body(T{}) for the C++ type that `dtype` names.
 template <class Body>
-void dispatch(Dtype dtype, Body body) {
+void dispatch(DType dtype, Body body) {
   switch (dtype) {
-    case Dtype::float64: return body(double{});
-    case Dtype::float32: return body(float{});
-    case Dtype::bfloat16: return body(bfloat16{});
-    case Dtype::float16: return body(float16{});
+    case DType::float64: return body(double{});
+    case DType::float32: return body(float{});
+    case DType::bfloat16: return body(bfloat16{});
+    case DType::float16: return body(float16{});
   }
 }
 

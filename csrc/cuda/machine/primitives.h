@@ -1,6 +1,14 @@
-// Everything a kernel takes from the machine, twice: for the GPU, and emulated so that the same kernel source runs
-// on a CPU (tests/cuda/cuda_harness), where its logic is tested without a GPU. No other CUDA file knows which one it
-// is.
+// Room machine: what kernels take from the GPU, and nothing of any operator.
+//
+// This file has memory, launches, asynchronous copies and tensor cores (mma.sync). hopper.h and wgmma.h add what sm_90a
+// has. layout.h, vector.h, divisor.h and quotient.cuh are index maths and vectors; launch.h numbers blocks and threads;
+// transpose.cu changes between contiguous and channels_last.
+//
+// All PTX is in primitives.h, hopper.h and wgmma.h, and each function in them exists twice: for the GPU, and emulated,
+// so that the same kernel source runs on a CPU (tests/cuda/cuda_harness) and is tested without a GPU. No other file
+// knows which one it is.
+//
+// What bounds a kernel here: only the transposition is one, and it is bound by memory.
 #pragma once
 #include <utility>
 

@@ -1,4 +1,4 @@
-// Division of many values by one small integer, a window's divisor.
+// Division of many values by one small integer, the divisor of an average.
 #pragma once
 #include <cmath>
 

@@ -1,4 +1,4 @@
-// Launcher of the change between contiguous and channels_last.
+// Launcher of the copy from contiguous to channels_last and back.
 #pragma once
 #include "common.h"
 

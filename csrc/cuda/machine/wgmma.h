@@ -1,13 +1,16 @@
-// wgmma, the matrix product of a warpgroup (4 warps), in PTX; cuda/machine/hopper.h includes it.
+// wgmma, the matrix product of a warpgroup (4 warps), in PTX:
 //
 //   sums[64 x N] += a[64 x depth] b[depth x N]       depth = 32 bytes: 16 half, 8 tf32 elements; N = 256 or 128
 //
-// Both operands lie in shared memory and are described by 64 bits (wgmma_operand). The instruction runs on while the
-// threads go on; sums belong to it from begin_products() until wait_for_products(). Thread t of the warpgroup holds, of
-// its row (t / 32) * 16 + t % 32 / 4, columns 8 j + t % 4 * 2 and the next in sums[4 j], sums[4 j + 1]; of the eighth
-// row below in sums[4 j + 2], sums[4 j + 3]. PTX ISA, "Register Fragments and Shared Memory Matrix Layouts".
+// Both operands lie in shared memory and are described by 64 bits (wgmma_operand). The instruction is asynchronous: the
+// sums belong to it from begin_products() until wait_for_products(). Thread t of the warpgroup holds the sums of row (t
+// / 32) * 16 + t % 32 / 4 and of the eighth row below. In the first, columns 8 j + t % 4 * 2 and the next are sums[4 j]
+// and sums[4 j + 1]; in the second, sums[4 j + 2] and sums[4 j + 3]. PTX ISA, "Register Fragments and Shared Memory
+// Matrix Layouts".
 #pragma once
 #include "cuda/machine/hopper.h"
+
+#if defined(__CUDACC__)  // else emulated_hopper.h, which cuda/machine/hopper.h includes
 
 namespace tmc {
 
@@ -96,3 +99,5 @@ __device__ __forceinline__ void multiply_add(float, float (&sums)[128], uint64_t
 }
 
 }  // namespace tmc
+
+#endif

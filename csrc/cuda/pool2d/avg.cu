@@ -1,5 +1,5 @@
-// Average and sum pooling on the GPU (eq. 7 and 9), each result gathered by the thread that owns it. Half types are
-// summed in float. Bound: memory.
+// Average and sum pooling on the GPU (eq. 7 and 9). The thread that owns a result gathers it. Half types are summed in
+// float. Bound: memory.
 #include "cuda/machine/quotient.cuh"
 #include "cuda/pool2d/choice.h"
 
@@ -70,11 +70,11 @@ __global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Window
 
 }  // namespace
 
-void launch_avg_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
+void launch_avg_pool2d(DType dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
                        const void* input, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    choose<Result::output, T>(
+    choose<PoolResult::output, T>(
         folded(shape, channels_last), are_aligned({input, output}), [&](auto lanes, auto windows, const auto& problem) {
           launch(avg_pool2d_kernel<T, decltype(lanes), decltype(windows)>, grid_of_elements(problem.tiles),
                  kElementThreads, stream, problem, rule, static_cast<const T*>(input), static_cast<T*>(output));
@@ -82,16 +82,16 @@ void launch_avg_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, 
   });
 }
 
-void launch_avg_pool2d_grad_input(Dtype dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
+void launch_avg_pool2d_grad_input(DType dtype, const PoolShape& shape, bool channels_last, const AverageRule& rule,
                                   const void* grad_output, void* grad_input, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
-    choose<Result::input, T>(folded(shape, channels_last), are_aligned({grad_output, grad_input}),
-                             [&](auto lanes, auto windows, const auto& problem) {
-                               launch(avg_pool2d_grad_input_kernel<T, decltype(lanes), decltype(windows)>,
-                                      grid_of_elements(problem.tiles), kElementThreads, stream, problem, rule,
-                                      static_cast<const T*>(grad_output), static_cast<T*>(grad_input));
-                             });
+    choose<PoolResult::input, T>(folded(shape, channels_last), are_aligned({grad_output, grad_input}),
+                                 [&](auto lanes, auto windows, const auto& problem) {
+                                   launch(avg_pool2d_grad_input_kernel<T, decltype(lanes), decltype(windows)>,
+                                          grid_of_elements(problem.tiles), kElementThreads, stream, problem, rule,
+                                          static_cast<const T*>(grad_output), static_cast<T*>(grad_input));
+                                 });
   });
 }
 

@@ -1,4 +1,4 @@
-// From a pooling shape to the kernel that computes it best and that kernel's arguments, on the host.
+// From the shape of a pool to the kernel that computes it, and that kernel's arguments; on the host.
 #pragma once
 #include <algorithm>
 
@@ -36,14 +36,14 @@ PoolAxisOf<Integer> converted(const PoolAxis& axis) {
           converted<Integer>(axis.stride), converted<Integer>(axis.pad), converted<Integer>(axis.dilation)};
 }
 
-enum class Result { output, input };
+enum class PoolResult { output, input };
 
 // Calls body(lanes, windows, problem) if the problem can be counted in the integers of `windows`; tells whether.
-template <Result kResult, class Lanes, class Windows, class Body>
+template <PoolResult kResult, class Lanes, class Windows, class Body>
 bool attempt(const PoolShape& shape, Lanes lanes, Windows windows, Body body) {
   using Integer = typename Windows::Integer;
-  const int64_t rows = kResult == Result::output ? shape.h.out : Windows::gradient_tiles(shape.h);
-  const int64_t columns = kResult == Result::output ? shape.w.out : Windows::gradient_tiles(shape.w);
+  const int64_t rows = kResult == PoolResult::output ? shape.h.out : Windows::gradient_tiles(shape.h);
+  const int64_t columns = kResult == PoolResult::output ? shape.w.out : Windows::gradient_tiles(shape.w);
   const int64_t vectors = shape.c / Lanes::kChannels, tiles = shape.n / Lanes::kImages * rows * columns * vectors;
   if (std::is_same_v<Integer, Divisor> && !(is_narrow(shape) && tiles < kNarrowLimit)) return false;
   body(lanes, windows,
@@ -68,7 +68,7 @@ inline PoolShape folded(const PoolShape& shape, bool channels_last) {
 }
 
 // Calls body with one value a thread and AnyWindow: for what is rare.
-template <Result kResult, class Body>
+template <PoolResult kResult, class Body>
 void choose_plain(const PoolShape& shape, Body body) {
   attempt<kResult>(shape, Channels<1>{}, AnyWindow<Divisor>{}, body) ||
       attempt<kResult>(shape, Channels<1>{}, AnyWindow<int64_t>{}, body);
@@ -77,7 +77,7 @@ void choose_plain(const PoolShape& shape, Body body) {
 // Calls body with the best that the shape allows: vectors of channels where `aligned` tells that all arrays start at a
 // multiple of a vector; else four planes, which is as many values as keep their windows within the registers; and the
 // windows of AlexNet (3 x 3, stride 2) and of most others (2 x 2, stride 2) fixed.
-template <Result kResult, class T, class Body>
+template <PoolResult kResult, class T, class Body>
 void choose(const PoolShape& shape, bool aligned, Body body) {
   const auto choose_windows = [&](auto lanes) {
     using Overlapping = FixedWindow<3, 2>;

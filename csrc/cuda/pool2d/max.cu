@@ -1,7 +1,8 @@
-// Max pooling on the GPU (eq. 6 and 8). The winner's tap, one byte for each output, is all that the gradient needs. It
-// gathers: each thread adds up what belongs to its own pixels, so no atomics and the same bits on every run. Half types
-// are compared and summed in float. Bound: memory. A 3 x 3 window, stride 2, in bfloat16 costs about 10 instructions an
-// input (a byte compare, an addition and their share of loads), where a GPU has about 26 in the time of its bytes.
+// Max pooling on the GPU (eq. 6 and 8). The gradient needs the winner's tap alone, one byte for each output. It
+// gathers: each thread adds up what belongs to its own pixels, so that there are no atomics. Half types are compared
+// and summed in float. Bound: memory. A 3 x 3 window, stride 2, in bfloat16 costs about 10 instructions an input (a
+// byte compare, an addition and their share of loads), where a GPU issues about 26 in the time of its bytes [counted,
+// not measured].
 #include <cmath>
 
 #include "cuda/pool2d/choice.h"
@@ -88,8 +89,8 @@ __global__ void __launch_bounds__(kElementThreads, kResidentBlocks<Lanes, Window
 }
 
 // Calls body(T, W, lanes, windows, problem) with types and counts as values. Winners for more than 256 taps are rare.
-template <Result kResult, class Body>
-void dispatch_max(Dtype dtype, const PoolShape& shape, std::initializer_list<const void*> arrays, const void* winners,
+template <PoolResult kResult, class Body>
+void dispatch_max(DType dtype, const PoolShape& shape, std::initializer_list<const void*> arrays, const void* winners,
                   Body body) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
@@ -102,30 +103,30 @@ void dispatch_max(Dtype dtype, const PoolShape& shape, std::initializer_list<con
 
 }  // namespace
 
-void launch_max_pool2d(Dtype dtype, const PoolShape& shape, bool channels_last, const void* input, void* output,
+void launch_max_pool2d(DType dtype, const PoolShape& shape, bool channels_last, const void* input, void* output,
                        void* winners, void* stream) {
-  dispatch_max<Result::output>(dtype, folded(shape, channels_last), {input, output}, winners,
-                               [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
-                                 using T = decltype(type);
-                                 using W = decltype(winner_type);
-                                 launch(max_pool2d_kernel<T, W, decltype(lanes), decltype(windows)>,
-                                        grid_of_elements(problem.tiles), kElementThreads, stream, problem,
-                                        static_cast<const T*>(input), static_cast<T*>(output),
-                                        static_cast<W*>(winners));
-                               });
+  dispatch_max<PoolResult::output>(dtype, folded(shape, channels_last), {input, output}, winners,
+                                   [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
+                                     using T = decltype(type);
+                                     using W = decltype(winner_type);
+                                     launch(max_pool2d_kernel<T, W, decltype(lanes), decltype(windows)>,
+                                            grid_of_elements(problem.tiles), kElementThreads, stream, problem,
+                                            static_cast<const T*>(input), static_cast<T*>(output),
+                                            static_cast<W*>(winners));
+                                   });
 }
 
-void launch_max_pool2d_grad_input(Dtype dtype, const PoolShape& shape, bool channels_last, const void* grad_output,
+void launch_max_pool2d_grad_input(DType dtype, const PoolShape& shape, bool channels_last, const void* grad_output,
                                   const void* winners, void* grad_input, void* stream) {
-  dispatch_max<Result::input>(dtype, folded(shape, channels_last), {grad_output, grad_input}, winners,
-                              [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
-                                using T = decltype(type);
-                                using W = decltype(winner_type);
-                                launch(max_pool2d_grad_input_kernel<T, W, decltype(lanes), decltype(windows)>,
-                                       grid_of_elements(problem.tiles), kElementThreads, stream, problem,
-                                       static_cast<const T*>(grad_output), static_cast<const W*>(winners),
-                                       static_cast<T*>(grad_input));
-                              });
+  dispatch_max<PoolResult::input>(dtype, folded(shape, channels_last), {grad_output, grad_input}, winners,
+                                  [&](auto type, auto winner_type, auto lanes, auto windows, const auto& problem) {
+                                    using T = decltype(type);
+                                    using W = decltype(winner_type);
+                                    launch(max_pool2d_grad_input_kernel<T, W, decltype(lanes), decltype(windows)>,
+                                           grid_of_elements(problem.tiles), kElementThreads, stream, problem,
+                                           static_cast<const T*>(grad_output), static_cast<const W*>(winners),
+                                           static_cast<T*>(grad_input));
+                                  });
 }
 
 }  // namespace tmc

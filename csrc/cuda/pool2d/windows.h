@@ -1,13 +1,13 @@
 // How pooling is cut into threads, and how a thread finds its windows.
 //
-// A dense tensor is [image][row][column][channel] here: channels_last as it stands, contiguous with each plane as an
-// image of one channel. A thread owns a tile of the result: some lanes of one pixel or of a block of pixels. Lanes are
-// neighbouring channels, or the same place in neighbouring planes; what it costs to find a window is shared by them.
-// Tiles are numbered in memory order, so that neighbouring threads touch neighbouring memory.
+// Here a dense tensor is [image][row][column][channel]: channels_last as it stands, contiguous with each plane as an
+// image of one channel. A thread owns a tile of the result: some lanes of one pixel, or of a block of pixels. Lanes are
+// neighbouring channels, or the same place in neighbouring planes; they share what it costs to find a window. Tiles are
+// numbered in memory order, so that neighbouring threads touch neighbouring memory.
 //
-// Windows come in two kinds. AnyWindow loops over what the axes say; FixedWindow knows its extent and stride when it
-// is compiled: its loops are unrolled, all its loads are in flight at once, and for a gradient it takes a block of
-// 2 x 2 pixels, so that a window is loaded once for all of them. Both hide sliding and adaptive, padded and clipped.
+// There are two kinds of windows. AnyWindow loops over what the axes say. FixedWindow knows extent and stride at
+// compile time: its loops are unrolled and all its loads are in flight at once. For a gradient it takes a block of 2 x
+// 2 pixels, and loads a window once for all of them. Both hide sliding and adaptive, padded and clipped windows.
 #pragma once
 #include "cuda/machine/divisor.h"
 #include "cuda/machine/launch.h"

@@ -1,5 +1,5 @@
-// What winners are read for apart from the gradient: the input at the winners (eq. 10, which second derivatives take)
-// and torch's indices. Bound: memory; neither is on the way of a training step.
+// What reads winners beside the gradient: the input at the winners (eq. 10, for second derivatives), and torch's
+// indices. Bound: memory. A training step needs neither.
 #include <cmath>
 
 #include "cuda/pool2d/choice.h"
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kElementThreads)
 
 template <class Body>
 void dispatch_winners(const PoolShape& shape, Body body) {
-  choose_plain<Result::output>(shape, [&](auto, auto, const auto& problem) {
+  choose_plain<PoolResult::output>(shape, [&](auto, auto, const auto& problem) {
     if (window_taps(shape) <= kMaxByteTaps) return body(uint8_t{}, problem);
     body(int32_t{}, problem);
   });
@@ -58,7 +58,7 @@ void dispatch_winners(const PoolShape& shape, Body body) {
 
 }  // namespace
 
-void launch_max_pool2d_select(Dtype dtype, const PoolShape& shape, bool channels_last, const void* input,
+void launch_max_pool2d_select(DType dtype, const PoolShape& shape, bool channels_last, const void* input,
                               const void* winners, void* output, void* stream) {
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);

@@ -4,11 +4,11 @@
 //   average, sum   map_gradient[n,h,w,k] = g'(o[n,h,w,k]) * sum over the windows around (h, w) of grad_output / divisor
 //   no pool        the same with windows of one position
 //
-// Everything is channels_last. A thread owns the lanes of a few channels and walks over tiles of pixels (pool2d_windows
-// .h), gathering for each what its windows give to it; along the way it adds up the bias's gradient of its channels.
-// Threads of a block that own the same channels stand side by side over neighbouring tiles; a block owns one part of
-// the tiles, and the parts are added in order: no atomics, the same bits on every run. A slope is not rounded before it
-// is summed. Bound: memory, as max_pool2d_grad_input_kernel's.
+// Everything is channels_last. A thread owns the lanes of a few channels. It walks over tiles of pixels
+// (cuda/pool2d/windows.h), gathers for each what its windows give to it, and adds up the bias's gradient of its
+// channels along the way. Threads of a block that own the same channels stand side by side over neighbouring tiles. A
+// block owns one part of the tiles, and the parts are added in order: no atomics, the same bits on every run. A slope
+// is not rounded before it is summed. Bound: memory, as max_pool2d_grad_input_kernel's.
 #include "cuda/elementwise/activation.cuh"
 #include "cuda/machine/quotient.cuh"
 #include "cuda/pool2d/choice.h"
@@ -18,7 +18,7 @@ namespace tmc {
 namespace {
 
 // Which threads own what: a block has `lanes` vectors of channels side by side, and `rows` of them over tiles.
-struct Division {
+struct WorkSplit {
   int lanes, rows;
   int64_t lane_blocks, parts, part_tiles;  // of tiles that are counted without their channels
 };
@@ -53,8 +53,8 @@ struct MapGradientTile {
       acc_t slopes[kLanes];
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane)
-        slopes[lane] =
-            times_slope(activation, static_cast<acc_t>(gradients.lanes[lane]), static_cast<acc_t>(o.lanes[lane]));
+        slopes[lane] = activation_gradient(activation, static_cast<acc_t>(gradients.lanes[lane]),
+                                           static_cast<acc_t>(o.lanes[lane]));
 #pragma unroll
       for (int a = 0; a < kBlock; ++a)
 #pragma unroll
@@ -108,7 +108,7 @@ struct MapGradientTile {
 #pragma unroll
         for (int lane = 0; lane < kLanes; ++lane) {
           acc_t value = sum[a][b][lane];
-          if constexpr (kSlopes) value = times_slope(activation, value, static_cast<acc_t>(o.lanes[lane]));
+          if constexpr (kSlopes) value = activation_gradient(activation, value, static_cast<acc_t>(o.lanes[lane]));
           bias[lane] += value;
           rounded.lanes[lane] = static_cast<T>(value);
         }
@@ -125,7 +125,7 @@ constexpr int kMapGradientBlocks = sizeof(typename Windows::Index) == 8 ? 2 : kB
 // W: the type of the winners, or void for averages.
 template <class T, class W, class Lanes, class Windows>
 __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
-    map_gradient_kernel(const PoolProblem<typename Windows::Integer> problem, const Division division,
+    map_gradient_kernel(const PoolProblem<typename Windows::Integer> problem, const WorkSplit split,
                         const Activation activation, const AverageRule rule, const MapGradientArrays<T> arrays) {
   using Index = typename Windows::Index;
   using acc_t = accumulate_t<T>;
@@ -133,17 +133,17 @@ __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
   struct Sums {
     acc_t of[kElementThreads][kLanes];
   };
-  const int64_t part = block_index() / division.lane_blocks;
-  if (part >= division.parts) return;
-  const int lane = threadIdx.x % division.lanes, row = threadIdx.x / division.lanes;
+  const int64_t part = block_index() / split.lane_blocks;
+  if (part >= split.parts) return;
+  const int lane = threadIdx.x % split.lanes, row = threadIdx.x / split.lanes;
   const Index vectors = problem.vectors, tiles = problem.tiles / problem.vectors;
-  const Index vector = static_cast<Index>(block_index() % division.lane_blocks * division.lanes) + lane;
-  const Index begin = static_cast<Index>(part * division.part_tiles);
-  const Index end = tiles - begin < division.part_tiles ? tiles : begin + static_cast<Index>(division.part_tiles);
+  const Index vector = static_cast<Index>(block_index() % split.lane_blocks * split.lanes) + lane;
+  const Index begin = static_cast<Index>(part * split.part_tiles);
+  const Index end = tiles - begin < split.part_tiles ? tiles : begin + static_cast<Index>(split.part_tiles);
 
   acc_t bias[kLanes] = {};
   if (vector < vectors)
-    for (Index i = begin + row; i < end; i += division.rows) {
+    for (Index i = begin + row; i < end; i += split.rows) {
       const PoolTile<Index> at = tile_at<Lanes>(problem, i * vectors + vector);
       MapGradientTile<T, Lanes, Windows> tile;
       if constexpr (std::is_void_v<W>)
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kElementThreads, kMapGradientBlocks<Windows>)
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) {
     acc_t sum = 0;
-    for (int r = 0; r < division.rows; ++r) sum += sums.of[r * division.lanes + lane][i];
+    for (int r = 0; r < split.rows; ++r) sum += sums.of[r * split.lanes + lane][i];
     arrays.bias_parts[part * problem.shape.c + vector * kLanes + i] = sum;
   }
 }
@@ -195,53 +195,44 @@ void choose_tiles(const PoolShape& shape, Body body) {
   const auto choose_windows = [&](auto lanes) {
     const auto fixed = [&](auto windows) {
       return decltype(windows)::fits(shape.h) && decltype(windows)::fits(shape.w) &&
-             attempt<Result::input>(shape, lanes, windows, body);
+             attempt<PoolResult::input>(shape, lanes, windows, body);
     };
     return fixed(FixedWindow<3, 2>{}) || fixed(FixedWindow<2, 2>{}) || fixed(FixedWindow<1, 1>{}) ||
-           attempt<Result::input>(shape, lanes, AnyWindow<Divisor>{}, body);
+           attempt<PoolResult::input>(shape, lanes, AnyWindow<Divisor>{}, body);
   };
   using Pixel = Channels<kVectorLanes<T>>;
-  if (!(Pixel::fit(shape) && choose_windows(Pixel{}))) choose_plain<Result::input>(shape, body);
+  if (!(Pixel::fit(shape) && choose_windows(Pixel{}))) choose_plain<PoolResult::input>(shape, body);
 }
 
 // One wave of blocks. A thread should have a few tiles, or the parts cost more to add than to compute [estimate].
-Division divide(int64_t problem_tiles, int64_t vectors) {
+WorkSplit split_work(int64_t problem_tiles, int64_t vectors) {
   constexpr int64_t kMaxLanes = 32, kBlocksWanted = kBlocksWithNarrowIndices * kMultiprocessors, kMinTiles = 4;
   const int64_t tiles = problem_tiles / vectors;
-  Division division;
-  division.lane_blocks = ceil_div(vectors, kMaxLanes);
-  division.lanes = static_cast<int>(ceil_div(vectors, division.lane_blocks));
-  division.rows = static_cast<int>(kElementThreads) / division.lanes;
-  const int64_t most = std::max<int64_t>(tiles / (division.rows * kMinTiles), 1);
-  division.parts = std::min(ceil_div(kBlocksWanted, division.lane_blocks), most);
-  division.part_tiles = ceil_div(tiles, division.parts);
-  return division;
+  WorkSplit split;
+  split.lane_blocks = ceil_div(vectors, kMaxLanes);
+  split.lanes = static_cast<int>(ceil_div(vectors, split.lane_blocks));
+  split.rows = static_cast<int>(kElementThreads) / split.lanes;
+  const int64_t most = std::max<int64_t>(tiles / (split.rows * kMinTiles), 1);
+  split.parts = std::min(ceil_div(kBlocksWanted, split.lane_blocks), most);
+  split.part_tiles = ceil_div(tiles, split.parts);
+  return split;
 }
 
 }  // namespace
 
-int64_t conv_act_pool2d_map_gradient_workspace(Dtype dtype, const ConvActPool2dShape& shape) {
+int64_t conv_act_pool2d_map_gradient_workspace(DType dtype, const ConvActPool2dShape& shape) {
   int64_t bytes = 0;
   dispatch(dtype, [&](auto type) {
     using T = decltype(type);
     choose_tiles<T>(shape.pool, [&](auto lanes, auto, const auto& problem) {
-      const int64_t parts = divide(problem.tiles, shape.pool.c / lanes.kChannels).parts;
+      const int64_t parts = split_work(problem.tiles, shape.pool.c / lanes.kChannels).parts;
       bytes = parts * shape.pool.c * int64_t{sizeof(accumulate_t<T>)};
     });
   });
   return bytes;
 }
 
-void launch_sum_bias_parts(Dtype dtype, const void* bias_parts, int64_t parts, int64_t k, void* grad_bias,
-                           void* stream) {
-  dispatch(dtype, [&](auto type) {
-    using T = decltype(type);
-    launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(k, kSumLanes)), kSumLanes * kSumRows, stream,
-           static_cast<const accumulate_t<T>*>(bias_parts), parts, k, static_cast<T*>(grad_bias));
-  });
-}
-
-void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& shape, const void* grad_output,
+void launch_conv_act_pool2d_map_gradient(DType dtype, const ConvActPool2dShape& shape, const void* grad_output,
                                          const void* activated, const void* winners, void* workspace,
                                          void* map_gradient, void* grad_bias, void* stream) {
   dispatch(dtype, [&](auto type) {
@@ -252,10 +243,10 @@ void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& 
     choose_tiles<T>(shape.pool, [&](auto lanes, auto windows, const auto& problem) {
       using Lanes = decltype(lanes);
       using Windows = decltype(windows);
-      const Division division = divide(problem.tiles, shape.pool.c / Lanes::kChannels);
+      const WorkSplit split = split_work(problem.tiles, shape.pool.c / Lanes::kChannels);
       const auto run = [&](auto kernel) {
-        launch(kernel, grid_of(division.parts * division.lane_blocks), division.lanes * division.rows, stream, problem,
-               division, shape.activation, average_rule(shape), arrays);
+        launch(kernel, grid_of(split.parts * split.lane_blocks), split.lanes * split.rows, stream, problem, split,
+               shape.activation, average_rule(shape), arrays);
       };
       if (shape.pooling != Pooling::max)
         run(map_gradient_kernel<T, void, Lanes, Windows>);
@@ -264,7 +255,8 @@ void launch_conv_act_pool2d_map_gradient(Dtype dtype, const ConvActPool2dShape& 
       else if constexpr (Windows::kBlock == 1)  // fixed windows are small
         run(map_gradient_kernel<T, int32_t, Lanes, Windows>);
       if (grad_bias != nullptr)
-        launch_sum_bias_parts(dtype, bias_parts, division.parts, shape.pool.c, grad_bias, stream);
+        launch(sum_bias_parts_kernel<T>, grid_of(ceil_div(shape.pool.c, kSumLanes)), kSumLanes * kSumRows, stream,
+               bias_parts, split.parts, shape.pool.c, static_cast<T*>(grad_bias));
     });
   });
 }

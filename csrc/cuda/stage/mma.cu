@@ -1,18 +1,20 @@
-// Convolution on tensor cores, activation and pooling in one kernel (eq. 21, 23): what is written is the pooled map.
+// Convolution on tensor cores, activation and pooling in one kernel (eq. 21, 23). It writes the pooled map alone.
 //
-// A block owns a rectangle of pooled pixels, for some filters of one image. It multiplies all pixels of the map that
-// their windows cover, as rows of a tile (cuda/gemm/mma_gemm.cuh; by mma.sync conv2d has the same sums, to the bit),
-// adds the bias, rounds to the tensors' dtype, as the map in memory would be, and puts them into the shared memory that
-// the operands had, a column of warps at a time. From there each thread pools 16 bytes of channels of a window,
-// activates once (max) or has activated before (averages), and writes 16 bytes and as many winners. What neighbouring
-// rectangles share of the map is computed by both: cuda/stage/tiles.cu weighs that against the map's way through
-// memory.
+// A block owns a rectangle of pooled pixels, for some filters of one image. Its steps:
 //
-// Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of what the
-// multiplication before it takes for AlexNet's first layer [counted, not measured]; where two blocks share a
-// multiprocessor, one can multiply meanwhile.
+//   1. It multiplies all pixels of the map that their windows cover, as rows of a tile (cuda/gemm/mma_gemm.cuh). The
+//      sums are those of conv2d by mma.sync, to the bit.
+//   2. It adds the bias, rounds to the tensors' dtype, as a map in memory would be, and puts the map into the shared
+//      memory that the operands had, a column of warps at a time.
+//   3. Each thread pools 16 bytes of channels of a window. It activates once (max) or has activated before (averages),
+//      and writes 16 bytes and as many winners.
+//
+// What neighbouring rectangles share of the map is computed by both (cuda/stage/plan.cpp).
+//
+// Bound: tensor cores. Pooling a 3 x 3 window takes some 50 instructions for 8 channels and tap: a sixth of the
+// multiplication before it for AlexNet's first layer [counted, not measured]. Where two blocks share a multiprocessor,
+// one can multiply meanwhile.
 #include "cuda/conv2d/pack.h"
-#include "cuda/stage/blocks.cuh"
 #include "cuda/stage/slice.cuh"
 
 namespace tmc {
@@ -28,7 +30,7 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
   float sums[Block::kWarpRows / 16][Block::kWarpColumns / 8][4] = {};
   multiply_tiles(product, tile, ring, sums);
   add_bias(product, tile, warp_column<Block>(), sums);
-  using Map = Slice<Product>;
+  using Map = MapSlice<Product>;
   for (int column = 0; column < Block::kColumns; column += Map::kColumns) {
     const Map map{product, tile, reinterpret_cast<typename Product::scalar_t*>(ring), column};
     if (warp_column<Block>() / Map::kColumns * Map::kColumns == column)
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(Product::Block::kThreads, Product::Block::kBlo
   }
 }
 
-struct Operands {
+struct StageOperands {
   const void *image, *matrix, *bias;
   void *output, *winners, *kept_map;
 };
@@ -55,7 +57,7 @@ StageAxis stage_axis(const PoolAxis& axis) {
 }
 
 template <class T, bool kSplit, class Block>
-void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const Operands& operands, void* stream) {
+void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const StageOperands& operands, void* stream) {
   using Product = StageProduct<T, kSplit, Block>;
   Product product;
   product.image = static_cast<const Chunk*>(operands.image),
@@ -79,21 +81,36 @@ void launch_stage(const ConvActPool2dShape& shape, const StagePlan& plan, const 
 
 }  // namespace
 
-void launch_conv_act_pool2d_mma(Dtype dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
+void launch_conv_act_pool2d_mma(DType dtype, const ConvActPool2dShape& shape, const StagePlan& plan, bool channels_last,
                                 const void* input, const void* weight, const void* bias, void* workspace, void* output,
                                 void* winners, void* kept_map, void* stream) {
-  Operands operands = {input, weight, bias, output, winners, kept_map};
+  StageOperands operands = {input, weight, bias, output, winners, kept_map};
   if (plan.conv.packing.needed) {
     void* const packed_weight = static_cast<char*>(workspace) + workspace_bytes(image_bytes(dtype, plan.conv.shape));
     pack_image(dtype, shape.conv, plan.conv, channels_last, input, workspace, stream);
     pack_weight(dtype, shape.conv, plan.conv, channels_last, weight, packed_weight, stream);
     operands.image = workspace, operands.matrix = packed_weight;
   }
-  dispatch_stage(dtype, plan.conv.strict, [&](auto type, auto split) {
+  // Every block has one or two columns of warps, so that a tile of the map may have any number of filters. A warp's 48
+  // or 64 x 64 results are 96 or 128 registers a thread. A block whose map comes in slices (192 x 128 in TF32) keeps
+  // its results meanwhile, and 128 would not fit.
+  dispatch_mma(dtype, [&](auto type) {
     using T = decltype(type);
-    StageBlocks<T, split>::for_each([&](int i, auto block) {
-      if (i == plan.tiles.block) launch_stage<T, split, decltype(block)>(shape, plan, operands, stream);
-    });
+    const auto launch_if_planned = [&](auto split, auto block) {
+      using Block = decltype(block);
+      if (Block::kRows == plan.tiles.rows && Block::kColumns == plan.tiles.columns)
+        launch_stage<T, decltype(split)::value, Block>(shape, plan, operands, stream);
+    };
+    if (plan.conv.strict) {
+      if constexpr (sizeof(T) == 4) {
+        launch_if_planned(std::true_type{}, MmaBlock<8, 1, 32, 64, 1>{});  // 256 x 64
+        launch_if_planned(std::true_type{}, MmaStrict{});
+      }
+      return;
+    }
+    launch_if_planned(std::false_type{}, MmaBlock<4, 2, 48, 64, 1>{});  // 192 x 128
+    launch_if_planned(std::false_type{}, MmaTall{});
+    launch_if_planned(std::false_type{}, MmaSmall{});
   });
 }
 

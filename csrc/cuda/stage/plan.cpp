@@ -5,69 +5,92 @@
 namespace tmc {
 namespace {
 
-// The calculations are no better than a tenth, and what stays on the chip needs less memory.
-constexpr double kLeastGain = 0.9;
+// The blocks of cuda/stage/mma.cu, the largest first.
+struct BlockSize {
+  int rows, columns;
+};
+constexpr BlockSize kBlocks[] = {{192, 128}, {256, 64}, {128, 64}};
+constexpr BlockSize kStrictBlocks[] = {{256, 64}, {128, 64}};  // float32 by 3xTF32
 
-// wgmma takes 1 / 1.24 of the time of mma.sync, the geometric mean of AlexNet's conv2 to conv5 as calculated in
-// docs/gpu.md; `make gpu-check` measures stages both ways.
-constexpr double kLeastGainOverWgmma = 1.24;
+// What tiles multiply, in units of what the map has. More than that would cost more than the map's ways through memory,
+// which a fused stage saves: a threshold chosen on paper, not measured on a GPU. It fuses AlexNet's first and last
+// stage (1.27 and 1.14), not its second (1.40).
+constexpr double kMostWork = 4.0 / 3;
+constexpr int64_t kColumnGranule = 64;  // every block of a convolution fills up filters to a multiple of this
 
-constexpr const char* kPreferredGradient = "preferred by TMC_STAGE_MAP_GRADIENT";
+// The tiles of one size of block that multiply least; 0 rows if a window is larger than a tile.
+//
+// m neighbouring windows cover (m - 1) stride + kernel pixels of the map along an axis: what neighbouring tiles share
+// is computed twice, and a tile is a rectangle, which seldom fills a block.
+StageTiles best_tiles(const ConvActPool2dShape& shape, bool keeps_map, BlockSize block, double& work) {
+  const Conv2dShape& conv = shape.conv;
+  const PoolAxis &h = shape.pool.h, &w = shape.pool.w;
+  // Pixels of the map that belong to no window, behind the last or between two, are kept as well.
+  const auto least = [&](const PoolAxis& axis) {
+    const int64_t covered = (axis.out - 1) * axis.stride + axis.kernel - axis.pad;
+    const bool gaps = keeps_map && (axis.stride > axis.kernel || covered < axis.in);
+    return axis.kernel + (gaps ? axis.stride - 1 : 0);
+  };
+  const int64_t least_h = least(h), least_w = least(w);
+  StageTiles tiles{};
+  int64_t fewest = INT64_MAX;
+  for (int64_t pooled_h = 1; pooled_h <= h.out; ++pooled_h) {
+    const int64_t map_h = (pooled_h - 1) * h.stride + least_h;
+    if (map_h * least_w > block.rows) break;
+    const int64_t widest = std::min((block.rows / map_h - least_w) / w.stride + 1, w.out);
+    const int64_t count_h = ceil_div(h.out, pooled_h), count_w = ceil_div(w.out, widest);
+    if (count_h * count_w >= fewest) continue;
+    fewest = count_h * count_w;
+    const int64_t pooled_w = ceil_div(w.out, count_w), map_w = (pooled_w - 1) * w.stride + least_w;
+    tiles = {block.rows,
+             block.columns,
+             static_cast<int>(pooled_h),
+             static_cast<int>(pooled_w),
+             static_cast<int>(map_h),
+             static_cast<int>(map_w),
+             static_cast<int>(count_h),
+             static_cast<int>(count_w)};
+  }
+  if (tiles.rows == 0) return tiles;
+  const auto filled = [&](int64_t columns) { return ceil_div(filters_per_group(conv), columns) * columns; };
+  work = static_cast<double>(fewest * block.rows * filled(block.columns)) /
+         static_cast<double>(conv.p * conv.q * filled(kColumnGranule));
+  return tiles;
+}
+
+// The largest block in whose tiles the stage is worth fusing; if there is none, why.
+template <size_t kCount>
+const char* choose_tiles(const ConvActPool2dShape& shape, bool keeps_map, const BlockSize (&blocks)[kCount],
+                         StageTiles& tiles) {
+  const char* reason = "a pooling window is larger than a tile of the map";
+  for (const BlockSize block : blocks) {
+    double work = 0;
+    tiles = best_tiles(shape, keeps_map, block, work);
+    if (tiles.rows == 0) continue;
+    if (work <= kMostWork) return nullptr;
+    reason = "what tiles of the map share would be computed too often";
+  }
+  return reason;
+}
+
+// Why the stage is not fused; nullptr if it is, in plan.tiles.
+const char* obstacle(const ConvActPool2dShape& shape, bool keeps_map, bool has_wgmma, StagePlan& plan) {
+  if (shape.pooling == Pooling::none) return "no pooling: the activation is a pass over the output";
+  if (!plan.conv.tensor_cores) return "the convolution does not run on tensor cores";
+  if (has_wgmma) return "the convolution runs by wgmma, the fused kernel would by mma.sync";
+  return plan.conv.strict ? choose_tiles(shape, keeps_map, kStrictBlocks, plan.tiles)
+                          : choose_tiles(shape, keeps_map, kBlocks, plan.tiles);
+}
 
 }  // namespace
 
-StagePlan plan_stage(Dtype dtype, const ConvActPool2dShape& shape, Precision precision, bool keeps_map,
+StagePlan plan_stage(DType dtype, const ConvActPool2dShape& shape, Precision precision, bool keeps_map,
                      const Conv2dDevice& device) {
   const Conv2dDevice without_wgmma = {std::min(device.last, CudaAlgorithm::tensor_cores), device.preferred};
   StagePlan plan{false, plan_conv2d(dtype, shape.conv, precision, without_wgmma), {}, nullptr};
-  const auto composed = [&](const char* reason) {
-    plan.reason = reason;
-    return plan;
-  };
-  if (shape.pooling == Pooling::none) return composed("no pooling: the activation is a pass over the output");
-  if (!plan.conv.tensor_cores) return composed("the convolution does not run on tensor cores");
-  const bool wgmma = plan_conv2d(dtype, shape.conv, precision, device).wgmma;
-  if (wgmma && device.preferred == CudaAlgorithm::wgmma)
-    return composed("the convolution runs by wgmma, which is preferred");
-  double gain = 0;
-  plan.tiles = plan_stage_tiles(dtype, shape, plan.conv, keeps_map, &gain);
-  if (plan.tiles.rows == 0) return composed("a pooling window is larger than a tile of the map");
-  if (gain < kLeastGain) return composed("what tiles of the map share would be computed too often");
-  if (wgmma && gain < kLeastGainOverWgmma) return composed("the convolution runs by wgmma, which saves more time");
-  plan.fused = true;
+  plan.reason = obstacle(shape, keeps_map, plan_conv2d(dtype, shape.conv, precision, device).wgmma, plan);
+  plan.fused = plan.reason == nullptr;
   return plan;
-}
-
-StageGradientsPlan plan_stage_gradients(Dtype dtype, const ConvActPool2dShape& shape, Precision precision,
-                                        const Conv2dDevice& device, std::optional<MapGradient> preferred) {
-  StageGradientsPlan plan{false, plan_conv2d_grad_weight(dtype, shape.conv, precision, device), {}, nullptr};
-  const auto stored = [&](const char* reason) {
-    plan.reason = reason;
-    return plan;
-  };
-  const bool wanted = preferred == MapGradient::rebuilt;
-  if (preferred == MapGradient::stored) return stored(kPreferredGradient);
-  if (!plan.conv.tensor_cores) return stored("the gradient by the weight does not run on tensor cores");
-  if (plan.conv.wgmma && !wanted) return stored("the gradient by the weight runs by wgmma");
-  if (shape.pooling == Pooling::max && window_taps(shape.pool) > kMaxByteTaps)
-    return stored("winners are no bytes: a window has more than 256 positions");
-  if (plan.conv.shape.stride_h % 2 == 0 || plan.conv.shape.stride_w % 2 == 0)
-    return stored("an even stride: pixels would lie in the same banks");
-  const int64_t height = map_tile_height(dtype);
-  if (height % shape.pool.h.stride != 0 || kMapTileWidth % shape.pool.w.stride != 0)
-    return stored("the pool's strides do not divide a tile of the map");
-  plan.patch = plan_stage_patch(dtype, shape, plan.conv);
-  if (!plan.patch.fits) return stored("what a tile of the map needs does not fit shared memory");
-  if (!wanted && rebuilding_gain(dtype, shape, plan.conv, plan.patch) < kLeastGain)
-    return stored("it would be rebuilt too often");
-  plan.rebuilt = true;
-  plan.conv.wgmma = false;
-  plan.reason = wanted ? kPreferredGradient : "it is not written where the input needs no gradient";
-  return plan;
-}
-
-std::string describe(const StageGradientsPlan& plan) {
-  return std::string(plan.rebuilt ? "rebuilt: " : "stored: ") + plan.reason;
 }
 
 std::string describe(const StagePlan& plan) {

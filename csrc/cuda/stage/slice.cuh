@@ -1,11 +1,10 @@
-// What a block of cuda/stage/mma.cu works on, and what it does with its part of the map once it is in shared
-// memory.
+// What a block of cuda/stage/mma.cu works on, and how it pools its part of the map once that is in shared memory.
 #pragma once
 #include "cuda/conv2d/windows.cuh"
 #include "cuda/elementwise/activation.cuh"
 #include "cuda/machine/quotient.cuh"
 #include "cuda/machine/vector.h"
-#include "cuda/stage/mma.h"
+#include "cuda/stage/launchers.h"
 
 namespace tmc {
 
@@ -38,7 +37,7 @@ struct StageProduct {
   using MatrixTile = DepthInnerTile<T, Block::kColumns>;
   using ImageCopier = WindowCopier<ImageTile, Block>;
   using MatrixCopier = FilterCopier<MatrixTile, Block>;
-  static constexpr int kRingBytes = kStages * (ImageTile::kChunks + MatrixTile::kChunks) * int(sizeof(Chunk));
+  static constexpr int kRingBytes = kRingStages * (ImageTile::kChunks + MatrixTile::kChunks) * int(sizeof(Chunk));
 
   const Chunk *image, *matrix;
   const T* bias;
@@ -85,7 +84,7 @@ struct StageProduct {
 // The map in shared memory, or a slice of it: the columns of one column of warps, where all of them have no room. 8
 // elements of padding spread a warp's writes, 8 pixels of 4 pairs, over the banks.
 template <class Product>
-struct Slice {
+struct MapSlice {
   using T = typename Product::scalar_t;
   using Block = typename Product::Block;
   static constexpr int kPadding = 8;

@@ -19,7 +19,7 @@ from .shapes import AverageRule, Conv, Pool, Stage
 
 HARNESS = Path(__file__).parent
 CSRC = HARNESS.parents[2] / "csrc"
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/cuda/machine/dtype.h's order
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # csrc/dtype.h's order
 INCLUDES = [f"-I{CSRC}", f"-I{HARNESS}"]
 
 

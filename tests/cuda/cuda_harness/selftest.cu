@@ -50,7 +50,7 @@ __global__ void divergent_kernel(float*) {
 
 extern "C" {
 
-void selftest_convert(Dtype dtype, const float* values, void* rounded, float* back, int64_t count) {
+void selftest_convert(DType dtype, const float* values, void* rounded, float* back, int64_t count) {
   dispatch(dtype, [=](auto type) {
     using T = decltype(type);
     launch(convert_kernel<T>, grid_of_elements(count), kElementThreads, nullptr, values, static_cast<T*>(rounded), back,

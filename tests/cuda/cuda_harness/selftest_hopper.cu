@@ -1,6 +1,6 @@
 // Kernels that test the emulated barriers, TMA and wgmma (emulated_hopper.h), and the mistakes to report.
 #include "cuda/gemm/mma_tile.cuh"
-#include "cuda/machine/hopper.h"
+#include "cuda/machine/wgmma.h"
 
 namespace tmc {
 namespace {
@@ -108,7 +108,7 @@ void parity_kernel(int) {
 extern "C" {
 
 // The box at (column, plane, row) of [rows, planes, columns], of bfloat16 or float.
-void selftest_copy_lines(Dtype dtype, const void* data, const int64_t* extents, int column, int plane, int row,
+void selftest_copy_lines(DType dtype, const void* data, const int64_t* extents, int column, int plane, int row,
                          int lines, char* result) {
   dispatch_mma(dtype, [=](auto type) {
     const TensorMap map = line_map<decltype(type)>({data, extents[2], extents[1], extents[0]}, lines);
@@ -124,7 +124,7 @@ void selftest_copy_pixels(const void* data, const int* grid, const int* at, int 
 }
 
 // a: 64 lines along the depth, or 64 depths of 64 rows; b: likewise of `columns`.
-void selftest_wgmma(Dtype dtype, int columns, bool depth_outer, const void* a, const void* b, int step, int wrong_bit,
+void selftest_wgmma(DType dtype, int columns, bool depth_outer, const void* a, const void* b, int step, int wrong_bit,
                     float* sums) {
   dispatch_mma(dtype, [=](auto type) {
     using T = decltype(type);

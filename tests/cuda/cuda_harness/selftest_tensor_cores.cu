@@ -1,4 +1,5 @@
 // Kernels that test the emulated tensor cores, matrix loads and asynchronous copies, and the mistakes to report.
+#include "cuda/conv2d/parts.h"
 #include "cuda/gemm/mma_gemm.cuh"
 
 namespace tmc {
@@ -80,7 +81,7 @@ void selftest_load_matrices(const void* rows, bool transposed, uint32_t* registe
   launch_with_shared_memory(load_matrices_kernel, dim3(1), 32, 512, nullptr, static_cast<const Chunk*>(rows),
                             transposed, registers);
 }
-void selftest_multiply_add(Dtype dtype, const uint32_t* a, const uint32_t* b, float* sums) {
+void selftest_multiply_add(DType dtype, const uint32_t* a, const uint32_t* b, float* sums) {
   dispatch_mma(dtype,
                [=](auto type) { launch(multiply_add_kernel<decltype(type)>, dim3(1), 32, nullptr, a, b, sums); });
 }
@@ -120,21 +121,19 @@ int selftest_staged_element(int columns, int line, int column) {
   return staged_element(columns, line, column);
 }
 
-// Rows of the block that is chosen for a product, and its columns.
+// Rows of the block that is chosen for a product over windows, and its columns.
 void selftest_block_of(int rows, int columns, int64_t* extents) {
-  dispatch_block<WideBlock, LongBlock, TallBlock>(
-      {.groups = 1, .rows = rows, .columns = columns, .depth = 0, .parts = 1, .part_depth = 0}, [&](auto block) {
-        extents[0] = decltype(block)::kRows;
-        extents[1] = decltype(block)::kColumns;
-      });
+  dispatch_window_block({.groups = 1, .rows = rows, .columns = columns, .depth = 0, .parts = 1, .part_depth = 0},
+                        [&](auto block) {
+                          extents[0] = decltype(block)::kRows;
+                          extents[1] = decltype(block)::kColumns;
+                        });
 }
 
-// How a product's depth is cut: the number of parts, and the depth of each.
-void selftest_cut(int groups, int rows, int columns, int depth, bool strict, int64_t* cut) {
-  const MmaExtents extents = {groups, rows, columns, depth, 1, depth};
-  const MmaExtents best =
-      strict ? best_cut<StrictBlock>(extents) : best_cut<WideBlock, LongBlock, NarrowBlock>(extents);
-  cut[0] = best.parts, cut[1] = best.part_depth;
+// How a depth is cut: the number of parts, and the depth of each.
+void selftest_cut(int depth, int multiple, int tiles, int64_t* cut) {
+  const DepthParts parts = cut_depth(depth, multiple, tiles);
+  cut[0] = parts.count, cut[1] = parts.depth;
 }
 
 }  // extern "C"
