@@ -97,15 +97,20 @@ def same_shape(mine, wanted, what):
     assert mine.shape == wanted.shape, f"{what}: shape {list(mine.shape)}, wanted {list(wanted.shape)}"
 
 
+def named(names, mine, wanted):
+    """(name, one, other) of two lists of tensors, or of tuples of them."""
+    for i, pair in enumerate(zip(mine, wanted, strict=True)):
+        yield names[i] if i < len(names) else f"result {i}", *pair
+
+
 def same_values(mine, wanted, what, names=()):
     """torch.equal of tensors or of lists of them: NaN, which elements never written hold (conftest.py), equals nothing.
 
     `names` name the lists' entries.
     """
     if not isinstance(mine, torch.Tensor):
-        mine, wanted = list(mine), list(wanted)
-        for i, (one, other) in enumerate(zip(mine, wanted, strict=True)):
-            same_values(one, other, f"{what}, {names[i] if i < len(names) else f'result {i}'}")
+        for name, one, other in named(names, mine, wanted):
+            same_values(one, other, f"{what}, {name}")
         return
     same_shape(mine, wanted, what)
     if not torch.equal(mine, wanted):
@@ -132,19 +137,19 @@ def within(mine, exact, limit, what, measure=largest, theirs=None, scale=None):
         )
 
 
-def close(mine, wanted, what, **tolerances):
+def close(mine, wanted, what, names=(), **tolerances):
     """torch.testing.assert_close of tensors or of lists of them, with its tolerances."""
     if not isinstance(mine, torch.Tensor):
-        for i, (one, other) in enumerate(zip(mine, wanted, strict=True)):
-            close(one, other, f"{what}, result {i}", **tolerances)
+        for name, one, other in named(names, mine, wanted):
+            close(one, other, f"{what}, {name}", **tolerances)
         return
     same_shape(mine, wanted, what)
-    torch.testing.assert_close(
-        mine,
-        wanted,
-        **tolerances,
-        msg=lambda text: f"{describe_worst(what, mine, wanted, (mine - wanted).abs())}; {text}",
-    )
+
+    def named_worst(text):
+        same = torch.isclose(mine, wanted, rtol=0, atol=0, equal_nan=tolerances.get("equal_nan", False))
+        return f"{describe_worst(what, mine, wanted, (mine - wanted).abs().where(~same, 0))}; {text}"
+
+    torch.testing.assert_close(mine, wanted, **tolerances, msg=named_worst)
 
 
 def check_close(mine, exact, theirs, terms, nonzeros=0, what="result"):
