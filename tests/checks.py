@@ -7,21 +7,15 @@
 check_registration: torch.library.opcheck of an operator's raw op and of every op that its derivatives call. It takes
 seconds and does not see values, so that one or two shapes an operator do.
 
-An error is the largest difference divided by the reference's largest magnitude.
+An error is the largest difference divided by the reference's largest magnitude (comparisons.py).
 """
 
 from unittest import mock
 
+import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from comparisons import RecordOps, check_close, naming_kernels, same_values
 
-# An error may be TOLERANCE * eps(dtype) * sqrt(terms), terms being the length of the longest sum: rounding errors of
-# independent sign grow with the square root, and the largest of a thousand normal errors is 3 to 4 deviations.
-TOLERANCE = 4
-# ... and its root mean square (the largest of a few values is too noisy) at most this many times torch's own on the
-# same inputs, plus the quarter of an eps that rounding the result alone costs. Fewer different values are left out:
-# with so few errors to average, either side may be lucky.
-RELATIVE_TO_TORCH, MANY_VALUES = 2, 64
 # A result that is mostly zeros proves nothing: this share must not be zero. Gradients may be sparse by nature (max
 # pooling): of them, a tenth as many values as the output has must not be zero.
 TRUSTED_NONZEROS, TRUSTED_GRADIENT_NONZEROS = 0.7, 0.1
@@ -81,6 +75,8 @@ LAYOUTS = {
     "transposed": _transposed,
     "expanded": _expanded,
 }
+DENSE = {name: LAYOUTS[name] for name in ("contiguous", "channels_last")}  # what kernels take as it is
+in_both_layouts = pytest.mark.parametrize("layout", DENSE.values(), ids=DENSE)
 
 
 # ---- Values.
@@ -88,21 +84,34 @@ LAYOUTS = {
 
 def check_values(ours, twin, inputs, terms=1, trusted=True, contiguous=False):
     """Forward and gradients of ours against twin in float64, and no worse than twin in the inputs' own dtype."""
+    with naming_kernels(ours, inputs):
+        compare_values(ours, twin, inputs, terms, trusted, contiguous)
+
+
+def compare_values(ours, twin, inputs, terms, trusted, contiguous):
     results, grads = run(ours, inputs)
     exact_results, exact_grads = run(twin, [None if x is None else x.double() for x in inputs])
     their_results, their_grads = run(twin, inputs)
-    for mine, exact, theirs in zip(results, exact_results, their_results, strict=True):
-        assert (mine.dtype, mine.device, mine.shape) == (theirs.dtype, theirs.device, theirs.shape)
+    outputs = [f"output {i}" for i in range(len(results))]
+    given = [i for i, x in enumerate(inputs) if x is not None]
+    gradients = [f"grad of input {i}, {kind} grad_output" for kind in ("random", "expanded") for i in given]
+    for what, mine, exact, theirs in zip(outputs, results, exact_results, their_results, strict=True):
+        kinds = [(x.dtype, x.device, x.shape) for x in (mine, theirs)]
+        assert kinds[0] == kinds[1], f"{what}: {kinds[0]}, torch's {kinds[1]}"
         wanted = theirs.contiguous() if contiguous else theirs
-        assert memory_order(mine) == memory_order(wanted), f"strides {mine.stride()}, torch's are {theirs.stride()}"
-        check_close(mine, exact, theirs, terms, trusted * TRUSTED_NONZEROS * mine.numel())
-    for mine, exact, theirs in zip(grads, exact_grads, their_grads, strict=True):
+        orders = memory_order(mine), memory_order(wanted)
+        assert orders[0] == orders[1], f"{what}: strides {mine.stride()}, torch's are {theirs.stride()}"
+        check_close(mine, exact, theirs, terms, trusted * TRUSTED_NONZEROS * mine.numel(), what)
+    for what, mine, exact, theirs in zip(gradients, grads, exact_grads, their_grads, strict=True):
         nonzeros = trusted * TRUSTED_GRADIENT_NONZEROS * min(mine.numel(), results[0].numel())
-        check_close(mine, exact, theirs, terms, nonzeros)
+        check_close(mine, exact, theirs, terms, nonzeros, what)
     with traced():
         traced_results, traced_grads = run(ours, inputs)
-    for mine, same in zip([*results, *grads], [*traced_results, *traced_grads], strict=True):
-        assert torch.equal(mine, same) or mine.isnan().any(), "the operator's two doors differ"
+    for what, mine, same in zip(
+        [*outputs, *gradients], [*results, *grads], [*traced_results, *traced_grads], strict=True
+    ):
+        if not mine.isnan().any():
+            same_values(same, mine, f"{what}: the operator's two doors")
 
 
 def run(function, inputs):
@@ -136,32 +145,6 @@ def traced():
     return mock.patch("torch.compiler.is_compiling", lambda: True)
 
 
-def check_close(mine, exact, theirs, terms, nonzeros=0):
-    """mine and theirs are two computations, in the same dtype, of what exact holds in float64: with that many values
-    that are not zero, or the comparison is not to be trusted."""
-    if not mine.is_floating_point():
-        assert torch.equal(mine, exact)
-        return
-    dtype, eps = mine.dtype, torch.finfo(mine.dtype).eps
-    mine, exact, theirs = mine.double(), exact.double(), theirs.double()
-    finite = exact.isfinite()
-    assert torch.equal(mine.isfinite(), finite) and torch.equal(mine.isnan(), exact.isnan())
-    mine, exact, theirs = mine[finite], exact[finite], theirs[finite]
-    if exact.numel() == 0:
-        return
-    assert (exact.abs() > 1e-3).sum() >= nonzeros, "mistrusted: the reference is mostly zeros"
-    scale = exact.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    errors, their_errors = (mine - exact) / scale, (theirs - exact) / scale
-    assert errors.abs().max() <= TOLERANCE * eps * terms**0.5
-    if dtype != torch.float64 and exact.unique().numel() >= MANY_VALUES:  # in float64 torch is the reference
-        mine, theirs = root_mean_square(errors), root_mean_square(their_errors)
-        assert mine <= RELATIVE_TO_TORCH * theirs + eps / 4, f"error {mine / eps} eps, torch's is {theirs / eps} eps"
-
-
-def root_mean_square(values):
-    return values.square().mean().sqrt()
-
-
 # ---- Derivatives.
 
 
@@ -187,19 +170,6 @@ def check_derivatives(ours, inputs):
 
 
 # ---- Registration.
-
-
-class RecordOps(TorchDispatchMode):
-    """Collects each of our ops that is called, with its first arguments."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "tmc":
-            self.calls.setdefault(func, args)
-        return func(*args, **(kwargs or {}))
 
 
 def ops_called(ours, inputs):

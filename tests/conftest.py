@@ -5,6 +5,9 @@ import torch
 
 import torch_manual_conv
 
+# Their asserts show the values compared, as those of test files do.
+pytest.register_assert_rewrite("checks", "instruction_sets", "amx_harness", "training_runs")
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

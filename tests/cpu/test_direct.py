@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_values
+from checks import check_values, in_both_layouts
+from comparisons import PASSES, naming_kernels, same_values
 from instruction_sets import run_on
 
 import torch_manual_conv.functional as F
@@ -31,7 +32,6 @@ CASES = {
     "few-channels-wide": ((1, 2, 6, 2500), (5, 2, 3, 7), dict(stride=(1, 2), padding=2)),
     "tall": ((1, 4, 300, 2), (5, 4, 3, 2), dict()),
 }
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def direct():
     torch.ops.tmc.prefer_conv2d_algorithm("")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@in_both_layouts
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("input, weight, arguments", CASES.values(), ids=CASES)
 def test_matches_torch(input, weight, arguments, stored, layout, direct):
@@ -58,7 +58,7 @@ def test_matches_torch(input, weight, arguments, stored, layout, direct):
     check_values(
         lambda x, w, b: F.conv2d(x, w, b, **arguments),
         twin,
-        [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in operands],
+        [layout(t) for t in operands],
         terms=max(weight[0], weight[1]) * weight[2] * weight[3] + input[0] * p * q,
     )
 
@@ -80,10 +80,11 @@ def test_same_bits_for_any_batch_and_threads(name, direct):
         torch.set_num_threads(count)
         results.append(passes(x, w, grad, arguments))
     torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
-    alone = passes(x[3:4], w, grad[3:4], arguments)
-    assert torch.equal(alone[0][0], results[0][0][3]) and torch.equal(alone[1][0], results[0][1][3])
+    with naming_kernels(passes, (x, w, grad, arguments)):
+        for count, other in zip((2, 3), results[1:], strict=True):
+            same_values(other, results[0], f"{count} threads, wanted as with 1", PASSES)
+        alone = passes(x[3:4], w, grad[3:4], arguments)
+        same_values([t[0] for t in alone[:2]], [t[3] for t in results[0][:2]], "sample 3 alone", PASSES)
 
 
 def test_same_bits_for_any_number_of_filters(direct):
@@ -91,7 +92,8 @@ def test_same_bits_for_any_number_of_filters(direct):
     x = torch.randn(2, 64, 9, 7, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     w = torch.randn(320, 64, 1, 1, dtype=torch.bfloat16)
     for filters in (16, 56, 256):
-        assert torch.equal(F.conv2d(x, w)[:, :filters], F.conv2d(x, w[:filters]))
+        with naming_kernels(F.conv2d, (x, w)):
+            same_values(F.conv2d(x, w)[:, :filters], F.conv2d(x, w[:filters]), f"output of {filters} filters")
 
 
 @pytest.mark.parametrize("where", ["input", "weight", "grad_output"])
@@ -101,12 +103,14 @@ def test_not_finite_as_the_formula_has_it(where, direct):
     {"input": x, "weight": w, "grad_output": grad}[where].view(-1)[0] = torch.inf
     mine = passes(x, w, grad, dict(padding=1))
     torch.ops.tmc.prefer_conv2d_algorithm("matrix_product")
-    for a, b in zip(mine, passes(x, w, grad, dict(padding=1)), strict=True):
-        assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())
+    for what, a, b in zip(PASSES[:3], mine, passes(x, w, grad, dict(padding=1)), strict=True):
+        same_values(a.isnan(), b.isnan(), f"{what}: where it is NaN")
+        same_values(a.isinf(), b.isinf(), f"{what}: where it is infinite")
 
 
 EACH_ISA = """
 import torch
+from comparisons import PASSES, naming_kernels, within
 from test_direct import CASES, F, passes, torch_F
 torch.ops.tmc.prefer_conv2d_algorithm("direct")
 for input, weight, arguments in CASES.values():
@@ -115,8 +119,9 @@ for input, weight, arguments in CASES.values():
     grad = torch.randn(exact.shape)
     leaves = [t.double().requires_grad_() for t in (x, w)]
     wanted = torch.autograd.grad(torch_F.conv2d(*leaves, **arguments), leaves, grad.double())
-    for mine, right in zip(passes(x, w, grad, arguments), (exact, *wanted)):
-        assert (mine - right).abs().max() <= 1e-5 * right.abs().max(), (input, weight, arguments)
+    with naming_kernels(passes, (x, w, grad, arguments)):
+        for what, mine, right in zip(PASSES, passes(x, w, grad, arguments), (exact, *wanted)):
+            within(mine, right, 1e-5, f"{what}, {arguments}")
 """
 
 
@@ -136,4 +141,4 @@ def test_large_results(filters, direct):
     x, w = (
         torch.randn(s).contiguous(memory_format=torch.channels_last) for s in ((1, 4, 256, 512), (filters, 2, 1, 1))
     )
-    assert torch.equal(F.conv2d(x, w, groups=2)[:, :, :3], F.conv2d(x[:, :, :3], w, groups=2))
+    same_values(F.conv2d(x, w, groups=2)[:, :, :3], F.conv2d(x[:, :, :3], w, groups=2), "output of three rows")

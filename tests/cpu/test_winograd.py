@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_values
+from checks import check_values, in_both_layouts
+from comparisons import PASSES, close, naming_kernels, same_values, within
 from instruction_sets import INSTRUCTION_SETS, run_on
 
 import torch_manual_conv.functional as F
@@ -52,14 +53,11 @@ def operands(input, weight, dtype=torch.float32):
     return [torch.randn(s, dtype=torch.float64).to(dtype) for s in (input, weight, weight[:1])]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@in_both_layouts
 @pytest.mark.parametrize("stored", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("input, weight, arguments", CASES.values(), ids=CASES)
 def test_matches_torch(input, weight, arguments, stored, layout, winograd):
-    inputs = operands(input, weight, stored)
-    check_close(
-        [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in inputs], arguments, torch.finfo(stored).eps
-    )
+    check_close([layout(t) for t in operands(input, weight, stored)], arguments, torch.finfo(stored).eps)
 
 
 def check_close(inputs, arguments, eps):
@@ -70,10 +68,9 @@ def check_close(inputs, arguments, eps):
     grad_output = torch.randn_like(output)
     grads = torch.autograd.grad(output, leaves, grad_output)
     exact_grads = torch.autograd.grad(exact, exact_leaves, grad_output.double())
-    for mine, wanted in zip([output, *grads], [exact, *exact_grads], strict=True):
-        assert mine.shape == wanted.shape
-        error = (mine.double() - wanted).abs().max() / wanted.abs().max()
-        assert error <= eps + 16 * torch.finfo(torch.float32).eps
+    with naming_kernels(lambda *x: F.conv2d(*x, **arguments), inputs):
+        for what, mine, wanted in zip(PASSES, [output, *grads], [exact, *exact_grads], strict=True):
+            within(mine, wanted, eps + 16 * torch.finfo(torch.float32).eps, what)
 
 
 def test_strided_operands(winograd):
@@ -108,8 +105,9 @@ def test_as_accurate_as_torch(input, weight, padding, images, winograd):
         output = conv(*leaves, padding=padding)
         grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(cast)
         results[name] = [t.double() for t in (output, *torch.autograd.grad(output, leaves, grad_output))]
-    for mine, theirs, exact in zip(*results.values(), strict=True):
-        assert (mine - exact).norm() <= most * (theirs - exact).norm()
+    with naming_kernels(lambda *x: F.conv2d(*x, padding=padding), (x, w)):
+        for what, mine, theirs, exact in zip(PASSES[:3], *results.values(), strict=True):
+            within(mine, exact, most, what, torch.Tensor.norm, theirs, scale=(theirs - exact).norm())
 
 
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
@@ -127,17 +125,17 @@ def test_nine_points_lose_less_than_a_half_type_rounds(input, weight, padding, i
         torch.set_float32_matmul_precision(before)
     exact = torch_F.conv2d(*exact_leaves, padding=padding)
     wanted = [exact, *torch.autograd.grad(exact, exact_leaves, output.detach().double())]
-    for a, b in zip(mine, wanted, strict=True):
-        assert (a - b).norm() <= 2**-16 * b.norm()
+    for what, a, b in zip(PASSES[:3], mine, wanted, strict=True):
+        within(a, b, 2**-16, f"{what}, precision high", torch.Tensor.norm)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@in_both_layouts
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_same_bits(kernel, stored, layout, winograd, threads):
     """From run to run, for any number of threads, for a sample whatever its batch."""
     x, w, b = operands((9, 40, 17, 14), (70, 40, kernel, kernel), stored)
-    x = x.contiguous(memory_format=layout)
+    x = layout(x)
     geometry = [1] * 6, 1
 
     def run(x):
@@ -152,10 +150,12 @@ def test_same_bits(kernel, stored, layout, winograd, threads):
     first = run(x)
     for count in (2, 3, 13, 1):
         threads(count)
-        assert all(map(torch.equal, run(x), first))
+        with naming_kernels(run, (x,)):
+            same_values(run(x), first, f"{count} threads, wanted as with those before", PASSES)
     for i in (0, 8):
         alone = run(x[i : i + 1])
-        assert torch.equal(alone[0][0], first[0][i]) and torch.equal(alone[1][0], first[1][i])
+        with naming_kernels(run, (x,)):
+            same_values([t[0] for t in alone[:2]], [t[i] for t in first[:2]], f"sample {i} alone", PASSES)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -179,12 +179,12 @@ def test_what_is_not_finite_stays_where_it_is(value, stored, winograd):
     torch.ops.tmc.prefer_conv2d_algorithm("matrix_product")
     direct = maps()
     for i in (0, 1):
-        assert torch.equal(after[i][::2], before[i][::2])
-        torch.testing.assert_close(after[i][1], direct[i][1], rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(after[2], direct[2], rtol=0, atol=0, equal_nan=True)
+        same_values(after[i][::2], before[i][::2], f"{PASSES[i]} of the other images")
+        close(after[i][1], direct[i][1], f"{PASSES[i]} of the image that holds it", rtol=0, atol=0, equal_nan=True)
+    close(after[2], direct[2], "grad_weight", rtol=0, atol=0, equal_nan=True)
     theirs = torch_F.conv2d(x, w, padding=1)
     tolerance = 1e-5 if stored == torch.float32 else 1e-2
-    torch.testing.assert_close(after[0], theirs, equal_nan=True, rtol=tolerance, atol=tolerance)
+    close(after[0], theirs, "output", equal_nan=True, rtol=tolerance, atol=tolerance)
 
 
 EACH_ISA = """

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from comparisons import close, same_values
 from torch import nn as torch_nn
 
 import torch_manual_conv
@@ -64,11 +65,12 @@ def test_same_logits_and_gradients(constructor, size):
     images_too = images.clone().requires_grad_()
     logits = ours(images_too)
     (grad,) = torch.autograd.grad(logits.square().sum(), images_too)
-    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9 * wanted.abs().max().item())
-    torch.testing.assert_close(grad, wanted_grad, rtol=1e-9, atol=1e-9 * wanted_grad.abs().max().item())
+    close(logits, wanted, "logits", rtol=1e-9, atol=1e-9 * wanted.abs().max().item())
+    close(grad, wanted_grad, "gradient of the images", rtol=1e-9, atol=1e-9 * wanted_grad.abs().max().item())
 
     back = torch_manual_conv.revert(ours)
-    assert types(back) == kinds and torch.equal(back(images), theirs(images))
+    assert types(back) == kinds
+    same_values(back(images), theirs(images), "logits after revert")
 
 
 def test_parameters_stay_the_same_objects():
@@ -93,11 +95,13 @@ def test_fuse():
     assert types(model)[7:] == [nn.ConvActPool2d, torch_nn.Identity]
     assert list(model.state_dict()) == keys
     output = model(IMAGES)
-    torch.testing.assert_close(output, wanted)
-    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), model.parameters()), wanted_grads)
+    close(output, wanted, "output")
+    names = [name for name, _ in model.named_parameters()]
+    close(torch.autograd.grad(output.square().sum(), model.parameters()), wanted_grads, "gradients", names)
     assert list(copy.deepcopy(model).state_dict()) == keys
     torch_manual_conv.revert(model)
-    assert types(model) == kinds and torch.equal(model(IMAGES), wanted)
+    assert types(model) == kinds
+    same_values(model(IMAGES), wanted, "output after revert")
 
 
 RELU, SIGMOID, BATCH_NORM = torch_nn.ReLU(inplace=True), torch_nn.Sigmoid(), torch_nn.BatchNorm2d(4)
@@ -136,8 +140,9 @@ def test_which_runs_are_fused(followers, count, activation, pool):
     if count:
         assert (model[0].activation, model[0].pool) == (activation, pool)
     output = model(IMAGES)
-    torch.testing.assert_close(output, wanted)
-    torch.testing.assert_close(torch.autograd.grad(output.square().sum(), model[0].parameters()), wanted_grads)
+    close(output, wanted, "output")
+    grads = torch.autograd.grad(output.square().sum(), model[0].parameters())
+    close(grads, wanted_grads, "gradients", ("weight", "bias"))
     assert types(torch_manual_conv.revert(model)) == kinds
 
 
@@ -149,14 +154,14 @@ def test_fused_vgg_and_alexnet():
         ours = torch_manual_conv.convert(copy.deepcopy(theirs), fuse=True)
         assert not any(type(m) is nn.Conv2d for m in ours.modules())
         images = torch.randn(2, 3, size, size, dtype=torch.float64)
-        torch.testing.assert_close(ours(images), theirs(images))
+        close(ours(images), theirs(images), "logits")
 
 
 def test_fuse_leaves_a_convolution_used_twice_alone():
     conv = torch_nn.Conv2d(3, 3, 3, padding=1)
     model = torch_nn.Sequential(conv, torch_nn.ReLU(), conv, torch_nn.MaxPool2d(2)).double()
     wanted = model(IMAGES)
-    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+    close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted, "output")
     assert type(conv) is nn.Conv2d
 
 
@@ -167,7 +172,7 @@ def test_fuse_leaves_a_forward_of_its_own_alone():
 
     model = Features(torch_nn.Conv2d(3, 3, 3), torch_nn.ReLU()).double()
     wanted = model(IMAGES)
-    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+    close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted, "output")
 
 
 def test_revert_returns_followers_in_the_present_mode():
@@ -192,7 +197,7 @@ def test_shared_modules_stay_shared():
     wanted = model(IMAGES)
     torch_manual_conv.convert(model)
     assert model[0] is model[2] and model[1] is model[3] and type(conv) is nn.Conv2d
-    torch.testing.assert_close(model(IMAGES), wanted)
+    close(model(IMAGES), wanted, "output")
 
 
 def test_a_shared_activation_survives_fusing():
@@ -202,9 +207,10 @@ def test_a_shared_activation_survives_fusing():
         torch_nn.Conv2d(3, 3, 3), act, torch_nn.MaxPool2d(2), torch_nn.Conv2d(3, 2, 2), act, torch_nn.AvgPool2d(2)
     ).double()
     wanted = model(IMAGES)
-    torch.testing.assert_close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted)
+    close(torch_manual_conv.convert(model, fuse=True)(IMAGES), wanted, "output")
     torch_manual_conv.revert(model)
-    assert model[1] is act and model[4] is act and torch.equal(model(IMAGES), wanted)
+    assert model[1] is act and model[4] is act
+    same_values(model(IMAGES), wanted, "output after revert")
 
 
 def test_a_single_layer():
@@ -218,17 +224,17 @@ def test_twice_is_once():
     wanted = model(IMAGES)
     for _ in range(2):
         torch_manual_conv.convert(model, fuse=True)
-    torch.testing.assert_close(model(IMAGES), wanted)
+    close(model(IMAGES), wanted, "output")
     for _ in range(2):
         torch_manual_conv.revert(model)
-    assert torch.equal(model(IMAGES), wanted)
+    same_values(model(IMAGES), wanted, "output after revert")
 
 
 def test_a_fused_convolution_parametrized_later_stays_fused():
     model = torch_manual_conv.convert(stage(), fuse=True)
     torch_nn.utils.parametrizations.weight_norm(model[0])
     wanted = model(IMAGES)
-    torch.testing.assert_close(torch_manual_conv.revert(model)(IMAGES), wanted)
+    close(torch_manual_conv.revert(model)(IMAGES), wanted, "output after revert")
     assert [type(model[i]) for i in (1, 3)] == [torch_nn.Identity, torch_nn.Conv2d]
 
 

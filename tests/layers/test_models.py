@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comparisons import close, same_values
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_manual_conv import models
@@ -33,18 +34,18 @@ def test_same_network_from_either_layers(name, activation, batch_norm):
     ours, input = build(name, activation=activation, batch_norm=batch_norm, layers="manual")
     theirs, _ = build(name, activation=activation, batch_norm=batch_norm, layers="torch")
     assert ours.state_dict().keys() == theirs.state_dict().keys()
-    for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
-    for one, other in zip(outputs_and_gradients(ours, input), outputs_and_gradients(theirs, input), strict=True):
-        # 1/sigma of a batch norm over few values magnifies rounding, up to 1/sqrt(1e-5) in each of seven layers
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    same_values(ours.state_dict().values(), theirs.state_dict().values(), "state", list(ours.state_dict()))
+    # 1/sigma of a batch norm over few values magnifies rounding, up to 1/sqrt(1e-5) in each of seven layers
+    results = [outputs_and_gradients(model, input) for model in (ours, theirs)]
+    names = ["logits", *(f"gradient of {parameter}" for parameter, _ in ours.named_parameters())]
+    close(*results, name, names, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("pool", ["max", "avg", "sum"])
 def test_lecture_net_pools(pool):
     ours, input = build("lecture_net", pool=pool, layers="manual")
     theirs, _ = build("lecture_net", pool=pool, layers="torch")
-    torch.testing.assert_close(ours(input), theirs(input), rtol=1e-9, atol=1e-12)
+    close(ours(input), theirs(input), "logits", rtol=1e-9, atol=1e-12)
 
 
 def test_loads_torchvision_alexnet():
@@ -53,13 +54,13 @@ def test_loads_torchvision_alexnet():
     theirs = torchvision.models.alexnet(num_classes=10).double().eval()
     torch.manual_seed(3)
     ours = models.alexnet(num_classes=10).double().eval()
-    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(one, other), "the same seed gives torchvision's initial weights"
+    what = "the same seed gives torchvision's initial weights"
+    same_values(ours.parameters(), theirs.parameters(), what, list(ours.state_dict()))
     torch.nn.init.normal_(theirs.features[0].bias)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     input = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(ours(input), theirs(input), rtol=1e-10, atol=1e-12)
+        close(ours(input), theirs(input), "logits", rtol=1e-10, atol=1e-12)
 
 
 def test_alexnet_2012_is_the_papers():
@@ -84,11 +85,11 @@ def test_local_response_norm_matches_torch(size, shape):
     one = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     other = one.detach().clone().requires_grad_()
     ours, theirs = models.LocalResponseNorm(**options)(one), torch.nn.LocalResponseNorm(**options)(other)
-    torch.testing.assert_close(ours, theirs)
+    close(ours, theirs, "output")
     weight = torch.randn_like(ours)
     (ours * weight).sum().backward()
     (theirs * weight).sum().backward()
-    torch.testing.assert_close(one.grad, other.grad)
+    close(one.grad, other.grad, "grad_input")
 
 
 def test_local_response_norm_is_the_papers():
@@ -100,7 +101,7 @@ def test_local_response_norm_is_the_papers():
     for i in range(8):
         window = input[:, max(0, i - n // 2) : i + n // 2 + 1]
         expected = input[:, i] / (k + alpha * window.square().sum(1)) ** beta
-        torch.testing.assert_close(output[:, i], expected)
+        close(output[:, i], expected, f"channel {i}")
 
 
 def relative_gradient_of_first_layer(init):

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from comparisons import close, same_values
 from torch import nn as torch_nn
 
 from torch_manual_conv import functional as F
@@ -40,7 +41,7 @@ def build(module, name, arguments):
 
 def assert_same_state(a, b):
     assert list(a.state_dict()) == list(b.state_dict())
-    assert all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+    same_values(a.state_dict().values(), b.state_dict().values(), "state", list(a.state_dict()))
 
 
 @every_layer
@@ -51,8 +52,8 @@ def test_is_built_and_computes_as_its_twin(name, arguments, shape):
     assert inspect.signature(type(ours)) == inspect.signature(type(theirs))
     ours, theirs = ours.double(), theirs.double()
     x = torch.randn(shape, dtype=torch.float64)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours(x[0]), theirs(x[0]))
+    close(ours(x), theirs(x), name)
+    close(ours(x[0]), theirs(x[0]), f"{name} of one sample")
 
 
 @every_layer
@@ -68,7 +69,8 @@ def test_copies_and_pickles(name, arguments, shape):
     layer = build(nn, name, arguments).double()
     x = torch.randn(shape, dtype=torch.float64)
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert type(twin) is type(layer) and torch.equal(twin(x), layer(x))
+        assert type(twin) is type(layer)
+        same_values(twin(x), layer(x), f"{name} of a copy")
 
 
 @every_layer
@@ -79,7 +81,7 @@ def test_meta_device(name, arguments, shape):
         assert layer(torch.empty(shape, dtype=arguments.get("dtype"))).is_meta
     layer.to_empty(device="cpu").load_state_dict(build(torch_nn, name, arguments).state_dict())
     x = torch.randn(shape, dtype=arguments.get("dtype"))
-    torch.testing.assert_close(layer(x), build(torch_nn, name, arguments)(x))
+    close(layer(x), build(torch_nn, name, arguments)(x), name)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
@@ -89,8 +91,8 @@ def test_padding_modes(name, mode):
     arguments = dict(in_channels=2, out_channels=3, kernel_size=3, padding=1, padding_mode=mode)
     ours, theirs = (build(m, name, arguments).double() for m in (nn, torch_nn))
     x = torch.randn(2, 2, *[5] * axes, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(*(torch.autograd.grad(layer(x).square().sum(), x) for layer in (ours, theirs)))
+    close(ours(x), theirs(x), name)
+    close(*(torch.autograd.grad(layer(x).square().sum(), x) for layer in (ours, theirs)), f"grad_input of {name}")
 
 
 def test_conv_transpose2d_output_size():
@@ -98,7 +100,7 @@ def test_conv_transpose2d_output_size():
     ours, theirs = build(nn, "ConvTranspose2d", arguments), build(torch_nn, "ConvTranspose2d", arguments)
     x = torch.randn(2, 3, 5, 4)
     for output_size in ([11, 9], [12, 10]):
-        torch.testing.assert_close(ours(x, output_size=output_size), theirs(x, output_size=output_size))
+        close(ours(x, output_size=output_size), theirs(x, output_size=output_size), f"output_size {output_size}")
     with pytest.raises(ValueError):
         ours(x, output_size=[13, 10])
 
@@ -107,7 +109,7 @@ def test_conv_transpose2d_output_size():
 def test_return_indices(name):
     ours, theirs = (getattr(m, name)(3, return_indices=True) for m in (nn, torch_nn))
     x = torch.randn(2, 3, 8, 7)
-    assert all(map(torch.equal, ours(x), theirs(x)))
+    same_values(ours(x), theirs(x), name, ("output", "indices"))
 
 
 @every_layer
@@ -118,14 +120,14 @@ def test_fx_traces_it_to_one_call(name, arguments, shape):
     (call,) = (node for node in graph.graph.nodes if node.op == "call_function")
     assert getattr(F, call.target.__name__) is call.target
     x = torch.randn(shape, dtype=arguments.get("dtype"))
-    assert torch.equal(pickle.loads(pickle.dumps(graph))(x), layer(x))
+    same_values(pickle.loads(pickle.dumps(graph))(x), layer(x), f"{name} of the graph")
 
 
 def test_sum_pool2d():
     layer = nn.SumPool2d(3, stride=2, padding=1, ceil_mode=True)
     twin = torch_nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, divisor_override=1)
     x = torch.randn(2, 3, 8, 7)
-    torch.testing.assert_close(layer(x), twin(x))
+    close(layer(x), twin(x), "sums")
     assert repr(layer) == "SumPool2d(kernel_size=3, stride=2, padding=1)"
     assert nn.SumPool2d(2).stride == 2 and not layer.state_dict()
 
@@ -138,9 +140,9 @@ def test_conv_act_pool2d(padding_mode):
     layer, conv = nn.ConvActPool2d(**arguments, **stage), build(torch_nn, "Conv2d", arguments)
     assert_same_state(layer, conv)
     x = torch.randn(2, 3, 9, 8)
-    torch.testing.assert_close(layer(x), torch.nn.functional.max_pool2d(torch.sigmoid(conv(x)), 3, 2, 1))
+    close(layer(x), torch.nn.functional.max_pool2d(torch.sigmoid(conv(x)), 3, 2, 1), "stage")
     assert "activation=sigmoid, pool=max, pool_size=3, pool_stride=2, pool_padding=1" in repr(layer)
-    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    same_values(copy.deepcopy(layer)(x), layer(x), "stage of a copy")
 
 
 @pytest.mark.parametrize("name", [n for n in F.__all__ if hasattr(torch.nn.functional, n)])

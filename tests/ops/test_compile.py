@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as torch_F
+from comparisons import close
 
 from torch_manual_conv import functional as F
 from torch_manual_conv import nn
@@ -88,7 +89,7 @@ def small_model(module):
 @every_function
 def test_compiles_whole_with_gradients(ours, theirs, tensors):
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(gradients(compiled, tensors), gradients(theirs, tensors))
+    close(gradients(compiled, tensors), gradients(theirs, tensors), "results and gradients")
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -99,21 +100,21 @@ def test_model_compiles_once_for_any_batch(backend):
     for n in (2, 5, 3):
         x = torch.randn(n, 3, 12, 11)
         output, wanted = compiled(x), theirs(x)
-        torch.testing.assert_close(output, wanted)
+        close(output, wanted, f"output, batch {n}")
         output.square().sum().backward()
         wanted.square().sum().backward()
     assert counter.frame_count == 1
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad)
+        close(mine.grad, other.grad, "parameter gradient")
 
 
 def test_frozen_and_repeated_operands_compile():
     """A frozen weight, and one tensor passed twice, keep their gradients right."""
     frozen = torch.compile(lambda x: F.conv2d(x, W), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(gradients(frozen, (X,)), gradients(lambda x: torch_F.conv2d(x, W), (X,)))
+    close(gradients(frozen, (X,)), gradients(lambda x: torch_F.conv2d(x, W), (X,)), "frozen weight")
     square = torch.compile(lambda x: F.conv2d(x, x, padding=1), fullgraph=True, backend="aot_eager")
     x = (W[:4, :4],)
-    torch.testing.assert_close(gradients(square, x), gradients(lambda x: torch_F.conv2d(x, x, padding=1), x))
+    close(gradients(square, x), gradients(lambda x: torch_F.conv2d(x, x, padding=1), x), "input as weight")
 
 
 def test_model_exports():
@@ -123,7 +124,7 @@ def test_model_exports():
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert {"tmc.conv2d.default", "tmc.sigmoid.default", "tmc.max_pool2d.default"} <= names
     x = torch.randn(5, 3, 12, 11)
-    torch.testing.assert_close(program.module()(x), theirs(x))
+    close(program.module()(x), theirs(x), "exported")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
@@ -134,9 +135,9 @@ def test_traces_with_gradients(ours, theirs, tensors):
     torch.jit.save(torch.jit.trace(ours, tuple(t.clone().requires_grad_() for t in tensors)), file)
     file.seek(0)
     loaded = torch.jit.load(file)
-    torch.testing.assert_close(gradients(loaded, tensors), gradients(theirs, tensors))
+    close(gradients(loaded, tensors), gradients(theirs, tensors), "results and gradients")
     larger = (torch.cat([tensors[0], tensors[0].cos()]), *tensors[1:])
-    torch.testing.assert_close(gradients(loaded, larger), gradients(theirs, larger))
+    close(gradients(loaded, larger), gradients(theirs, larger), "of a larger batch")
 
 
 # ---- torch.func, without and with compile.
@@ -155,7 +156,7 @@ def test_func_transforms(ours, theirs, tensors):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*performance drop.*")  # vmap's, where it loops over the samples
             mine = transform(ours)(*args)
-        torch.testing.assert_close(mine, transform(theirs)(*args))
+        close(mine, transform(theirs)(*args), "transformed")
 
     agree(lambda f: torch.func.grad(loss(f), every), *tensors)
     agree(lambda f: torch.func.vmap(f), *stacked)
@@ -178,7 +179,7 @@ def test_hessian_vector_product(name):
         gradient = torch.func.grad(lambda x: function(x, *tensors[1:]).pow(3).sum())
         return torch.func.jvp(gradient, tensors[:1], (X.cos(),))
 
-    torch.testing.assert_close(product(ours), product(theirs))
+    close(product(ours), product(theirs), "gradient and Hessian-vector product")
 
 
 @every_function
@@ -195,7 +196,7 @@ def test_transforms_without_grad_mode(ours, theirs, tensors):
             yield torch.func.jvp(torch.func.vmap(f), stacked, tangents)
             yield torch.func.grad(loss, tuple(range(len(tensors))))(*stacked)
 
-    torch.testing.assert_close(list(transformed(ours)), list(transformed(theirs)))
+    close(list(transformed(ours)), list(transformed(theirs)), "jvp and gradients")
 
 
 def test_operators_batch():
@@ -203,7 +204,7 @@ def test_operators_batch():
     operator, geometry = torch.ops.tmc.conv2d, [1, 1, 1, 1, 0, 0]
     stacked = torch.stack([X, X.cos()])
     mine = gradients(torch.vmap(lambda x: operator(x, W, B, geometry, 1)), [stacked])
-    torch.testing.assert_close(mine, gradients(torch.vmap(lambda x: torch_F.conv2d(x, W, B)), [stacked]))
+    close(mine, gradients(torch.vmap(lambda x: torch_F.conv2d(x, W, B)), [stacked]), "vmap")
 
 
 def test_hessian():
@@ -213,7 +214,7 @@ def test_hessian():
         return lambda x: pool(sigmoid(conv(x, W[:2, :1])), 2).sum()
 
     ours, theirs = energy(F.conv2d, F.sigmoid, F.avg_pool2d), energy(torch_F.conv2d, torch.sigmoid, torch_F.avg_pool2d)
-    torch.testing.assert_close(torch.func.hessian(ours)(x), torch.func.hessian(theirs)(x))
+    close(torch.func.hessian(ours)(x), torch.func.hessian(theirs)(x), "Hessian")
 
 
 @pytest.mark.parametrize("name", ["conv2d", "sigmoid", "max_pool2d", "adaptive_avg_pool2d", "conv_act_pool2d"])
@@ -222,11 +223,11 @@ def test_transforms_compile(name):
     ours, theirs, tensors = CASES[name]
     stacked = [torch.stack([t, t.flip(-1)]) for t in tensors]
     compiled = torch.compile(torch.func.vmap(ours), backend="aot_eager")
-    torch.testing.assert_close(gradients(compiled, stacked), gradients(torch.func.vmap(theirs), stacked))
+    close(gradients(compiled, stacked), gradients(torch.func.vmap(theirs), stacked), "vmap")
 
     tangents = tuple(t.cos() for t in tensors)
     compiled = torch.compile(lambda *tensors: torch.func.jvp(ours, tensors, tangents), backend="aot_eager")
-    torch.testing.assert_close(compiled(*tensors), torch.func.jvp(theirs, tensors, tangents))
+    close(compiled(*tensors), torch.func.jvp(theirs, tensors, tangents), "jvp")
 
 
 # ---- Autocast and checkpoint.
@@ -242,8 +243,8 @@ def test_autocast(ours, theirs, tensors, dtype_cast):
         compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")(*tensors)
     assert mine.dtype == wanted.dtype == compiled.dtype
     tolerance = dict(rtol=0, atol=8 * torch.finfo(dtype_cast).eps * wanted.float().abs().max().item())
-    torch.testing.assert_close(mine.float(), wanted.float(), **tolerance)
-    torch.testing.assert_close(compiled.float(), mine.float(), **tolerance)
+    close(mine.float(), wanted.float(), f"output in {dtype_cast}", **tolerance)
+    close(compiled.float(), mine.float(), f"compiled output in {dtype_cast}", **tolerance)
 
 
 def test_autocast_trains_float32_parameters():
@@ -262,4 +263,8 @@ def test_checkpoint():
     for compiled in (False, True):
         run = torch.compile(model, backend="aot_eager") if compiled else model
         output = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
-        torch.testing.assert_close(torch.autograd.grad(output.square().sum(), [x, *model.parameters()]), wanted)
+        close(
+            torch.autograd.grad(output.square().sum(), [x, *model.parameters()]),
+            wanted,
+            f"gradients, compiled: {compiled}",
+        )

@@ -5,7 +5,8 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import RecordOps, check_op, check_registration, check_values, ops_called, saved_tensors
+from checks import DENSE, check_op, check_registration, check_values, ops_called, saved_tensors
+from comparisons import RecordOps, close, same_values
 
 import torch_manual_conv.functional as F
 
@@ -80,11 +81,11 @@ def test_larger_than_a_block(case, dtype, device):
         "alexnet-third": ((3, 101, 13, 13), (67, 101, 3, 3), dict(padding=1)),
     }[case]
     inputs = [x.to(device, dtype) for x in tensors(input, weight)]
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for layout in DENSE.values():
         check_values(
             lambda x, w, b: F.conv2d(x, w, b, **arguments),
             lambda x, w, b: torch_F.conv2d(x, w, b, **arguments),
-            [x.contiguous(memory_format=layout) if x.dim() == 4 else x for x in inputs],
+            [layout(x) for x in inputs],
             terms=terms(input, weight),
         )  # fmt: skip
 
@@ -105,7 +106,8 @@ def test_infinity_and_nan_stay_local(device):
     x, w = torch.ones(1, 1, 6, 6, device=device), torch.ones(1, 1, 3, 3, device=device)
     x[0, 0, 0, 0], x[0, 0, 5, 5] = torch.nan, torch.inf
     ours, theirs = (f(x, w, padding=1) for f in (F.conv2d, torch_F.conv2d))
-    assert torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(ours.isinf(), theirs.isinf())
+    same_values(ours.isnan(), theirs.isnan(), "output: where it is NaN")
+    same_values(ours.isinf(), theirs.isinf(), "output: where it is infinite")
 
 
 @pytest.mark.parametrize("name", ["odd", "groups", "same-asymmetric", "dilation"])
@@ -173,7 +175,8 @@ def test_only_what_is_asked_for_is_computed(stage, wanted, device):
     every = torch.autograd.grad(output.square().sum(), list(leaves.values()), retain_graph=True)
     with RecordOps() as record:
         grads = torch.autograd.grad(output.square().sum(), [operands[name] for name in wanted])
-    assert all(map(torch.equal, grads, (grad for name, grad in zip("xwb", every, strict=True) if name in wanted)))
+    alike = [grad for name, grad in zip("xwb", every, strict=True) if name in wanted]
+    same_values(grads, alike, "grads of some, wanted as of all", wanted)
     if stage:
         (arguments,) = record.calls.values()
         assert arguments[-3:] == tuple(name in wanted for name in "xwb")
@@ -190,9 +193,7 @@ def test_only_leaves_asked_for_are_computed(wanted, device):
     ours, theirs = (f(*leaves.values()).square().sum() for f in (F.conv2d, torch_F.conv2d))
     with RecordOps() as record:
         grads = torch.autograd.grad(ours, [leaves[name] for name in wanted])
-    torch.testing.assert_close(
-        grads, torch.autograd.grad(theirs, [leaves[name] for name in wanted]), rtol=1e-4, atol=1e-4
-    )
+    close(grads, torch.autograd.grad(theirs, [leaves[name] for name in wanted]), "grads", rtol=1e-4, atol=1e-4)
     ops = {"x": "conv2d_grad_input", "w": "conv2d_grad_weight", "b": "conv2d_grad_bias"}
     assert [op.name() for op in record.calls] == [f"tmc::{ops[name]}" for name in wanted]
 
@@ -201,7 +202,7 @@ def test_same_tensor_twice(device):
     """input and weight may be one tensor: its gradient is the sum of both roles'."""
     x = torch.randn(3, 3, 3, 3, dtype=torch.float64, device=device, requires_grad=True)
     grads = [torch.autograd.grad(f(x, x, padding=1).square().sum(), x)[0] for f in (F.conv2d, torch_F.conv2d)]
-    torch.testing.assert_close(*grads)
+    close(*grads, "grad of both roles")
 
 
 def test_inputs_are_never_written(device):
@@ -210,7 +211,7 @@ def test_inputs_are_never_written(device):
     grad_output = torch.randn(2, 4, 4, 3, device=device)
     kept = grad_output.clone()
     F.conv2d(x, w, b).backward(grad_output)
-    assert all(map(torch.equal, (x, w, b, grad_output), (*before, kept)))
+    same_values((x, w, b, grad_output), (*before, kept), "after a pass", ("input", "weight", "bias", "grad_output"))
 
 
 def test_infinite_gradient_stays_near(device):
@@ -226,4 +227,4 @@ def test_infinite_gradient_stays_near(device):
     near = torch.zeros_like(reached)
     near[7:12, 7:12] = True
     assert not ours[..., reached].isfinite().any()
-    assert torch.equal(ours[..., ~near], finite[..., ~near])
+    same_values(ours[..., ~near], finite[..., ~near], "grad_input far from infinity")

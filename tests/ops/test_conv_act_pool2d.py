@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_op, check_registration, check_values, ops_called, saved_tensors
+from checks import DENSE, check_op, check_registration, check_values, ops_called, saved_tensors
+from comparisons import naming_kernels, within
 
 import torch_manual_conv.functional as F
 
@@ -67,7 +68,8 @@ def test_max_forward_in_half_precision(dtype_half, device):
     stage = "sigmoid", "max", window, arguments
     mine, exact = ours(*stage)(x, w, b), twin(*stage)(x.double(), w.double(), b.double())
     assert mine.dtype == dtype_half
-    assert (mine.double() - exact).abs().max() <= 2 * torch.finfo(dtype_half).eps
+    with naming_kernels(ours(*stage), (x, w, b)):
+        within(mine, exact, 2 * torch.finfo(dtype_half).eps, "output", scale=1)
 
 
 def test_ties_go_to_the_largest_value(device):
@@ -110,8 +112,8 @@ def test_batch_in_parts(activation, pool, save, dtype_, device):
     if pool == "max" and dtype_ == torch.bfloat16:
         pytest.skip("rounding makes ties, whose gradient goes to the largest value before the activation")
     inputs = [t.to(device, dtype_) for t in tensors((5, 3, 88, 90), (41, 3, 3, 3))]
-    for layout in (torch.contiguous_format, torch.channels_last):
-        images = inputs[0].contiguous(memory_format=layout)
+    for layout in DENSE.values():
+        images = layout(inputs[0])
         stage = ours(activation, pool, window, {**arguments, "save": save})
         check_values(stage, twin(activation, pool, window, arguments), [images, *inputs[1:]], terms=5 * 88 * 90)
 
@@ -132,12 +134,17 @@ def test_grad_weight_of_a_half_type_is_rounded_once(input, weight, arguments, st
     """Though the CPU makes it of a few images at a time. One rounding leaves 0.21 eps, in the norm, two leave 0.3."""
     x, w = torch.randn(input, device=device).to(stored), torch.randn(weight, device=device).to(stored)
     leaf, exact_leaf = w.clone().requires_grad_(), w.double().requires_grad_()
-    output = F.conv_act_pool2d(x, leaf, **arguments, activation="relu")
+
+    def stage(x, w):
+        return F.conv_act_pool2d(x, w, **arguments, activation="relu")
+
+    output = stage(x, leaf)
     grad_output = torch.randn_like(output) * (output > 0)
     (mine,) = torch.autograd.grad(output, leaf, grad_output)
     exact_output = torch_F.conv2d(x.double(), exact_leaf, **arguments)
     (exact,) = torch.autograd.grad(exact_output, exact_leaf, grad_output.double())
-    assert (mine.double() - exact).norm() <= 0.23 * torch.finfo(stored).eps * exact.norm()
+    with naming_kernels(stage, (x, w)):
+        within(mine, exact, 0.23 * torch.finfo(stored).eps, "grad_weight", torch.Tensor.norm)
 
 
 @pytest.mark.parametrize("save", ["store", "recompute"])

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from checks import run
+from checks import in_both_layouts, run
+from comparisons import naming_kernels, same_values
 from instruction_sets import INSTRUCTION_SETS, run_on
 
 import torch_manual_conv.functional as F
@@ -34,12 +35,10 @@ CASES = {
         ((5, 3, 88, 90), (41, 3, 3, 3), (41,)),
     ),
 }
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def tensors(shapes, dtype, device, layout):
-    made = [torch.randn(shape, dtype=torch.float64).to(device, dtype) for shape in shapes]
-    return [t.contiguous(memory_format=LAYOUTS[layout]) if t.dim() == 4 else t for t in made]
+    return [layout(torch.randn(shape, dtype=torch.float64).to(device, dtype)) for shape in shapes]
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 @pytest.mark.parametrize("function, shapes", CASES.values(), ids=CASES)
 def test_same_bits_for_any_number_of_threads(function, shapes, layout, dtype, device, threads):
     inputs = tensors(shapes, dtype, device, layout)
@@ -58,10 +57,11 @@ def test_same_bits_for_any_number_of_threads(function, shapes, layout, dtype, de
         threads(count)
         results, grads = run(function, inputs)
         first = first or [*results, *grads]
-        assert all(map(torch.equal, first, [*results, *grads])), f"{count} threads"
+        with naming_kernels(function, inputs):
+            same_values([*results, *grads], first, f"{count} threads, wanted as with 1")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@in_both_layouts
 @pytest.mark.parametrize("function, shapes", CASES.values(), ids=CASES)
 def test_same_bits_for_a_sample_whatever_its_batch(function, shapes, layout, dtype, device):
     """Row i of a batch's output and input gradient is what the row gets alone."""
@@ -69,7 +69,9 @@ def test_same_bits_for_a_sample_whatever_its_batch(function, shapes, layout, dty
     results, (grad_images, *_) = run_with_ones(function, images, rest)
     for i in (0, len(images) - 1):
         alone, (grad_alone, *_) = run_with_ones(function, images[i : i + 1], rest)
-        assert torch.equal(results[i], alone[0]) and torch.equal(grad_images[i], grad_alone[0])
+        with naming_kernels(function, [images, *rest]):
+            same_values(results[i], alone[0], f"output of sample {i}, wanted as alone")
+            same_values(grad_images[i], grad_alone[0], f"grad_input of sample {i}, wanted as alone")
 
 
 def run_with_ones(function, images, rest):
@@ -86,7 +88,7 @@ EACH_ISA = """
 import sys, torch
 import torch.nn.functional as T
 import torch_manual_conv.functional as F
-from checks import check_values
+from checks import DENSE, check_values
 torch.manual_seed(0)
 assert torch.ops.tmc.cpu_isa() == sys.argv[1]
 x, w, b = torch.randn(2, 17, 13, 11), torch.randn(19, 17, 3, 3), torch.randn(19)
@@ -105,11 +107,9 @@ for name in ("sigmoid", "tanh", "relu"):
     plain = lambda x, w, b, name=name: T.avg_pool2d(getattr(torch, name)(T.conv2d(x, w, b)), 2)
     pairs.append((lambda f, fused=fused, plain=plain: fused if f is F else plain, [x, w, b], 17 * 9 * 4))
 for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for layout in DENSE.values():
         for make, inputs, terms in pairs:
-            cast = [t.to(dtype) for t in inputs]
-            cast = [t.contiguous(memory_format=layout) if t.dim() == 4 else t for t in cast]
-            check_values(make(F), make(T), cast, terms)
+            check_values(make(F), make(T), [layout(t.to(dtype)) for t in inputs], terms)
 """
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from comparisons import close, same_values
 
 from torch_manual_conv import formulas, functional
 
@@ -56,7 +57,7 @@ def random(*size):
 
 
 def assert_equal(ours, torchs):
-    torch.testing.assert_close(ours, torchs, **TOLERANCE)
+    close(ours, torchs, "formula", **TOLERANCE)
 
 
 def gradients(output, inputs):
@@ -91,7 +92,7 @@ def check_max_pool2d(formulas, input_size, arguments, reference=F):
     x = x.detach()
     ours, winners = formulas.max_pool2d(x, **arguments)
     assert_equal(ours, y.detach())
-    assert torch.equal(winners, indices)
+    same_values(winners, indices, "winners")
     assert_equal(formulas.max_pool2d_grad_input(grad_y, winners, x.shape[2:]), grad_x)
     assert_equal(formulas.max_pool2d_select(x, winners), ours)
 
@@ -138,8 +139,8 @@ def test_max_pool2d_ties_and_nan(reference):
     x = x[None, None]
     y, indices = reference.max_pool2d(x, 2, return_indices=True)
     ours, winners = formulas.max_pool2d(x, 2)
-    torch.testing.assert_close(ours, y, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(winners, indices)
+    close(ours, y, "maxima", rtol=0, atol=0, equal_nan=True)
+    same_values(winners, indices, "winners")
     assert winners.flatten().tolist() == [0, 7, 8, 11]
 
 
@@ -161,7 +162,7 @@ def test_adaptive_pools(output_size, reference):
     grad_y, grad_x = gradients(y, x)
     ours, winners = formulas.adaptive_max_pool2d(x.detach(), output_size)
     assert_equal(ours, y.detach())
-    assert torch.equal(winners, indices)
+    same_values(winners, indices, "winners")
     assert_equal(formulas.max_pool2d_grad_input(grad_y, winners, x.shape[2:]), grad_x)
 
     y = reference.adaptive_avg_pool2d(x, output_size)
@@ -215,7 +216,7 @@ def test_products_of_split_floats():
     groups = torch.zeros(5, *exact.shape, dtype=torch.float64)  # by i + j
     for i, j in itertools.product(range(3), repeat=2):
         products = parts[i][:, None] * parts[j]
-        assert torch.equal(products.double(), parts[i].double()[:, None] * parts[j].double())
+        same_values(products.double(), parts[i].double()[:, None] * parts[j].double(), f"product {i}, {j}")
         groups[i + j] += products.double() / exact
 
     bounds = bounds_of_split_products()

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_close
+from checks import DENSE
+from comparisons import check_close, naming_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bad_inputs import SETUP
@@ -132,52 +133,51 @@ def test_garbage_never_crashes():
 small = st.integers(1, 3)
 extent = st.integers(1, 9)
 pairs = st.tuples(small, small)
+layouts = st.sampled_from(list(DENSE))
 
 
-def same_answer(ours, theirs, *inputs, terms):
-    """Both raise, or both return the same in float32."""
+def same_answer(function, shapes, layout, terms, **arguments):
+    """F's function and torch's both raise, or both return the same in float32; the message is the call."""
+    torch.manual_seed(0)
+    x, *rest = (torch.randn(shape) for shape in shapes)
+    inputs = [DENSE[layout](x), *rest]
+    mine, twin = (lambda *x, f=f: getattr(f, function)(*x, **arguments) for f in (F, torch_F))
     try:
-        wanted = theirs(*inputs)
+        wanted = twin(*inputs)
     except RuntimeError:
         with pytest.raises(RuntimeError):
-            ours(*inputs)
+            mine(*inputs)
         return
-    exact = theirs(*(x.double() for x in inputs))
-    check_close(ours(*inputs), exact, wanted, terms)
+    texts = [f"torch.randn({', '.join(map(str, shape))})" for shape in shapes]
+    texts[0] += ".contiguous(memory_format=torch.channels_last)" if layout == "channels_last" else ""
+    texts += [f"{name}={value}" for name, value in arguments.items()]
+    call = f"torch.manual_seed(0); F.{function}({', '.join(texts)})"
+    with naming_kernels(mine, inputs):
+        check_close(mine(*inputs), twin(*(x.double() for x in inputs)), wanted, terms, what=call)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     n=st.integers(0, 2), groups=small, channels=small, filters=small, size=st.tuples(extent, extent), kernel=pairs,
-    stride=pairs, padding=st.tuples(st.integers(0, 3), st.integers(0, 3)), dilation=pairs, last=st.booleans(),
+    stride=pairs, padding=st.tuples(st.integers(0, 3), st.integers(0, 3)), dilation=pairs, layout=layouts,
 )  # fmt: skip
-def test_conv2d_agrees(n, groups, channels, filters, size, kernel, stride, padding, dilation, last):
-    x, w = torch.randn(n, groups * channels, *size), torch.randn(groups * filters, channels, *kernel)
-    x = x.contiguous(memory_format=torch.channels_last) if last else x
+def test_conv2d_agrees(n, groups, channels, filters, size, kernel, stride, padding, dilation, layout):
+    shapes = (n, groups * channels, *size), (groups * filters, channels, *kernel)
     arguments = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    same_answer(
-        lambda x, w: F.conv2d(x, w, **arguments), lambda x, w: torch_F.conv2d(x, w, **arguments), x, w, terms=27
-    )
+    same_answer("conv2d", shapes, layout, 27, **arguments)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     n=st.integers(0, 2), c=small, size=st.tuples(extent, extent), kernel=st.tuples(extent, extent), stride=pairs,
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)), dilation=pairs, ceil_mode=st.booleans(),
-    last=st.booleans(),
+    layout=layouts,
 )  # fmt: skip
-def test_pool2d_agrees(n, c, size, kernel, stride, padding, dilation, ceil_mode, last):
-    x = torch.randn(n, c, *size)
-    x = x.contiguous(memory_format=torch.channels_last) if last else x
+def test_pool2d_agrees(n, c, size, kernel, stride, padding, dilation, ceil_mode, layout):
     window = dict(kernel_size=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode)
-    dilated = dict(**window, dilation=dilation)
-    same_answer(lambda x: F.max_pool2d(x, **dilated), lambda x: torch_F.max_pool2d(x, **dilated), x, terms=1)
+    same_answer("max_pool2d", [(n, c, *size)], layout, 1, **window, dilation=dilation)
     for counted in (False, True):
-        same_answer(
-            lambda x: F.avg_pool2d(x, **window, count_include_pad=counted),  # noqa: B023
-            lambda x: torch_F.avg_pool2d(x, **window, count_include_pad=counted),  # noqa: B023
-            x, terms=81,
-        )  # fmt: skip
+        same_answer("avg_pool2d", [(n, c, *size)], layout, 81, **window, count_include_pad=counted)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -185,6 +185,5 @@ def test_pool2d_agrees(n, c, size, kernel, stride, padding, dilation, ceil_mode,
     n=st.integers(0, 2), c=small, size=st.tuples(extent, extent), out=st.tuples(st.integers(0, 9), st.integers(0, 9))
 )
 def test_adaptive_pool2d_agrees(n, c, size, out):
-    x = torch.randn(n, c, *size)
-    same_answer(lambda x: F.adaptive_avg_pool2d(x, out), lambda x: torch_F.adaptive_avg_pool2d(x, out), x, terms=81)
-    same_answer(lambda x: F.adaptive_max_pool2d(x, out), lambda x: torch_F.adaptive_max_pool2d(x, out), x, terms=1)
+    same_answer("adaptive_avg_pool2d", [(n, c, *size)], "contiguous", 81, output_size=out)
+    same_answer("adaptive_max_pool2d", [(n, c, *size)], "contiguous", 1, output_size=out)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from checks import in_both_layouts
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_manual_conv as tmc
@@ -130,7 +131,6 @@ def test_alexnet_changes_its_layout_only_where_it_flattens(fuse):
     assert changed == [("tmc::adaptive_avg_pool2d_grad_input", False), (last, True)]
 
 
-FORMS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 LAYERS = {
     "conv2d": (lambda layers, x, w: layers.conv2d(x, w, padding=1), (2, 6, 7, 9), (4, 6, 3, 3)),
     "groups": (lambda layers, x, w: layers.conv2d(x, w, stride=2, groups=2), (2, 6, 7, 9), (4, 3, 3, 2)),
@@ -139,12 +139,12 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@in_both_layouts
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradients_lie_as_torchs_do(name, form, device):
+def test_gradients_lie_as_torchs_do(name, layout, device):
     """Also where what comes back is contiguous. One in another layout than its parameter would be copied."""
     layer, *shapes = LAYERS[name]
-    operands = [torch.randn(shape, device=device).contiguous(memory_format=form) for shape in shapes]
+    operands = [layout(torch.randn(shape, device=device)) for shape in shapes]
     strides = []
     for layers in (tmc.functional, torch.nn.functional):
         leaves = [operand.clone().requires_grad_() for operand in operands]
@@ -154,15 +154,12 @@ def test_gradients_lie_as_torchs_do(name, form, device):
     assert strides[0] == strides[1]
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@in_both_layouts
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("pool", [None, "max", "avg"])
-def test_a_stages_gradients_lie_as_its_operands_do(pool, activation, form, device):
-    leaves = [
-        torch.randn(shape, device=device).contiguous(memory_format=form).requires_grad_()
-        for shape in ((2, 6, 7, 9), (4, 6, 3, 3))
-    ]
+def test_a_stages_gradients_lie_as_its_operands_do(pool, activation, layout, device):
+    leaves = [layout(torch.randn(s, device=device)).requires_grad_() for s in ((2, 6, 7, 9), (4, 6, 3, 3))]
     output = tmc.functional.conv_act_pool2d(*leaves, padding=1, activation=activation, pool=pool)
     gradients = torch.autograd.grad(output, leaves, torch.randn_like(output))
-    assert output.is_contiguous(memory_format=form)
+    assert output.stride() == layout(output).stride()
     assert [gradient.stride() for gradient in gradients] == [leaf.stride() for leaf in leaves]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from checks import check_close
+from comparisons import check_close
 
 import torch_manual_conv.functional as F
 
@@ -41,7 +41,7 @@ def test_samples(name, dtype, device):
         exact = call(info.op, tuple(map(to_double, args)), {k: to_double(v) for k, v in sample.kwargs.items()})
         for a, b, c in zip(mine, exact, theirs, strict=True):
             assert a.shape == c.shape and a.dtype == c.dtype, sample
-            check_close(a, b, c, terms=max(sample.input.numel(), 1))
+            check_close(a, b, c, terms=max(sample.input.numel(), 1), what=f"{name} of {sample}")
         count += 1
     assert count > 0
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as torch_F
-from checks import check_op, check_registration, check_values, ops_called, saved_tensors
+from checks import DENSE, check_op, check_registration, check_values, in_both_layouts, ops_called, saved_tensors
+from comparisons import close, same_values
 
 import torch_manual_conv.functional as F
 
@@ -82,11 +83,6 @@ def taps(arguments):
     return kernel_size**2 if isinstance(kernel_size, int) else kernel_size[0] * kernel_size[1]
 
 
-in_both_layouts = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
-)
-
-
 @pytest.mark.parametrize("shape, arguments", MAX_CASES.values(), ids=MAX_CASES)
 def test_max_matches_torch(shape, arguments, dtype, device):
     check_op(
@@ -120,7 +116,7 @@ def test_long_rows_match_torch(shape, arguments, layout, dtype, device):
         check_values(
             lambda x: ours(x, **arguments, **indices),  # noqa: B023
             lambda x: twin(x, **arguments, **indices),  # noqa: B023
-            [x.to(device, dtype).contiguous(memory_format=layout)], terms=taps(arguments), trusted=False,
+            [layout(x.to(device, dtype))], terms=taps(arguments), trusted=False,
         )  # fmt: skip
 
 
@@ -157,11 +153,11 @@ def test_max_ties_nan_and_infinity(dtype, device):
         dtype=torch.float64,
     )
     for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1), dict(kernel_size=2, dilation=2)):
-        for layout in (torch.contiguous_format, torch.channels_last):
+        for layout in DENSE.values():
             check_values(
                 lambda x: F.max_pool2d(x, **arguments, return_indices=True),  # noqa: B023
                 lambda x: torch_F.max_pool2d(x, **arguments, return_indices=True),  # noqa: B023
-                [image.expand(2, 3, 5, 7).to(device, dtype).contiguous(memory_format=layout)],
+                [layout(image.expand(2, 3, 5, 7).to(device, dtype))],
                 trusted=False,
             )  # fmt: skip
 
@@ -176,27 +172,27 @@ def test_max_of_special_values_in_some_channels(layout, dtype, device):
     kinds[1, 90:] = kinds[1, 90:].clamp(max=7)
     kinds[2] = kinds[2].clamp(min=3, max=7)  # ordinary, but for two rows
     kinds[2, 33, 5, 2], kinds[2, 140, 8, 6] = 0, 8
-    images = values[kinds].to(device, dtype).contiguous(memory_format=layout)
+    images = layout(values[kinds].to(device, dtype))
     apart = dict(kernel_size=2, stride=1, dilation=3, padding=1)
     for arguments in (dict(kernel_size=2), dict(kernel_size=3, stride=1, padding=1), apart):
         output, indices = F.max_pool2d(images, **arguments, return_indices=True)
         wanted, wanted_indices = torch_F.max_pool2d(images, **arguments, return_indices=True)
-        assert torch.equal(indices, wanted_indices)
-        torch.testing.assert_close(output, wanted, rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(output.signbit() | output.isnan(), wanted.signbit() | wanted.isnan())
+        same_values(indices, wanted_indices, "indices")
+        close(output, wanted, "output", rtol=0, atol=0, equal_nan=True)
+        same_values(output.signbit() | output.isnan(), wanted.signbit() | wanted.isnan(), "output: signs")
 
 
 @in_both_layouts
 @pytest.mark.parametrize("width", [6, 40])
 def test_averages_do_not_depend_on_their_neighbours(width, layout, dtype, device):
     """Sums that rows of outputs share change no bit: each row alone gives the same."""
-    x = torch.randn(2, 70, 12, width, device=device).to(dtype).contiguous(memory_format=layout)
+    x = layout(torch.randn(2, 70, 12, width, device=device).to(dtype))
     x[0, :, ::5], x[1, ::7] = -0.0, 1e-38
     y = F.avg_pool2d(x, 3, stride=1, padding=(0, 1))
     for row in range(10):
-        alone = F.avg_pool2d(x[:, :, row : row + 3].contiguous(memory_format=layout), 3, stride=1, padding=(0, 1))
-        assert torch.equal(y[:, :, row], alone[:, :, 0])
-        assert torch.equal(y[:, :, row].signbit(), alone[:, :, 0].signbit())
+        alone = F.avg_pool2d(layout(x[:, :, row : row + 3]), 3, stride=1, padding=(0, 1))
+        same_values(y[:, :, row], alone[:, :, 0], f"row {row}, wanted as alone")
+        same_values(y[:, :, row].signbit(), alone[:, :, 0].signbit(), f"row {row}: signs")
 
 
 @in_both_layouts
@@ -204,11 +200,11 @@ def test_averages_do_not_depend_on_their_neighbours(width, layout, dtype, device
 def test_windows_around_the_input(channels, layout, dtype, device):
     """Dilated windows that step over the whole input: -inf, and their gradients go nowhere (torch's to another pixel,
     or beyond the tensor)."""
-    x = torch.ones(2, channels, 12, 1, dtype=dtype, device=device).contiguous(memory_format=layout).requires_grad_()
+    x = layout(torch.ones(2, channels, 12, 1, dtype=dtype, device=device)).requires_grad_()
     y = F.max_pool2d(x, (1, 2), stride=1, padding=(0, 1), dilation=(1, 2))
-    assert torch.equal(y, torch.full_like(y, -torch.inf))
+    same_values(y, torch.full_like(y, -torch.inf), "output")
     y.backward(torch.ones_like(y))
-    assert torch.equal(x.grad, torch.zeros_like(x))
+    same_values(x.grad, torch.zeros_like(x), "grad_input")
 
 
 def test_registration(device):
@@ -225,8 +221,8 @@ def test_stride_omitted():
     """None and an empty list mean kernel_size, as in torch."""
     x = torch.randn(1, 2, 6, 6)
     for stride in (None, [], ()):
-        assert torch.equal(F.max_pool2d(x, 2, stride), torch_F.max_pool2d(x, 2))
-        assert torch.equal(F.avg_pool2d(x, 2, stride), F.avg_pool2d(x, 2))
+        same_values(F.max_pool2d(x, 2, stride), torch_F.max_pool2d(x, 2), f"maxima, stride {stride}")
+        same_values(F.avg_pool2d(x, 2, stride), F.avg_pool2d(x, 2), f"averages, stride {stride}")
 
 
 @pytest.mark.parametrize("kernel_size, dtype_saved", [(2, torch.uint8), (16, torch.uint8), (17, torch.int32)])

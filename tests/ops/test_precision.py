@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from checks import run
+from checks import in_both_layouts, run
+from comparisons import naming_kernels, same_values, within
 
 import torch_manual_conv
 import torch_manual_conv.functional as F
@@ -19,21 +20,32 @@ def precision():
     torch.set_float32_matmul_precision(before)
 
 
-def results(dtype, layout=torch.contiguous_format):
+RESULTS = ("output", *(f"{grad}, {kind}" for kind in ("random", "expanded") for grad in ("grad_input", "grad_weight")))
+
+
+def conv(x, w):
+    return F.conv2d(x, w, padding=1)
+
+
+def operands(dtype, layout=torch.Tensor.contiguous):
     torch.manual_seed(0)
     x, w = torch.randn(2, 33, 12, 13, dtype=torch.float64), torch.randn(40, 33, 3, 3, dtype=torch.float64)
-    inputs = [t.to(dtype).contiguous(memory_format=layout) for t in (x, w)]
-    output, grads = run(lambda x, w: F.conv2d(x, w, padding=1), inputs)
+    return [layout(t.to(dtype)) for t in (x, w)]
+
+
+def results(inputs):
+    output, grads = run(conv, inputs)
     return [*output, *grads]
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@in_both_layouts
 @pytest.mark.parametrize("name", LARGEST_ERROR)
 def test_error_of_float32(name, layout, precision):
-    exact = results(torch.float64)
+    exact, inputs = results(operands(torch.float64)), operands(torch.float32, layout)
     precision(name)
-    for mine, true in zip(results(torch.float32, layout), exact, strict=True):
-        assert (mine - true).norm() <= LARGEST_ERROR[name] * true.norm()
+    with naming_kernels(conv, inputs):
+        for what, mine, true in zip(RESULTS, results(inputs), exact, strict=True):
+            within(mine, true, LARGEST_ERROR[name], f"{what}, precision {name}", torch.Tensor.norm)
 
 
 def test_newer_switches(precision):
@@ -53,9 +65,9 @@ def test_newer_switches(precision):
 
 @pytest.mark.parametrize("other", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_dtypes_ignore_the_switch(other, precision):
-    before = results(other)
+    before = results(operands(other))
     precision("medium")
-    assert all(map(torch.equal, before, results(other)))
+    same_values(results(operands(other)), before, "precision medium, wanted as highest", RESULTS)
 
 
 def test_medium_is_rounded_to_bfloat16_where_that_is_fast(precision):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from checks import check_op, check_registration, check_values, ops_called, saved_tensors
+from comparisons import close, describe_worst, same_values
 
 import torch_manual_conv.functional as F
 
@@ -27,27 +28,30 @@ def test_tails(dtype, device):
     check_values(F.sigmoid, torch.sigmoid, [x.to(device, dtype)], trusted=False)
 
 
-def units_off(x):
-    """The error of sigmoid(x), in units of the exact result's last place."""
+def check_units(x, limit):
+    """sigmoid(x) is less than `limit` units of the exact result's last place off, and NaN where x is."""
     exact = torch.sigmoid(x.double())
     info = torch.finfo(x.dtype)
     unit = torch.exp2(torch.floor(torch.log2(exact))) * info.eps
-    return ((F.sigmoid(x) - exact).abs() / unit.clamp(min=info.smallest_normal * info.eps))[~x.isnan()]
+    mine = F.sigmoid(x)
+    errors = ((mine - exact).abs() / unit.clamp(min=info.smallest_normal * info.eps)).where(~x.isnan(), 0)
+    assert errors.max() < limit, (
+        f"{describe_worst('sigmoid', mine, exact, errors)}; {errors.max()} units, limit {limit}"
+    )
+    same_values(mine.isnan(), x.isnan(), "sigmoid: where it is NaN")
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_every_half_is_rounded_to_nearest(half):
     """All 65536 of them. Half a unit would be perfect; eq. 31 leaves 2^-18.5 of the value, a hundredth of a unit."""
     x = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16).view(half)
-    assert units_off(x).max() < 0.51
-    assert torch.equal(F.sigmoid(x).isnan(), x.isnan())
+    check_units(x, 0.51)
 
 
 def test_float_within_two_units():
     """Of every exponent and sign, values at a prime distance: down to subnormal results, up to infinity."""
     x = torch.arange(-(1 << 31), 1 << 31, 5003).to(torch.int32).view(torch.float32)
-    assert units_off(x).max() < 1.7
-    assert torch.equal(F.sigmoid(x).isnan(), x.isnan())
+    check_units(x, 1.7)
 
 
 @pytest.mark.parametrize("size", [1 << 20, (2 << 20) + 4099], ids=["small", "large"])
@@ -61,9 +65,9 @@ def test_same_bits_for_any_threads_and_place(dtype, size):
         for threads in (1, 3):
             torch.set_num_threads(threads)
             outputs = F.sigmoid(many)
-            assert torch.equal(outputs, y.repeat(-(-size // 4099))[:size])
+            same_values(outputs, y.repeat(-(-size // 4099))[:size], f"sigmoid, {threads} threads")
             grads = torch.ops.tmc.sigmoid_grad_input(grad, outputs)
-            assert torch.equal(grads, grad_few.repeat(-(-size // 4099))[:size])
+            same_values(grads, grad_few.repeat(-(-size // 4099))[:size], f"gradient, {threads} threads")
     finally:
         torch.set_num_threads(before)
 
@@ -71,7 +75,7 @@ def test_same_bits_for_any_threads_and_place(dtype, size):
 @pytest.mark.parametrize("integers", [torch.bool, torch.uint8, torch.int16, torch.int64])
 def test_integers_become_floating(integers, device):
     x = torch.tensor([0, 1, 5], device=device).to(integers)
-    torch.testing.assert_close(F.sigmoid(x), torch.sigmoid(x))
+    close(F.sigmoid(x), torch.sigmoid(x), "sigmoid")
 
 
 def test_saves_only_its_output(device):

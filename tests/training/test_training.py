@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from comparisons import close
 from training_runs import CPU, TINY, assert_same_weights, make_tree, train
 
 from torch_manual_conv.training import checkpoint, cli, engine
@@ -172,7 +172,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert train(*options, "--out", tmp_path / "one") == 0
     one, two = checkpoint.load(tmp_path / "one"), checkpoint.load(tmp_path / "two")
     for name, weight in one["model"].items():
-        torch.testing.assert_close(weight, two["model"][name], rtol=1e-9, atol=1e-12)
+        close(weight, two["model"][name], name, rtol=1e-9, atol=1e-12)
     for key in ("train_loss", "val_loss", "val_top1", "val_top5"):
         assert two["history"][-1][key] == pytest.approx(one["history"][-1][key], rel=1e-9)
 

@@ -5,7 +5,7 @@ import sys
 import zlib
 
 import pytest
-import torch
+from comparisons import same_values
 from training_runs import TINY, Image, make_tree, train
 
 from torch_manual_conv.training import data, images
@@ -26,8 +26,8 @@ def test_crops_do_not_depend_on_workers(tmp_path):
     tree = make_tree(tmp_path / "tree")
     config = TrainConfig(data=str(tree), image_size=64, batch_size=8).resolved()
     for one, other in zip(batches(config, 0), batches(config, 2), strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.targets, other.targets)
+        same_values(one.images, other.images, "images")
+        same_values(one.targets, other.targets, "targets")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -96,7 +96,7 @@ def test_bad_image_is_named_and_replaced(kind, tmp_path):
     dataset = data.FolderImages(tree / "train", ["bag", "sneaker"], 28, seed=0)
     batch = dataset.__getitems__([(1, 3), (1, 4)])
     assert [path for path, _ in batch.problems] == [str(bad)]
-    assert torch.equal(batch.images[0], batch.images[1])
+    same_values(batch.images[0], batch.images[1], "the image that stands in")
 
 
 def test_bad_image_in_a_run(tmp_path, capsys):

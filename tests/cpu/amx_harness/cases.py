@@ -2,6 +2,8 @@
 torch.ops.tmc runs on AMX, emulated or not, and takes the tile product (test_amx.py)."""
 
 import torch
+from checks import DENSE
+from comparisons import PASSES, describe_worst, same_values, within
 
 import torch_manual_conv  # noqa: F401  (registers torch.ops.tmc)
 
@@ -64,14 +66,18 @@ OPERANDS = {
 
 
 def errors(result, exact, scale):
-    """Errors in half ulps of the sum of the products' magnitudes, and what torch cannot represent left out."""
+    """Errors in half ulps of the sum of the products' magnitudes; 0 for what torch cannot represent."""
     possible = scale < torch.finfo(torch.float32).max
     unit = EPS * scale + torch.finfo(torch.float32).smallest_normal * 2 * EPS
-    return ((result.double() - exact) / unit)[possible]
+    return torch.where(possible, (result.double() - exact) / unit, 0), possible
 
 
 def root_mean_square(values):
     return values.square().mean().sqrt().item()
+
+
+def largest(values):
+    return values.abs().max().item()
 
 
 def accuracy(name):
@@ -81,14 +87,17 @@ def accuracy(name):
     exact = theirs(x.double(), w.double(), g.double())
     scale = theirs(x.double().abs(), w.double().abs(), g.double().abs())
     for precision in PRECISIONS:
-        for mine, their, true, size in zip(ours(x, w, g, precision), theirs(x, w, g), exact, scale, strict=True):
-            error, their_error = errors(mine, true, size), errors(their, true, size)
+        results = zip(PASSES[:3], ours(x, w, g, precision), theirs(x, w, g), exact, scale, strict=True)
+        for what, mine, their, true, size in results:
+            (error, possible), (their_error, _) = errors(mine, true, size), errors(their, true, size)
             # Two parts leave 2^-17 of each factor and drop a product of 2^-16; one part leaves 2^-8 of each factor.
             allowed = {"highest": 0, "high": 2.0**-15 / EPS, "medium": 2.0**-7 / EPS}[precision]
-            rms, their_rms = root_mean_square(error), root_mean_square(their_error)
-            assert rms <= 1.5 * their_rms + allowed / 2, f"{precision}: {rms} half ulps, torch's {their_rms}"
-            largest, their_largest = error.abs().max().item(), their_error.abs().max().item()
-            assert largest <= 2 * their_largest + allowed, f"{precision}: {largest} half ulps, torch's {their_largest}"
+            for measure, most, spare in ((root_mean_square, 1.5, allowed / 2), (largest, 2, allowed)):
+                off, limit = measure(error[possible]), most * measure(their_error[possible]) + spare
+                assert off <= limit, (
+                    f"{describe_worst(f'{what}, precision {precision}', mine, true, error.abs(), their)};"
+                    f" {measure.__name__} error {off:.3g} half ulps, limit {limit:.3g}"
+                )
 
 
 def special_values(name):
@@ -101,14 +110,14 @@ def special_values(name):
         w[5, 1, 1, 1] = value if name != "nan" else 1
         exact = theirs(x.double(), w.double(), g.double())
         for precision in PRECISIONS if dtype == torch.float32 else ("highest",):
-            for mine, true in zip(ours(x, w, g, precision), exact, strict=True):
-                assert torch.equal(mine.isnan(), true.isnan()), (dtype, precision)
-                assert torch.equal(mine.isinf(), true.isinf()), (dtype, precision)
-                assert torch.equal(mine[mine.isinf()].sign(), true[true.isinf()].to(dtype).sign())
-                finite = true.isfinite()
-                off = (mine.double() - true)[finite].norm() / true[finite].norm()
+            for what, mine, true in zip(PASSES[:3], ours(x, w, g, precision), exact, strict=True):
+                what = f"{what}, precision {precision}"
+                same_values(mine.isnan(), true.isnan(), f"{what}: where it is NaN")
+                same_values(mine.isposinf(), true.isposinf(), f"{what}: where it is infinite")
+                same_values(mine.isneginf(), true.isneginf(), f"{what}: where it is -infinite")
                 bound = {"highest": 2 * torch.finfo(dtype).eps, "high": 2.0**-16, "medium": 2.0**-8}[precision]
-                assert off <= bound, (dtype, precision, off)
+                finite = [torch.where(true.isfinite(), t, 0) for t in (mine, true)]
+                within(*finite, bound, what, torch.Tensor.norm)
 
 
 def batch():
@@ -121,13 +130,14 @@ def batch():
             tensor[0, 0] = torch.inf
             tensor[2, :, 3:5] *= 1e-3
         for precision in PRECISIONS:
-            for layout in (torch.contiguous_format, torch.channels_last):
-                x, g = x.contiguous(memory_format=layout), g.contiguous(memory_format=layout)
+            for layout in DENSE.values():
+                x, g = layout(x), layout(g)
                 together = ours(x, w, g, precision)[:2]
                 for i in range(3):
                     alone = ours(x[i : i + 1], w, g[i : i + 1], precision)[:2]
-                    for all_of_them, one in zip(together, alone, strict=True):
-                        assert torch.equal(all_of_them[i].nan_to_num(7.0), one[0].nan_to_num(7.0))
+                    for what, all_of_them, one in zip(PASSES[:2], together, alone, strict=True):
+                        what = f"{what} of sample {i}, wanted as alone, precision {precision}"
+                        same_values(all_of_them[i].nan_to_num(7.0), one[0].nan_to_num(7.0), what)
 
 
 def threads():
@@ -139,8 +149,8 @@ def threads():
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             results.append(ours(x, w, g))
-        for same in zip(*results, strict=True):
-            assert all(torch.equal(same[0], other) for other in same[1:])
+        for count, other in zip((2, 3), results[1:], strict=True):
+            same_values(other, results[0], f"{count} threads, wanted as with 1", PASSES)
 
 
 def edges():
@@ -155,12 +165,11 @@ def edges():
             (1, 29, 31, 17),
             (1, 257, 2, 3),
         ):
-            for layout in (torch.contiguous_format, torch.channels_last):
+            for layout in DENSE.values():
                 shapes = (n, c, size, size), (k, c, 3, 3), (n, k, size, size)
-                x, w, g = (normal(shape).to(dtype).contiguous(memory_format=layout) for shape in shapes)
+                x, w, g = (layout(normal(shape).to(dtype)) for shape in shapes)
                 exact = theirs(x.double(), w.double(), g.double())
                 for precision in PRECISIONS if dtype == torch.float32 else ("highest",):
                     eps = {"highest": torch.finfo(dtype).eps, "high": 2.0**-16, "medium": 2.0**-8}[precision]
-                    for mine, true in zip(ours(x, w, g, precision), exact, strict=True):
-                        off = (mine.double() - true).abs().max() / true.abs().max()
-                        assert off <= 4 * eps, (dtype, precision, n, c, k, size, off)
+                    for what, mine, true in zip(PASSES[:3], ours(x, w, g, precision), exact, strict=True):
+                        within(mine, true, 4 * eps, f"{what}, precision {precision}")
