@@ -12,6 +12,7 @@
 // bilinear form: each is linear in its two operands and each one's gradients are the other two.
 #pragma once
 #include "common.h"
+#include "precision.h"
 
 namespace tmc {
 
@@ -25,11 +26,6 @@ struct Conv2dShape {
   int64_t dilation_h, dilation_w;
   int64_t groups;
 };
-
-// How exactly float32 is computed, in the words of torch.set_float32_matmul_precision: "highest" is float32 throughout,
-// "high" and "medium" allow the product of two factors to be rounded as TF32 and bfloat16 would. Other dtypes ignore
-// it.
-enum class Precision { highest, high, medium };
 
 HOST_DEVICE int64_t channels_per_group(const Conv2dShape& shape) {
   return shape.c / shape.groups;

@@ -26,13 +26,13 @@ namespace {
 enum class TapOrder { channels_last, channels_first };
 
 MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder order) {
-  const Axis n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
-  const Axis y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
-  const Axis x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
+  const IndexFactor n = {image.n, image.n_stride}, c = {image.c, image.c_stride};
+  const IndexFactor y = {along_h.count, 0, along_h.step, 0}, u = {along_h.taps, 0, along_h.tap_step, 0};
+  const IndexFactor x = {along_w.count, 0, 0, along_w.step}, v = {along_w.taps, 0, 0, along_w.tap_step};
   return {
       .data = image.data,
       .rows = {n, y, x},
-      .columns = order == TapOrder::channels_last ? Axes{u, v, c} : Axes{c, u, v},
+      .columns = order == TapOrder::channels_last ? FactoredIndex{u, v, c} : FactoredIndex{c, u, v},
       .h0 = along_h.origin,
       .w0 = along_w.origin,
       .h_extent = image.h,
@@ -40,11 +40,6 @@ MatrixView patches(const Image& image, Window along_h, Window along_w, TapOrder 
       .h_stride = image.h_stride,
       .w_stride = image.w_stride,
   };
-}
-
-MatrixView transposed(MatrixView view) {
-  std::swap(view.rows, view.columns);
-  return view;
 }
 
 // Tile extents. Pixels: the packed patches (168 x 1 KiB) and the tile of results stay in 1 MiB of L2 while the packed

@@ -4,8 +4,8 @@
 //   packed a   [rows][kBlockDepth]                      a pair (l, l + 1) lies together: what a broadcast loads
 //   packed b   [panels][kBlockDepth / 2][width][2]      so do the pairs of `width` columns, side by side
 //
-// Zeros fill the depth up to a multiple of kTileDepth. Each operand is read along whichever axis is contiguous in
-// memory, staged as rows, and its pairs (32 bits) are interleaved or transposed in registers. Bound: memory.
+// Zeros fill the depth up to a multiple of kTileDepth. An operand is read along the index that is contiguous in memory
+// and staged as rows. Its pairs, of 32 bits, are then interleaved or transposed in registers. Bound: memory.
 #pragma once
 #include "cpu/gemm/kernels.h"
 
@@ -20,30 +20,19 @@ int64_t padded_depth(int64_t depth) {
   return (depth + kTileDepth - 1) / kTileDepth * kTileDepth;
 }
 
-// Whether packing should walk along the view's rows: only they are contiguous (as in pack, cpu/gemm/pack.h).
-bool rows_are_contiguous(const MatrixView& view) {
-  return run_stride(view, view.columns.inner) != 1 && run_stride(view, view.rows.inner) == 1 &&
-         view.columns.inner.grain == 1;
-}
-MatrixView turned(MatrixView view) {
-  const Axes rows = view.rows;
-  view.rows = view.columns, view.columns = rows;
-  return view;
-}
-
 void clear(BFloat16* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) from[i] = BFloat16{};
 }
 
-using Halves = Vector<int16_t>::type;
+using PanelRow = Vector<int16_t, kPanel>;
 
 // Rows l and l + 1 of a panel [depth][kPanel] become pairs [kPanel][2], in place.
 void interleave_panel(int64_t depth, BFloat16* panel) {
   for (int64_t l = 0; l < depth; l += 2) {
-    Halves* rows = reinterpret_cast<Halves*>(panel + l * kPanel);
-    const Vector<int16_t>::aligned first = rows[0], second = rows[1];
-    rows[0] = zip<0>(first, second, AllLanes<kPanel>{});
-    rows[1] = zip<kPanel / 2>(first, second, AllLanes<kPanel>{});
+    BFloat16 *const row = panel + l * kPanel, *const next = row + kPanel;
+    const PanelRow first = load_raw<int16_t, kPanel>(row, kPanel), second = load_raw<int16_t, kPanel>(next, kPanel);
+    store_raw<int16_t, kPanel>(zip<0>(first, second, AllLanes<kPanel>{}), row, kPanel);
+    store_raw<int16_t, kPanel>(zip<kPanel / 2>(first, second, AllLanes<kPanel>{}), next, kPanel);
   }
 }
 
@@ -54,23 +43,23 @@ void transpose_pairs(int64_t lanes, int64_t pairs, const BFloat16* from, int64_t
   float* target = reinterpret_cast<float*>(to);
   for (int64_t i = 0; i < lanes; i += kLanes<float>)
     for (int64_t l = 0; l < pairs; l += kLanes<float>)
-      transpose_square(source + i * from_stride + l, from_stride, target + l * to_stride + i, to_stride);
+      transpose_tile(source + i * from_stride + l, from_stride, target + l * to_stride + i, to_stride);
 }
 
 template <class Stored>
-void pack_a_bfloat16(const MatrixView& a, Block rows, Block depth, void* packed) {
+void pack_a_bfloat16(const MatrixView& a, IndexRange rows, IndexRange depth, void* packed) {
   BFloat16* to = static_cast<BFloat16*>(packed);
   const int64_t padded = padded_depth(depth.size);
-  if (!rows_are_contiguous(a)) {
+  if (!columns_are_runs(a)) {
     pack_rows<kBlockDepth, BFloat16, Stored>(a, rows, depth, to);
     for (int64_t i = 0; i < rows.size; ++i) clear(to + i * kBlockDepth + depth.size, padded - depth.size);
     return;
   }
-  // Some columns of the turned matrix at a time; the rows of a that are not there, to a multiple of kPanel, are staged
-  // and transposed as they are, into a stage of their own.
+  // Some columns of the transposed matrix at a time. The last panel may have fewer than kPanel: it is transposed whole,
+  // into memory of its own, and what is there is copied.
   constexpr int64_t kStaged = 4 * kPanel;
   alignas(kVectorBytes) BFloat16 stage[kStaged * kBlockDepth], last[kPanel * kBlockDepth];
-  const MatrixView view = turned(a);
+  const MatrixView view = transposed(a);
   for (int64_t i = 0; i < rows.size; i += kStaged) {
     const int64_t staged = min(kStaged, rows.size - i);
     pack_rows<kPanel, BFloat16, Stored>(view, depth, {rows.begin + i, staged}, stage);
@@ -87,12 +76,12 @@ void pack_a_bfloat16(const MatrixView& a, Block rows, Block depth, void* packed)
 }
 
 template <class Stored>
-void pack_b_bfloat16(const MatrixView& b, Block depth, Block columns, void* packed) {
+void pack_b_bfloat16(const MatrixView& b, IndexRange depth, IndexRange columns, void* packed) {
   BFloat16* to = static_cast<BFloat16*>(packed);
   const int64_t padded = padded_depth(depth.size);
-  const bool turn = rows_are_contiguous(b);
+  const bool turn = columns_are_runs(b);
   if (!turn) pack_rows<kPanel, BFloat16, Stored>(b, depth, columns, to);
-  const MatrixView view = turned(b);
+  const MatrixView view = transposed(b);
   for (int64_t j = 0; j < columns.size; j += kPanel) {
     BFloat16* panel = to + j * kBlockDepth;
     const int64_t there = min(kPanel, columns.size - j);

@@ -1,5 +1,5 @@
-// The kernels of cpu/gemm/gemm.h, compiled once for each instruction set by kernels.isa.cpp. Here and in the three
-// headers below everything has internal linkage, and no header of a library is included.
+// The table of kernels of cpu/gemm/gemm.h, compiled once for each instruction set by kernels.isa.cpp. Here are those
+// that begin and end a tile. All have internal linkage (cpu/lanes/lanes.h says why).
 #pragma once
 #include "cpu/gemm/pack.h"
 
@@ -7,7 +7,7 @@ namespace tmc {
 namespace {
 
 template <class T, class Stored>
-void start(const Gemm& gemm, Block rows, Block columns, void* tile) {
+void start(const Gemm& gemm, IndexRange rows, IndexRange columns, void* tile) {
   const Stored* bias = static_cast<const Stored*>(gemm.bias);
   const int64_t stride = tile_stride<T>(columns.size);
   for (int64_t i = 0; i < rows.size; ++i) {
@@ -26,7 +26,7 @@ void add(int64_t count, const void* other, void* tile) {
 }
 
 template <class T, class Stored>
-void finish(const MatrixView& result, Block rows, Block columns, const void* tile) {
+void finish(const MatrixView& result, IndexRange rows, IndexRange columns, const void* tile) {
   Stored* data = static_cast<Stored*>(result.data);
   const int64_t distance = run_stride(result, result.columns.inner), stride = tile_stride<T>(columns.size);
   walk(result, rows, columns, [=](int64_t row, int64_t column, int64_t count, int64_t offset, bool inside) {

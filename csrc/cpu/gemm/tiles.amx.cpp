@@ -25,15 +25,15 @@ constexpr int64_t kStrip = 2 * kTileRows;
 // One packed operand as the tiles see it: 64 bytes every kRowBytes. So many bytes further on are the second of a pair
 // of tiles, the next 32 of the depth, the next part, and the next row of a or panel of b.
 template <int kRowBytes_, int kSecondTile_, int kStep_, int kPart_, int64_t kNext_>
-struct TileSource {
+struct TileOperand {
   static constexpr int kRowBytes = kRowBytes_, kSecondTile = kSecondTile_, kStep = kStep_, kPart = kPart_;
   static constexpr int64_t kNext = kNext_;
 };
 
-template <class Source, int kFirst, int kPart>
+template <class Operand, int kFirst, int kPart>
 void load_pair(const char* from) {
-  load_tile<kFirst, kPart * Source::kPart>(from, Source::kRowBytes);
-  load_tile<kFirst + 1, kPart * Source::kPart + Source::kSecondTile>(from, Source::kRowBytes);
+  load_tile<kFirst, kPart * Operand::kPart>(from, Operand::kRowBytes);
+  load_tile<kFirst + 1, kPart * Operand::kPart + Operand::kSecondTile>(from, Operand::kRowBytes);
 }
 
 void multiply_pairs() {
@@ -111,9 +111,9 @@ void multiply_strips(int64_t rows, int64_t columns, int64_t depth, const void* p
 
 constexpr int kStepBytes = kTileDepth * sizeof(BFloat16), kPairBytes = 2 * sizeof(BFloat16) * kPanel;
 template <int64_t kRow, int kPart>
-using TilesOfA = TileSource<kRow, kTileRows * kRow, kStepBytes, kPart, kRow>;
+using TilesOfA = TileOperand<kRow, kTileRows * kRow, kStepBytes, kPart, kRow>;
 template <int kPart, int64_t kPanelBytes>
-using TilesOfB = TileSource<kPairBytes, kTileRowBytes, kTileRows * kPairBytes, kPart, kPanelBytes>;
+using TilesOfB = TileOperand<kPairBytes, kTileRowBytes, kTileRows * kPairBytes, kPart, kPanelBytes>;
 
 // bfloat16 operands, packed as cpu/gemm/bfloat16.h says.
 void multiply_bfloat16(int64_t rows, int64_t columns, int64_t depth, const void* packed_a, const void* packed_b,
@@ -123,8 +123,8 @@ void multiply_bfloat16(int64_t rows, int64_t columns, int64_t depth, const void*
   const auto add = [=](int64_t i, int64_t j, const float* sums) {
     for (int64_t r = 0; r < min(kStrip, rows - i); ++r, sums += kPanel) {
       float* to = static_cast<float*>(tile) + (i + r) * stride + j;
-      for (int64_t half = 0; half < kPanel; half += kFloats)
-        store_floats(to + half, load_floats(to + half) + load_floats(sums + half));
+      for (int64_t half = 0; half < kPanel; half += kLanes<float>)
+        store(load(to + half) + load(sums + half), to + half);
     }
   };
   multiply_strips<TilesOfA<kRow, 0>, TilesOfB<0, kPanel * kRow>, 1>(rows, columns, depth, packed_a, packed_b, add);
@@ -144,11 +144,11 @@ void multiply_split(int64_t rows, int64_t columns, int64_t depth, const void* pa
     for (int64_t r = 0; r < min(kStrip, rows - i); ++r, sums += kPanel) {
       const Row& row = split_rows[i + r];
       float* to = static_cast<float*>(tile) + (i + r) * stride + j;
-      for (int64_t half = 0; half < kPanel; half += kFloats) {
-        const Floats exponent = load_floats(panel.scale.exponent + half) + row.scale.exponent;
-        store_floats(to + half, load_floats(to + half) + times_power_of_two(load_floats(sums + half), exponent));
+      for (int64_t half = 0; half < kPanel; half += kLanes<float>) {
+        const FloatLanes exponent = load(panel.scale.exponent + half) + row.scale.exponent;
+        store(load(to + half) + times_power_of_two(load(sums + half), exponent), to + half);
       }
-      if (row.scale.wild || panel.scale.any_wild) add_wild(depth, row, panel, to);
+      if (row.scale.unsplit || panel.scale.any_unsplit) add_unsplit(depth, row, panel, to);
     }
   };
   using A = TilesOfA<sizeof(Row), sizeof(Row::parts[0])>;

@@ -1,5 +1,6 @@
-// bfloat16 and float16 as the kernels read them: bits, and conversions in plain integer and float arithmetic that
-// every compiler vectorises. No library header, so that files compiled for one instruction set may include it.
+// bfloat16 and float16 as the kernels read them: their bits, and conversions in plain integer and float arithmetic,
+// which every compiler vectorises. No library header is included, so that sources compiled per instruction set may use
+// it.
 #pragma once
 #include <cstdint>
 
@@ -39,10 +40,16 @@ HOST_DEVICE void convert(Float16 from, float& to) {
   to = __builtin_bit_cast(float, sign | __builtin_bit_cast(uint32_t, magnitude));
 }
 
-// Round to nearest even, as torch does; every NaN becomes the quiet one.
+// The upper half of the result is the bfloat16 nearest to the float with these bits, ties to even, as torch rounds.
+// What the lower half holds has no meaning. A NaN may come out as anything. Word: uint32_t, or a vector of them.
+template <class Word>
+HOST_DEVICE Word round_to_upper_half(Word bits) {
+  return bits + 0x7FFFu + ((bits >> 16) & 1u);
+}
+
+// Every NaN becomes the quiet one.
 HOST_DEVICE void convert(float from, BFloat16& to) {
-  const uint32_t word = __builtin_bit_cast(uint32_t, from);
-  const uint32_t rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  const uint32_t rounded = round_to_upper_half(__builtin_bit_cast(uint32_t, from)) >> 16;
   to.bits = static_cast<uint16_t>(from != from ? 0x7FC0u : rounded);
 }
 

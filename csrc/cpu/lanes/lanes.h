@@ -1,11 +1,18 @@
-// Vectors as wide as the instruction set this source is compiled for, in the vector extensions of GCC and Clang:
-// arithmetic and comparisons work lane by lane, a comparison gives -1 or 0 as an integer, and `mask ? a : b` selects.
+// The lanes: the one vocabulary of vectors in which all CPU kernels are written. `Lanes<Real>` is a vector register of
+// float or double, as wide as the instruction set that this source is compiled for (cpu/machine/vector_bytes.h). load
+// and store move it from and to memory of any dtype. Its arithmetic is that of GCC's and Clang's vector extensions:
+// operators work lane by lane, a comparison gives -1 or 0 as an integer, and `mask ? a : b` selects.
 //
-// For sources compiled per instruction set: everything here has internal linkage, and no library header is included
-// that could leave a copy compiled for AVX-512 behind under a name an older CPU calls.
+// Here: vector types, loads, stores, non-temporal stores, conversions. half.h: bfloat16 and float16, one at a time.
+// pairs.h: two vectors, and loops over arrays. shuffle.h, transpose.h: lanes in another order. exponential.h: exp.
+// prefetch.h: software prefetch. The lanes know nothing of images and matrices.
+//
+// For sources compiled per instruction set: everything in this room has internal linkage, and no library header is
+// included. The linker would merge an inline function of AVX-512 code with the copy that an older CPU calls.
 #pragma once
 #include "common.h"
 #include "cpu/lanes/half.h"
+#include "cpu/machine/vector_bytes.h"
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -13,13 +20,13 @@
 namespace tmc {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int64_t kVectorBytes = 32;
-#else
-constexpr int64_t kVectorBytes = 16;
-#endif
+// std::min and std::max are library functions (see above).
+inline int64_t min(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+inline int64_t max(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
 
 template <class T, int64_t kCount>
 struct VectorType {
@@ -54,8 +61,8 @@ inline To bits_as(const From& from) {
   return to;
 }
 
-// Element by element, integers of other widths. GCC 12 takes __builtin_convertvector apart into scalars for the ones
-// named here. (Zero-masking intrinsics: the plain ones warn of uninitialised values there.)
+// Integers of another width, element by element. GCC 12 takes __builtin_convertvector apart into scalars for the widths
+// named here. (Zero-masking intrinsics, since it warns of uninitialised values in the plain ones.)
 template <class To, class From>
 inline To resize(From from) {
 #if defined(__AVX2__)
@@ -77,8 +84,8 @@ inline To resize(From from) {
   return __builtin_convertvector(from, To);
 }
 
-// ---- Memory <-> lanes. Memory holds float64, float32, bfloat16 or float16, or winners (uint8, int32); `count` is
-// less than kLanes where a whole vector would reach past the data.
+// ---- Memory <-> lanes. Memory holds float64, float32, bfloat16 or float16, or winners (uint8, int32). `count` is less
+// than kLanes in a tail, where a whole vector would reach past the data.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // All bits set in the first `count` of 8.
 inline __m256i first_lanes(int64_t count) {
@@ -138,8 +145,8 @@ inline void store_raw(const Vector<T, kCount>& values, void* to, int64_t count) 
 #endif
 }
 
-// Keeps a value that was loaded in a register. The compiler would load it once more for each use, and a vector from any
-// place mostly lies across two cache lines, which costs two loads.
+// Keeps a loaded value in a register. Otherwise the compiler loads it again for each use, and an unaligned vector
+// mostly lies across two cache lines, which costs two loads.
 template <class V>
 inline V in_register(V value) {
 #if defined(__x86_64__)
@@ -167,10 +174,9 @@ inline FloatLanes widen_lanes(Bits16 bits, Float16) {
 #endif
 }
 
-// To nearest even; every NaN becomes the quiet one.
+// As convert does (half.h): every NaN becomes the quiet one.
 inline Bits32 round_to_bfloat16(FloatLanes values) {
-  const Bits32 word = bits_as<Bits32>(values);
-  const Bits32 rounded = (word + 0x7FFFu + ((word >> 16) & 1u)) >> 16;
+  const Bits32 rounded = round_to_upper_half(bits_as<Bits32>(values)) >> 16;
   return values == values ? rounded : Bits32{} + 0x7FC0u;
 }
 inline Bits16 narrow_lanes(FloatLanes values, BFloat16) {
@@ -206,8 +212,8 @@ inline void store(Lanes<accumulate_t<T>> values, T* to, int64_t count = kLanes<a
   }
 }
 
-// Past the caches, for results that do not fit there: an ordinary store first reads the line that it writes to. `to` is
-// aligned to the vector; other threads see it after finish_streaming().
+// Non-temporal stores, for results that do not fit in the caches: an ordinary store first reads the line it writes to.
+// `to` is aligned to the vector. Other threads see it after finish_streaming().
 template <class V>
 inline void stream_raw(const V& values, void* to) {
 #if defined(__AVX512F__)
@@ -276,7 +282,7 @@ inline void take_if_beats(Lanes<Real> value, IntegerLanes<Real> index, Lanes<Rea
   best_index = nan ? index : larger ? index : best_index;
 }
 
-// Everything a kernel calls is compiled into it: its lambdas are loop bodies.
+// Everything that a kernel calls is inlined into it: its lambdas are loop bodies.
 #define KERNEL __attribute__((flatten))
 
 }  // namespace

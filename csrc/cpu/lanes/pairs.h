@@ -1,5 +1,5 @@
-// Two vectors of elements at a time, where it does not matter which lane an element is in: bfloat16, of which a word
-// holds two, is then taken apart and put together by words, without moving lanes.
+// Two vectors of elements at a time, where it does not matter which lane an element is in. A word of 32 bits holds two
+// elements of bfloat16: the pair of vectors is made of the words' halves, by shifts and masks, and no lane moves.
 //
 // For sources compiled per instruction set (see cpu/lanes/lanes.h).
 #pragma once
@@ -46,17 +46,17 @@ inline LanePair<accumulate_t<T>> load_pair(const T* from, int64_t count) {
   }
 }
 
-// How a tie between two values of bfloat16 is rounded. Up takes one step instead of four, and will do for functions
-// that have no ties but by rounding in float.
+// How a tie between two values of bfloat16 is rounded. Up takes one instruction instead of four. It is enough for a
+// function whose exact results are never ties.
 enum class Ties { to_even, up };
 
-// NaN needs no care here: it is an argument's or the processor's own, its lower half is zero, and nothing carries.
+// NaN needs no care: an argument's and the processor's own have a lower half of zero, and nothing carries.
 template <Ties kTies>
 inline PairBits words_of(LanePair<float> pair) {
   const auto rounded = [](FloatLanes values) {
     const Bits32 word = bits_as<Bits32>(values);
     if constexpr (kTies == Ties::up) return word + 0x8000u;
-    return word + 0x7FFFu + ((word >> 16) & 1u);
+    return round_to_upper_half(word);
   };
   const Bits32 words = rounded(pair.first) >> 16 | (rounded(pair.second) & 0xFFFF0000u);
   return bits_as<PairBits>(words);
@@ -71,7 +71,7 @@ inline void store_pair(LanePair<accumulate_t<T>> pair, T* to, int64_t count) {
     if (count > kCount) store(pair.second, to + kCount, count - kCount);
   }
 }
-// Past the caches (see stream in cpu/lanes/lanes.h): a whole pair, aligned to the vector.
+// Non-temporal (see stream in cpu/lanes/lanes.h): a whole pair, aligned to the vector.
 template <Ties kTies, class T>
 inline void stream_pair(LanePair<accumulate_t<T>> pair, T* to) {
   if constexpr (__is_same(T, BFloat16)) {
@@ -111,8 +111,8 @@ inline void stream_block(const LanePair<accumulate_t<T>>& values, T* to) {
   stream_pair<Ties::to_even>(values, to);
 }
 
-// to[i] = map(from[i]...) for i < size: to be written past the caches where `streams` says so, which needs `to` to be
-// aligned to cache lines.
+// to[i] = map(from[i]...) for i < size. Where `streams` says so, by non-temporal stores, for which `to` must be aligned
+// to cache lines.
 template <Ties kTies, class To, class F, class... From>
 inline void map_elements(bool streams, int64_t size, F map, To* to, const From*... from) {
   int64_t i = 0;

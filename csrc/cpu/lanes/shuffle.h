@@ -1,4 +1,4 @@
-// Lanes of vectors in another order, known when this is compiled. Any vector will do; elements are only moved.
+// The lanes of vectors in another order, which is known at compile time. Elements of any type: they are only moved.
 //
 // For sources compiled per instruction set (see cpu/lanes/lanes.h).
 #pragma once
@@ -33,25 +33,6 @@ inline V zip(V a, V b, Order<lane...>) {
 template <int64_t kFirst, class V, int64_t... lane>
 inline V unzip(V a, V b, Order<lane...>) {
   return shuffle(a, b, Order<(2 * lane + kFirst)...>{});
-}
-
-// rows[i][j] becomes rows[j][i]: zipping row i with row i + half, log2(count) times over. Every step takes the same two
-// orders, which stay in registers. Exchanging blocks takes two of its own for each distance: AlexNet's first layer, on
-// contiguous images, took 24 ms instead of 17 with it (batch 32, float32, Zen 5, 2026-11-23).
-template <class V, int64_t kCount>
-inline void transpose(V (&rows)[kCount]) {
-  static_assert(sizeof(rows[0]) == kCount * sizeof(rows[0][0]));
-#pragma GCC unroll 4
-  for (int64_t done = 1; done < kCount; done *= 2) {
-    V zipped[kCount];
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kCount / 2; ++i) {
-      zipped[2 * i] = zip<0>(rows[i], rows[i + kCount / 2], AllLanes<kCount>{});
-      zipped[2 * i + 1] = zip<kCount / 2>(rows[i], rows[i + kCount / 2], AllLanes<kCount>{});
-    }
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kCount; ++i) rows[i] = zipped[i];
-  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// The machine: which instruction sets this CPU has, and what every kernel needs of it. Tasks for threads (tasks.h),
-// scratch memory (workspace.h), AMX's tiles (amx_tiles.h), the measured peaks (peak.h). Knows of no operator.
+// The machine: which instruction sets this CPU has (here), and what every kernel needs of it. Tasks for threads
+// (tasks.h), scratch memory (workspace.h), the width of a vector (vector_bytes.h), AMX's tiles (amx_tiles.h), measured
+// peaks (peak.h). The machine knows no operator and includes no other room.
 //
 // A source NAME.isa.cpp is compiled once for each instruction set of `Isa`, with that set's flags and TMC_ISA naming it
 // (setup.py); NAME.avx512_bf16.cpp and NAME.amx.cpp are compiled once, for that unit. Every other source runs on any

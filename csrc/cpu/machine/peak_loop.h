@@ -6,17 +6,11 @@
 // into the 16 registers that SSE and AVX2 have. Bound: compute, by construction.
 #pragma once
 #include "cpu/machine/peak.h"
+#include "cpu/machine/vector_bytes.h"
 
 namespace tmc {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int64_t kVectorBytes = 32;
-#else
-constexpr int64_t kVectorBytes = 16;
-#endif
 constexpr int kSums = 12;
 
 template <class T>

@@ -5,7 +5,7 @@
 // For sources compiled per instruction set (see cpu/lanes/lanes.h).
 #pragma once
 #include "cpu/lanes/lanes.h"
-#include "cpu/lanes/shuffle.h"
+#include "cpu/lanes/transpose.h"
 #include "cpu/pool2d/plan.h"
 
 namespace tmc {

@@ -49,7 +49,7 @@ def paired(shape):
     return normal((shape[0], shape[1] // 2, *shape[2:])).repeat_interleave(2, 1)
 
 
-# Of x, weight and grad_output. A row or column wider than 2^100 takes the way of wild ones.
+# Of x, weight and grad_output. A row or column wider than 2^100 stays unsplit.
 OPERANDS = {
     "normal": lambda: (normal(X), normal(W), normal(G)),
     "sparse": lambda: (normal(X).relu(), normal(W) * (torch.rand(W) < 0.1), 1e-9 * normal(G).relu()),

@@ -12,13 +12,6 @@ constexpr int64_t kBlock = kDepthwiseBlock;
 template <class T>
 constexpr int64_t kParts = kBlock / kLanes<T>;  // vectors of a block
 
-int64_t min(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-int64_t max(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 template <class Stored>
 Stored* element(const Image& image, int64_t n, int64_t c, int64_t h) {
   return reinterpret_cast<Stored*>(image.data) + n * image.n_stride + c * image.c_stride + h * image.h_stride;

@@ -196,7 +196,7 @@ void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) 
       const float* block = from + k * weight.n_stride + c * weight.c_stride;
       float* panel = to + c * kWidth + k;
       if (count > 0 && (weight.c_stride == 1 || weight.c == 1))
-        gather_tile(block, weight.n_stride, count, channels, panel, kWidth);
+        transpose_tile(block, weight.n_stride, count, channels, panel, kWidth);
       else
         for (int64_t i = 0; i < channels; ++i)
           store(count > 0 ? load(block + i * weight.c_stride, count) : FloatLanes{}, panel + i * kWidth);

@@ -143,27 +143,4 @@ void read_floats(const Tensor& list, int64_t first, int64_t count, float* to) {
   });
 }
 
-namespace {
-
-// No exponent has all its bits set.
-template <class Bits>
-bool all_finite(const void* data, int64_t count, Bits exponent) {
-  const Bits* const bits = static_cast<const Bits*>(data);
-  bool finite = true;
-  for (int64_t i = 0; i < count; ++i) finite &= (bits[i] & exponent) != exponent;
-  return finite;
-}
-
-}  // namespace
-
-bool all_finite(const Tensor& tensor) {
-  const void* data = tensor.const_data_ptr();
-  switch (dtype_of(tensor)) {
-    case DType::float64: return all_finite<uint64_t>(data, tensor.numel(), 0x7FF0000000000000);
-    case DType::float32: return all_finite<uint32_t>(data, tensor.numel(), 0x7F800000);
-    case DType::bfloat16: return all_finite<uint16_t>(data, tensor.numel(), 0x7F80);
-    default: return all_finite<uint16_t>(data, tensor.numel(), 0x7C00);
-  }
-}
-
 }  // namespace tmc::direct

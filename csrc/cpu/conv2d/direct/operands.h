@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu/conv2d/algorithms.h"
 #include "cpu/conv2d/direct/direct.h"
+#include "cpu/conv2d/finite.h"
 
 namespace tmc::direct {
 
@@ -34,7 +35,5 @@ bool planes_are_packed(const Conv2dProblem& problem, const Tensor& image);
 
 // Elements [first, first + count) of a tensor with one dimension.
 void read_floats(const Tensor& list, int64_t first, int64_t count, float* to);
-
-bool all_finite(const Tensor& tensor);
 
 }  // namespace tmc::direct

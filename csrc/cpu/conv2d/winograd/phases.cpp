@@ -15,6 +15,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/conv2d/finite.h"
 #include "cpu/conv2d/winograd/plan.h"
 
 namespace tmc::phases {
@@ -111,22 +112,6 @@ struct Dense {
     return strided ? split(kernel, weight, problem.shape.r, problem.shape.s) : kernel;
   }
 };
-
-// Whether all values are finite: no exponent has all its bits set.
-template <class Bits>
-bool all_finite(const char* data, int64_t count, Bits exponent) {
-  bool finite = true;
-  for (int64_t i = 0; i < count; ++i) {
-    Bits bits;
-    std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
-    finite &= (bits & exponent) != exponent;
-  }
-  return finite;
-}
-bool all_finite(DType dtype, const char* data, int64_t count) {
-  if (dtype == DType::float32) return all_finite<uint32_t>(data, count, 0x7F800000u);
-  return all_finite<uint16_t>(data, count, dtype == DType::bfloat16 ? 0x7F80 : 0x7C00);
-}
 
 // The samples of a dense result that are not finite everywhere.
 std::vector<int64_t> not_finite(DType dtype, Tensor& result) {
@@ -259,7 +244,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
     join(phased, dense.weight, grad_weight);
   } else {
     winograd::grad_weight(dense.problem, dense.split_output(grad_output), dense.split_input(input), grad_weight);
-    finite = all_finite(dtype_of(grad_weight), write(grad_weight).data, grad_weight.numel());
+    finite = all_finite(grad_weight);
   }
   if (!finite) matrix_product::grad_weight(problem, grad_output, input, grad_weight);
 }
