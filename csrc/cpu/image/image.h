@@ -1,4 +1,9 @@
-// A strided four-dimensional image in memory: what a convolution algorithm reads and writes.
+// The images that convolution algorithms read and write: four-dimensional arrays in any layout, of any dtype.
+//
+// Here: the view of one, with its strides, and the parts of it that algorithms work on (channels of a group, some
+// images, swapped filters and channels). A view owns nothing and checks nothing: what makes it has checked the tensor.
+// staging.h: copies between images and float32 pixels in scratch memory, for vector loops; kernels.h: how they are
+// made. The room knows of no operator. It stands above the lanes and below everything that multiplies.
 #pragma once
 #include "common.h"
 

@@ -1,228 +1,38 @@
-// Staging: between images of any layout and dtype and the float32 pixels, channels innermost, that the transforms load
-// as vectors. A staged region is small (L2), so that turning planes into pixels, or phases into channels, costs one
-// pass over the cache, and the padding is written once here instead of being asked for at each load.
+// Staging: copies between images of any layout and dtype and scratch memory in the one form that vector loops read,
+// float32 pixels whose channels adjoin.
+//
+// In: a region of an image, which may reach over its edges; out: [row][column][channel] with zeros for what lies
+// outside, so that no loop asks whether a pixel exists. unstage() is the way back, with one rounding to the image's
+// dtype. Bound: memory. A staged region is small enough to stay in L2, so that transposing planes into pixels, or
+// phases into channels, costs one pass over the cache.
 #pragma once
-#include "cpu/conv2d/winograd/winograd.h"
-#include "cpu/lanes/transpose.h"
+#include "cpu/image/image.h"
+#include "dtype.h"
 
 namespace tmc {
-namespace {
 
-inline int64_t at_most(int64_t a, int64_t limit) {
-  return a < limit ? a : limit;
-}
-
-// The part of [begin, begin + count) inside [0, extent), counted from begin.
-struct Inside {
-  int64_t begin, end;
+// An image inside its padding, seen as positions with channels. With steps of 1 a position is a pixel. With larger
+// steps the phases of the rows and columns (rows i, i + step, i + 2 * step, ...) are further channels: channel
+// (i * step_w + j) * image.c + c of position (y, x) is channel c of pixel (y * step_h + i - top, x * step_w + j -
+// left).
+struct PhasedImage {
+  Image image;
+  int64_t top = 0, left = 0, step_h = 1, step_w = 1;
 };
-inline Inside inside(int64_t begin, int64_t count, int64_t extent) {
-  const int64_t first = begin < 0 ? at_most(-begin, count) : 0, last = at_most(extent - begin, count);
-  return {first, last > first ? last : first};
-}
 
-inline void clear(float* to, int64_t floats) {
-  for (int64_t i = 0; i < floats; i += kLanes<float>) store(FloatLanes{}, to + i, at_most(floats - i, kLanes<float>));
-}
+// Positions [h0, h0 + rows) x [w0, w0 + columns). Outside the image they read zero and are not written.
+struct Region {
+  int64_t h0, w0, rows, columns;
+};
 
-template <class T>
-inline FloatLanes load_strided(const T* from, int64_t stride, int64_t count) {
-  if (stride == 1) return load(from, count);
-  float values[kLanes<float>] = {};
-  for (int64_t i = 0; i < count; ++i) convert(from[i * stride], values[i]);
-  return load(values);
-}
+// Compiled for each instruction set by kernels.isa.cpp.
+struct StagingKernels {
+  // Channels [first, first + channels) of a region, zeros beyond the channels that there are. Writes whole vectors of
+  // channels: `channels` is a multiple of their length.
+  void (*stage)(const PhasedImage& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
+                float* pixels);
+  // The first image.c channels of those pixels that lie inside the image. Reads whole vectors.
+  void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
+};
 
-// Lanes of channels, of each of `pixels` pixels of a row, whose channels do not adjoin in memory; at most kLanes of
-// both.
-template <class T>
-inline void turn(const T* from, const Image& image, int64_t channels, int64_t pixels,
-                 FloatLanes (&values)[kLanes<float>]) {
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kLanes<float>; ++i)
-    values[i] = i < channels ? load_strided(from + i * image.c_stride, image.w_stride, pixels) : FloatLanes{};
-  transpose(values);
-}
-
-// `count` pixels of one row of the image, `present` channels of them and zeros up to `channels`. Those that are `ahead`
-// elements further on are fetched: some channels of each pixel make a pattern that the hardware does not follow.
-template <class T>
-void stage_row(const T* from, const Image& image, int64_t count, int64_t present, int64_t channels, int64_t ahead,
-               float* to) {
-  if (image.c_stride == 1) {
-    for (int64_t w = 0; w < count; ++w)
-      for (int64_t c = 0; c < channels; c += kLanes<float>) {
-        const int64_t left = at_most(present - c, kLanes<float>);
-        __builtin_prefetch(from + ahead + w * image.w_stride + c, 0, 2);
-        store(left > 0 ? load(from + w * image.w_stride + c, left) : FloatLanes{}, to + w * channels + c);
-      }
-    return;
-  }
-  for (int64_t w = 0; w < count; w += kLanes<float>)
-    for (int64_t c = 0; c < channels; c += kLanes<float>) {
-      const int64_t pixels = at_most(count - w, kLanes<float>);
-      FloatLanes values[kLanes<float>];
-      turn(from + c * image.c_stride + w * image.w_stride, image, present - c, pixels, values);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes<float>; ++i)
-        if (i < pixels) store(values[i], to + (w + i) * channels + c);
-    }
-}
-
-template <class T>
-void stage_image(const Source& source, int64_t n, Region region, int64_t first, int64_t channels, float* pixels) {
-  const Image& image = source.image;
-  const int64_t h0 = region.h0 - source.top, w0 = region.w0 - source.left, row = region.columns * channels;
-  const int64_t present = at_most(image.c - first, channels);
-  const Inside h = inside(h0, region.rows, image.h), w = inside(w0, region.columns, image.w);
-  const int64_t ahead = (h.end - h.begin) * image.h_stride;  // in the next region, or the next image
-  for (int64_t i = 0; i < region.rows; ++i, pixels += row) {
-    if (i < h.begin || i >= h.end || w.begin == w.end) {
-      clear(pixels, row);
-      continue;
-    }
-    clear(pixels, w.begin * channels);
-    const T* from = reinterpret_cast<const T*>(image.data) + n * image.n_stride + first * image.c_stride +
-                    (h0 + i) * image.h_stride + (w0 + w.begin) * image.w_stride;
-    stage_row(from, image, w.end - w.begin, present, channels, ahead, pixels + w.begin * channels);
-    clear(pixels + w.end * channels, (region.columns - w.end) * channels);
-  }
-}
-
-// A position's channels that come from one row of the image are a run: step_w pixels of it, channels innermost. Where
-// pixels adjoin in memory runs are copied; elsewhere the channels of each pixel are put into its run. `to` is the
-// wanted part of the first of `count` runs, w0 its first pixel; outside the image, and for no row at all, it is zero.
-// What the next position's rows hold there is fetched: the hardware begins anew with every page, which has three rows
-// of AlexNet's image in bfloat16, and the first layer took a fifth longer.
-template <class T>
-void stage_runs(const T* row, const Image& image, int64_t w0, int64_t step, Inside part, int64_t count,
-                int64_t channels, float* to) {
-  const int64_t c = image.c, length = part.end - part.begin, floats = row == nullptr ? 0 : image.w * c;
-  const bool adjoin = image.c_stride == 1 && image.w_stride == c;
-  const int64_t first = w0 * c + part.begin, run = step * c;
-  // Runs that lie in the row as a whole.
-  const int64_t begin = at_most(first < 0 ? (-first + run - 1) / run : 0, count);
-  const int64_t end = first + length > floats ? begin : at_most((floats - first - length) / run + 1, count);
-  for (int64_t x = 0; x < count; ++x) {
-    if (x == begin && begin < end) x = end;
-    if (x == count) break;
-    const Inside in = inside(first + x * run, length, floats);
-    clear(to + x * channels, in.begin);
-    for (int64_t i = in.begin; adjoin && i < in.end; ++i) convert(row[first + x * run + i], to[x * channels + i]);
-    clear(to + x * channels + in.end, length - in.end);
-  }
-  for (int64_t i = 0; adjoin && i < length; i += kLanes<float>) {
-    const int64_t lanes = at_most(length - i, kLanes<float>);
-    for (int64_t x = begin; x < end; ++x) {
-      __builtin_prefetch(row + first + x * run + i + step * image.h_stride, 0, 2);
-      store(load(row + first + x * run + i, lanes), to + x * channels + i, lanes);
-    }
-  }
-  if (adjoin || row == nullptr) return;
-  const Inside pixels = inside(w0, count * step, image.w);
-  for (int64_t w = pixels.begin; w < pixels.end; w += kLanes<float>)
-    for (int64_t c0 = 0; c0 < c; c0 += kLanes<float>) {
-      const int64_t present = at_most(pixels.end - w, kLanes<float>), lanes = at_most(c - c0, kLanes<float>);
-      FloatLanes values[kLanes<float>];
-      turn(row + (w0 + w) * image.w_stride + c0 * image.c_stride, image, lanes, present, values);
-      int64_t x = w / step, j = w % step;
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kLanes<float>; ++i) {
-        if (i >= present) break;
-        const int64_t at = j * c + c0 - part.begin;
-        const Inside in = inside(at, lanes, length);
-        float* const run = to + x * channels + at;
-        if (in.begin == 0) {
-          store(values[i], run, in.end);
-        } else if (in.begin < in.end) {
-          float together[kLanes<float>];
-          store(values[i], together);
-          store(load(together + in.begin, in.end - in.begin), run + in.begin, in.end - in.begin);
-        }
-        if (++j == step) j = 0, ++x;
-      }
-    }
-}
-
-template <class T>
-void stage_phases(const Source& source, int64_t n, Region region, int64_t first, int64_t channels, float* pixels) {
-  const Image& image = source.image;
-  const int64_t run = source.step_w * image.c, w0 = region.w0 * source.step_w - source.left;
-  const int64_t present = at_most(source.step_h * run - first, channels);
-  for (int64_t y = 0; y < region.rows; ++y, pixels += region.columns * channels) {
-    if (present < channels) clear(pixels, region.columns * channels);
-    for (int64_t i = first / run; i * run < first + present; ++i) {
-      const int64_t h = (region.h0 + y) * source.step_h + i - source.top;
-      const T* const row = h < 0 || h >= image.h
-                               ? nullptr
-                               : reinterpret_cast<const T*>(image.data) + n * image.n_stride + h * image.h_stride;
-      const Inside part = inside(i * run - first, run, present);  // of the run
-      stage_runs(row, image, w0, source.step_w, part, region.columns, channels,
-                 pixels + (i * run + part.begin - first));
-    }
-  }
-}
-
-template <class T>
-void stage_as(const Source& source, int64_t n, Region region, int64_t first, int64_t channels, float* pixels) {
-  if (source.step_h * source.step_w > 1)
-    stage_phases<T>(source, n, region, first, channels, pixels);
-  else
-    stage_image<T>(source, n, region, first, channels, pixels);
-}
-
-template <class T>
-void unstage_row(const float* from, int64_t channels, const Image& image, int64_t count, T* to) {
-  const int64_t c_stride = image.c_stride, w_stride = image.w_stride;
-  if (c_stride == 1) {
-    for (int64_t w = 0; w < count; ++w)
-      for (int64_t c = 0; c < image.c; c += kLanes<float>)
-        store(load(from + w * channels + c), to + w * w_stride + c, at_most(image.c - c, kLanes<float>));
-  } else if (w_stride == 1) {
-    for (int64_t w = 0; w < count; w += kLanes<float>)
-      for (int64_t c = 0; c < image.c; c += kLanes<float>) {
-        const int64_t pixels = at_most(count - w, kLanes<float>);
-        FloatLanes rows[kLanes<float>];
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < kLanes<float>; ++i)
-          rows[i] = i < pixels ? load(from + (w + i) * channels + c) : FloatLanes{};
-        transpose(rows);
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < kLanes<float>; ++i)
-          if (c + i < image.c) store(rows[i], to + (c + i) * c_stride + w, pixels);
-      }
-  } else {
-    for (int64_t w = 0; w < count; ++w)
-      for (int64_t c = 0; c < image.c; ++c) convert(from[w * channels + c], to[c * c_stride + w * w_stride]);
-  }
-}
-
-template <class T>
-void unstage_as(const float* pixels, int64_t channels, Region region, int64_t n, const Image& image) {
-  const Inside h = inside(region.h0, region.rows, image.h), w = inside(region.w0, region.columns, image.w);
-  for (int64_t i = h.begin; i < h.end; ++i) {
-    T* to = reinterpret_cast<T*>(image.data) + n * image.n_stride + (region.h0 + i) * image.h_stride +
-            (region.w0 + w.begin) * image.w_stride;
-    unstage_row(pixels + (i * region.columns + w.begin) * channels, channels, image, w.end - w.begin, to);
-  }
-}
-
-void stage(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
-           float* pixels) {
-  switch (dtype) {
-    case DType::bfloat16: return stage_as<BFloat16>(source, n, region, first, channels, pixels);
-    case DType::float16: return stage_as<Float16>(source, n, region, first, channels, pixels);
-    default: return stage_as<float>(source, n, region, first, channels, pixels);
-  }
-}
-
-void unstage(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image) {
-  switch (dtype) {
-    case DType::bfloat16: return unstage_as<BFloat16>(pixels, channels, region, n, image);
-    case DType::float16: return unstage_as<Float16>(pixels, channels, region, n, image);
-    default: return unstage_as<float>(pixels, channels, region, n, image);
-  }
-}
-
-}  // namespace
 }  // namespace tmc

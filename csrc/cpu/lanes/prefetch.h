@@ -26,5 +26,18 @@ inline void prefetch_run(const T* from, int64_t count) {
   for (int64_t i = 0; i < count; i += kCacheLine / static_cast<int64_t>(sizeof(T))) prefetch<kFor>(from + i);
 }
 
+// A long run, prefetched a few lines at a time while other memory is worked on: all of it at once would delay what is
+// needed now.
+template <Prefetch kFor = Prefetch::read>
+struct PrefetchStream {
+  const char *next, *end;
+
+  // The next `bytes` of it, in whole lines.
+  void advance(int64_t bytes) {
+    const char* const stop = end - next < bytes ? end : next + bytes;
+    for (; next < stop; next += kCacheLine) prefetch<kFor>(next);
+  }
+};
+
 }  // namespace
 }  // namespace tmc

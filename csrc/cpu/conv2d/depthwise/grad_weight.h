@@ -27,17 +27,17 @@ template <int kCount, int kStep, int kRows, int kTaps, class T, class In>
                                               Lanes<T> (&sum)[kRows][kTaps]) {
   Lanes<T> g[kCount];
 #pragma GCC unroll 4
-  for (int j = 0; j < kCount; ++j) g[j] = load(grad + j * p.grad_pixel);
+  for (int j = 0; j < kCount; ++j) g[j] = load_pixel(grad + j * p.grad_pixel);
 #pragma GCC unroll 3
   for (int u = 0; u < kRows; ++u, in += p.in_row)
     if constexpr (kStep == 0) {
 #pragma GCC unroll 3
-      for (int t = 0; t < kTaps; ++t) sum[u][t] += g[0] * load(in + t * p.in_tap);
+      for (int t = 0; t < kTaps; ++t) sum[u][t] += g[0] * load_pixel(in + t * p.in_tap);
     } else {
       const In* pixel = in;
 #pragma GCC unroll 9
       for (int column = 0; column < (kCount - 1) * kStep + kTaps; ++column, pixel += p.in_pixel / kStep) {
-        const Lanes<T> value = load(pixel);
+        const Lanes<T> value = load_pixel(pixel);
 #pragma GCC unroll 3
         for (int t = 0; t < kTaps; ++t)
           if (column >= t && (column - t) % kStep == 0 && (column - t) / kStep < kCount)
@@ -46,13 +46,13 @@ template <int kCount, int kStep, int kRows, int kTaps, class T, class In>
     }
 }
 
-// Of every block; next.fetch() comes before each.
-template <int kStep, int kRows, int kTaps, class T, class In, class Next>
-void add_products(const DepthwisePlan& plan, const Products<T, In>& p, Next& next) {
+// Of every block; each is a visit of `prefetched`.
+template <int kStep, int kRows, int kTaps, class T, class In>
+void add_products(const DepthwisePlan& plan, const Products<T, In>& p, PrefetchedRows& prefetched) {
   constexpr int kCount = kStep == 0 ? 1 : 4;
   for (int64_t block = 0; block < p.blocks; ++block) {
     const int64_t channel = p.blocks == 1 ? 0 : plan.channel(block);
-    next.fetch();
+    prefetched.advance();
     for (int64_t lane = 0; lane < kBlock; lane += kLanes<T>) {
       Lanes<T> sum[kRows][kTaps] = {};
       const In *grad = p.grad + channel + lane, *in = p.in + channel + lane;
@@ -72,34 +72,39 @@ void add_products(const DepthwisePlan& plan, const Products<T, In>& p, Next& nex
   }
 }
 
-// The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition.
-template <int kStep, class T, class In, class Next>
-void add_all_products(const DepthwisePlan& plan, int64_t rows, int64_t taps, const Products<T, In>& all, Next& next) {
-  static constexpr void (*kInstances[3][3])(const DepthwisePlan&, const Products<T, In>&, Next&) = {
-      {add_products<kStep, 1, 1, T, In, Next>, add_products<kStep, 1, 2, T, In, Next>,
-       add_products<kStep, 1, 3, T, In, Next>},
-      {add_products<kStep, 2, 1, T, In, Next>, add_products<kStep, 2, 2, T, In, Next>,
-       add_products<kStep, 2, 3, T, In, Next>},
-      {add_products<kStep, 3, 1, T, In, Next>, add_products<kStep, 3, 2, T, In, Next>,
-       add_products<kStep, 3, 3, T, In, Next>}};
-  for (int64_t u = 0; u < rows; u += 3)
-    for (int64_t t = 0; t < taps; t += 3) {
-      Products<T, In> some = all;
-      some.in += u * all.in_row + t * all.in_tap;
-      some.sums += u * all.sums_row + t * kBlock;
-      kInstances[min(3, rows - u) - 1][min(3, taps - t) - 1](plan, some, next);
-    }
+// The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition. What is left is
+// done tap by tap, three taps of a row or one, which few kernels need for more than the rows at the edges of an image.
+template <int kStep, class T, class In>
+void add_all_products(const DepthwisePlan& plan, int64_t rows, int64_t taps, const Products<T, In>& all,
+                      PrefetchedRows& prefetched) {
+  const auto from = [&](int64_t u, int64_t t) {
+    Products<T, In> some = all;
+    some.in += u * all.in_row + t * all.in_tap;
+    some.sums += u * all.sums_row + t * kBlock;
+    return some;
+  };
+  for (int64_t u = 0; u < rows;) {
+    const int64_t height = rows - u >= 3 && taps >= 3 ? 3 : 1;
+    int64_t t = 0;
+    for (; t + 3 <= taps; t += 3)
+      if (height == 3)
+        add_products<kStep, 3, 3>(plan, from(u, t), prefetched);
+      else
+        add_products<kStep, 1, 3>(plan, from(u, t), prefetched);
+    for (; t < taps; ++t)
+      for (int64_t i = u; i < u + height; ++i) add_products<kStep, 1, 1>(plan, from(i, t), prefetched);
+    u += height;
+  }
 }
-template <class T, class In, class Next>
+template <class T, class In>
 void add_all_products(const DepthwisePlan& plan, const ColumnClass& columns, int64_t rows, const Products<T, In>& all,
-                      Next& next) {
-  const int step = known_step(columns);
-  if (step == 1)
-    add_all_products<1>(plan, rows, columns.taps, all, next);
-  else if (step == 2)
-    add_all_products<2>(plan, rows, columns.taps, all, next);
-  else
-    add_all_products<0>(plan, rows, columns.taps, all, next);
+                      PrefetchedRows& prefetched) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const int step = unrolled_step<T>(columns);
+    if (step == 1) return add_all_products<1>(plan, rows, columns.taps, all, prefetched);
+    if (step == 2) return add_all_products<2>(plan, rows, columns.taps, all, prefetched);
+  }
+  add_all_products<0>(plan, rows, columns.taps, all, prefetched);
 }
 
 // The taps [first, first + count) of output row y that are inside the image; the first one reads image row `row`.
@@ -132,7 +137,7 @@ void grad_weight_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int
   copy_band<T, Stored>(plan.out, n, lane_sources(depthwise, block, 0), band.out_begin, band.out_end, 0, plan.out.w,
                        grads);
   const ColumnClass& columns = plan.columns[0];
-  NoRows none;
+  PrefetchedRows none;
   for (int64_t y = band.out_begin; y < band.out_end; ++y) {
     const TapRows taps = tap_rows(plan, y);
     for (int64_t d = 0; d < plan.depth; ++d)
@@ -161,7 +166,7 @@ void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_ind
     const TapRows taps = tap_rows(plan, y);
     const Stored* const in_row = element<const Stored>(plan.in, n, 0, taps.row);
     const Stored* const grad_row = element<const Stored>(plan.out, n, 0, y);
-    NextRows<Stored> next(plan, n, y, visits(plan, kSumTerms));
+    PrefetchedRows prefetched = PrefetchedRows::after<Stored>(plan, n, y, visits(plan, kSumTerms));
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c)
       for (int64_t i = 0; i < c->count; i += kSumTerms)
         add_all_products<T, Stored>(
@@ -176,7 +181,7 @@ void grad_weight_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_ind
              .sums = static_cast<T*>(sums) + (taps.first * plan.shape.s + c->first_tap) * kBlock,
              .sums_row = plan.shape.s * kBlock,
              .blocks = plan.blocks},
-            next);
+            prefetched);
   }
 }
 

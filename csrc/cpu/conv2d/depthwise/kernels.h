@@ -9,16 +9,32 @@
 // Registers (AVX-512): 8 sums and 8 totals, 3 weights and a column: 20 of 32. Bound: memory, with few taps. A pixel of
 // 16 channels moves 128 bytes, some 13 cycles at 40 GB/s, and takes 9 multiply-adds (3 x 3), two a cycle.
 #pragma once
-#include "cpu/conv2d/depthwise/fetch.h"
+#include "cpu/conv2d/depthwise/prefetch.h"
 
 namespace tmc {
 namespace {
 
-// Pixels side by side, each with a sum and a total: at most half of the registers.
+// Pixels side by side, each with a sum and a total: at most half of the registers. float64 is for checking gradients.
 template <class T>
-constexpr int kPixels = kVectorBytes == 64 ? 8 : (kParts<T> < 8 ? 8 / kParts<T> : 1);
+constexpr int kPixels = sizeof(T) == sizeof(double) ? 2
+                        : kVectorBytes == 64        ? 8
+                                                    : 8 / kParts<T>;
 // So many terms are summed in registers before they join a total: rounding errors grow with the length of a run.
 constexpr int64_t kSumTerms = 32;
+
+// A pixel in the precision that it is computed in. Without instructions for half types the conversion of a vector is
+// dozens of scalar instructions: one copy of them, not one for every load that is unrolled.
+template <class Stored>
+[[gnu::noinline]] Lanes<float> load_by_scalars(const Stored* from) {
+  return load(from);
+}
+template <class Stored>
+[[gnu::always_inline]] inline Lanes<accumulate_t<Stored>> load_pixel(const Stored* from) {
+  if constexpr (sizeof(Stored) == 2 && kVectorBytes == 16)
+    return load_by_scalars(from);
+  else
+    return load(from);
+}
 
 struct Band {
   int64_t out_begin, out_end;  // output rows
@@ -64,10 +80,12 @@ struct Steps {
   int64_t blocks, weight_block;
 };
 
-// The step from one output column to the next, 1 or 2 if the taps are neighbours too; else 0: any.
-int known_step(const ColumnClass& columns) {
+// The step from one output column to the next that the loops are unrolled for: 1 or 2, if the taps are neighbours too.
+// Else 0: any step, one tap at a time, as for float64, which no network is trained in.
+template <class T>
+int unrolled_step(const ColumnClass& columns) {
   const bool adjoin = columns.taps == 1 || columns.in_tap_step == 1 || columns.in_tap_step == -1;
-  return adjoin && columns.in_step <= 2 ? static_cast<int>(columns.in_step) : 0;
+  return sizeof(T) == sizeof(float) && adjoin && columns.in_step <= 2 ? static_cast<int>(columns.in_step) : 0;
 }
 
 // ---- Forward and grad_input.
@@ -81,7 +99,7 @@ template <int kCount, int kStep, int kTaps, class T, class In>
   for (int t = 0; t < kTaps; ++t) w[t] = load(weight + t * weight_tap);
 #pragma GCC unroll 17
   for (int column = 0; column < (kCount - 1) * kStep + kTaps; ++column, in += pixel) {
-    const Lanes<T> value = load(in);
+    const Lanes<T> value = load_pixel(in);
 #pragma GCC unroll 3
     for (int t = 0; t < kTaps; ++t)
       if (column >= t && (column - t) % kStep == 0 && (column - t) / kStep < kCount)
@@ -94,18 +112,18 @@ template <int kCount, int kStep, class T, class In>
 [[gnu::always_inline]] inline void add_row(const In* in, const T* weight, const ColumnClass& columns, int64_t in_pixel,
                                            Lanes<T> (&sum)[kCount]) {
   int64_t in_tap = columns.in_tap_step * in_pixel, weight_tap = columns.tap_step * kBlock;
+  if (columns.in_tap_step == -1) {  // from the other end, in the order of memory
+    in += (columns.taps - 1) * in_tap, weight += (columns.taps - 1) * weight_tap;
+    in_tap = -in_tap, weight_tap = -weight_tap;
+  }
   if constexpr (kStep == 0) {
     const int64_t step = columns.in_step * in_pixel;
     for (int64_t t = 0; t < columns.taps; ++t, in += in_tap, weight += weight_tap) {
       const Lanes<T> w = load(weight);
 #pragma GCC unroll 8
-      for (int j = 0; j < kCount; ++j) sum[j] += w * load(in + j * step);
+      for (int j = 0; j < kCount; ++j) sum[j] += w * load_pixel(in + j * step);
     }
   } else {
-    if (columns.in_tap_step < 0) {  // from the other end
-      in += (columns.taps - 1) * in_tap, weight += (columns.taps - 1) * weight_tap;
-      weight_tap = -weight_tap;
-    }
     for (int64_t left = columns.taps; left > 0; left -= 3, in += 3 * in_pixel, weight += 3 * weight_tap)
       if (left >= 3)
         add_neighbours<kCount, kStep, 3>(in, in_pixel, weight, weight_tap, sum);
@@ -117,10 +135,11 @@ template <int kCount, int kStep, class T, class In>
 }
 
 // out[i] = bias + sum over row taps and taps of weight * in, for kCount columns from column i of the class on, of every
-// block. next.fetch() comes before each.
-template <int kCount, int kStep, class T, class In, class Out, class Next>
+// block. Each is a visit of `prefetched`.
+template <int kCount, int kStep, class T, class In, class Out>
 void correlate_columns(const DepthwisePlan& plan, const RowTap<T, In>* rows, int64_t row_count,
-                       const ColumnClass& columns, const Steps& steps, int64_t i, const T* bias, Out* out, Next& next) {
+                       const ColumnClass& columns, const Steps& steps, int64_t i, const T* bias, Out* out,
+                       PrefetchedRows& prefetched) {
   const int64_t run = columns.taps == 0 ? 1 : max(1, kSumTerms / columns.taps);
   const int64_t out_step = columns.out_step * steps.out_pixel;
   const int64_t in_begin = (columns.in_begin + i * columns.in_step) * steps.in_pixel;
@@ -128,7 +147,7 @@ void correlate_columns(const DepthwisePlan& plan, const RowTap<T, In>* rows, int
   for (int64_t block = 0; block < steps.blocks;
        ++block, weight_begin += steps.weight_block, bias += steps.weight_block) {
     const int64_t channel = steps.blocks == 1 ? 0 : plan.channel(block);
-    next.fetch();
+    prefetched.advance();
     for (int64_t lane = 0; lane < kBlock; lane += kLanes<T>) {
       Lanes<T> total[kCount] = {}, sum[kCount] = {};
       int64_t left = run;
@@ -148,18 +167,21 @@ void correlate_columns(const DepthwisePlan& plan, const RowTap<T, In>* rows, int
   }
 }
 
-// The instance for `count` <= kCount.
-template <int kCount, class... Arguments>
-void correlate_some(int64_t count, int step, Arguments&&... arguments) {
+// The instance for `count` <= kCount columns.
+template <int kCount, class T, class In, class Out>
+void correlate_some(int64_t count, const DepthwisePlan& plan, const RowTap<T, In>* rows, int64_t row_count,
+                    const ColumnClass& columns, const Steps& steps, int64_t i, const T* bias, Out* out,
+                    PrefetchedRows& prefetched) {
   if constexpr (kCount > 1) {
-    if (count < kCount) return correlate_some<kCount - 1>(count, step, arguments...);
+    if (count < kCount)
+      return correlate_some<kCount - 1>(count, plan, rows, row_count, columns, steps, i, bias, out, prefetched);
   }
-  if (step == 1)
-    correlate_columns<kCount, 1>(arguments...);
-  else if (step == 2)
-    correlate_columns<kCount, 2>(arguments...);
-  else
-    correlate_columns<kCount, 0>(arguments...);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const int step = unrolled_step<T>(columns);
+    if (step == 1) return correlate_columns<kCount, 1>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
+    if (step == 2) return correlate_columns<kCount, 2>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
+  }
+  correlate_columns<kCount, 0>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
 }
 
 // Runs of columns of equal length, at most kPixels: no short last one.
@@ -194,13 +216,12 @@ void correlate_copied(const DepthwisePlan& plan, int64_t n, int64_t block, int64
                              static_cast<const T*>(packed_weight) + (d * plan.taps() + u * plan.shape.s) * kBlock};
       }
     const Steps steps = {kBlock, kBlock, 1, 0};
-    NoRows none;
+    PrefetchedRows none;
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c) {
       const Runs<T> runs(c->count);
       for (int64_t i = 0; i < runs.count; ++i) {
         T* const out = result + (c->out_begin + runs.begin(i) * c->out_step) * kBlock;
-        correlate_some<kPixels<T>>(runs.size(i), known_step(*c), plan, rows, row_count, *c, steps, runs.begin(i), bias,
-                                   out, none);
+        correlate_some<kPixels<T>>(runs.size(i), plan, rows, row_count, *c, steps, runs.begin(i), bias, out, none);
       }
     }
   }
@@ -225,12 +246,13 @@ void correlate_in_place(const DepthwisePlan& plan, int64_t n, int64_t band_index
                            static_cast<const T*>(packed_weight) + u * plan.shape.s * kBlock};
     }
     Stored* const out_row = element<Stored>(plan.out, n, 0, y);
-    NextRows<Stored> next(plan, n, y, visits(plan, kPixels<T>));
+    PrefetchedRows prefetched = PrefetchedRows::after<Stored>(plan, n, y, visits(plan, kPixels<T>));
     for (const ColumnClass* c = plan.columns; c < plan.columns + plan.column_classes; ++c) {
       const Runs<T> runs(c->count);
       for (int64_t i = 0; i < runs.count; ++i)
-        correlate_some<kPixels<T>>(runs.size(i), known_step(*c), plan, rows, row_count, *c, steps, runs.begin(i), bias,
-                                   out_row + (c->out_begin + runs.begin(i) * c->out_step) * plan.out.w_stride, next);
+        correlate_some<kPixels<T>>(runs.size(i), plan, rows, row_count, *c, steps, runs.begin(i), bias,
+                                   out_row + (c->out_begin + runs.begin(i) * c->out_step) * plan.out.w_stride,
+                                   prefetched);
     }
   }
 }

@@ -242,7 +242,8 @@ void correlate(const DirectKernels& kernels, std::vector<Correlation> all, DType
       result.data += kernels.width * (in_place ? bytes : size);
     }
     if (!in_place)
-      kernels.unstage(reinterpret_cast<float*>(scratch), pixel, {h.begin, w.begin, h.size(), w.size()}, n, dtype, to);
+      kernels_for_this_cpu<StagingKernels>().unstage(reinterpret_cast<float*>(scratch), pixel,
+                                                     {h.begin, w.begin, h.size(), w.size()}, n, dtype, to);
   });
 }
 

@@ -12,9 +12,7 @@
 // In bfloat16, on CPUs that multiply pairs of it, the same is done with words of 32 bits: two neighbouring channels,
 // and the weights of both. `c` above is a word then, and sums stay float.
 #pragma once
-#include "cpu/conv2d/winograd/winograd.h"
-#include "cpu/image/image.h"
-#include "dtype.h"
+#include "cpu/image/staging.h"
 
 namespace tmc {
 
@@ -80,11 +78,6 @@ struct DirectKernels {
   // unstage() does, whole vectors.
   void (*write_row)(float* pixels, int64_t quads, DType dtype, const Image& image, int64_t n, int64_t h, int64_t w0,
                     int64_t count);
-  // As in cpu/conv2d/winograd/winograd.h: from an image of any layout and dtype to pixels of `channels` floats, and
-  // back.
-  void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
-                float* pixels);
-  void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
   // Where words are pairs, else null: `count` pixels of image row h, `step` apart, two by two. A word holds one channel
   // of both, zero in place of a pixel that is not there; from pair to pair it is `pitch`, a multiple of 16.
   void (*pair_pixels)(const Image& image, int64_t n, int64_t h, int64_t step, int64_t count, int64_t pitch,

@@ -96,7 +96,8 @@ void give(const Fold& fold, const Tile& tile, int64_t n, int64_t p, const float*
     if (fold.kernels.per_word == 2)
       fold.kernels.pair_channels(fold.grad, n, p, tile.begin, there, fold.staged_pitch, staged);
     else
-      fold.kernels.stage({fold.grad}, fold.dtype, n, {p, tile.begin, 1, there}, 0, fold.staged_pitch, staged);
+      kernels_for_this_cpu<StagingKernels>().stage({fold.grad}, fold.dtype, n, {p, tile.begin, 1, there}, 0,
+                                                   fold.staged_pitch, staged);
     from = staged;
   }
   // Two strips of the micro-kernel, which reads so many pixels side by side that they have to be asked for: two times

@@ -4,7 +4,7 @@
 // Bound: loads, one for each tap of a pixel; of a row, shuffles, half of one for each pixel.
 #pragma once
 #include "cpu/conv2d/direct/direct.h"
-#include "cpu/image/staging.h"
+#include "cpu/image/kernels.h"
 #include "cpu/lanes/shuffle.h"
 
 namespace tmc {

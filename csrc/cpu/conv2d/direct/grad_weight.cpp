@@ -126,7 +126,7 @@ void copy_padded(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_
 const float* copy_grad(const DirectKernels& kernels, const Sum& sum, int64_t n, Region block, int64_t first,
                        int64_t pitch, float* to) {
   if (!sum.pairs) {
-    kernels.stage({sum.grad}, sum.dtype, n, block, first * sum.width, pitch, to);
+    kernels_for_this_cpu<StagingKernels>().stage({sum.grad}, sum.dtype, n, block, first * sum.width, pitch, to);
     return to;
   }
   const Image filters = sum.grad.channels_from(first * sum.width, pitch);
@@ -237,7 +237,7 @@ void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, co
   for (int64_t u = 0; u < sum.shape.r; ++u)
     for (int64_t v = 0; v < sum.shape.s; ++v, sums += sum.c * sum.width) {
       tap.data = first + (u * weight.h_stride + v * weight.w_stride) * weight.element_size;
-      kernels.unstage(sums, sum.width, {0, 0, 1, sum.c}, 0, dtype, tap);
+      kernels_for_this_cpu<StagingKernels>().unstage(sums, sum.width, {0, 0, 1, sum.c}, 0, dtype, tap);
     }
 }
 

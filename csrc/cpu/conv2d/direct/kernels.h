@@ -5,7 +5,7 @@
 // cycle of it. Bound: compute. A step is 28 multiply-adds to 16 loads (AVX-512), 12 to 8 (AVX2).
 #pragma once
 #include "cpu/conv2d/direct/fold.h"
-#include "cpu/image/staging.h"
+#include "cpu/image/kernels.h"
 #include "cpu/lanes/transpose.h"
 
 namespace tmc {

@@ -15,8 +15,6 @@ const DirectKernels& compiled<DirectKernels, kCompiledIsa>() {
       .add_products = add_products<FloatWords>,
       .fold = fold,
       .write_row = write_row,
-      .stage = stage,
-      .unstage = unstage,
   };
   return kernels;
 }

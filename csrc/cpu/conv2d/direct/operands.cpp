@@ -44,8 +44,8 @@ Tensor float_channels_last(const Tensor& tensor) {
   const int64_t rows = from.n * from.h;
   for_each_task(rows, workers_for(rows), [&](int64_t row, int64_t) {
     const int64_t n = row / from.h, h = row % from.h;
-    kernels.stage({from}, dtype, n, {h, 0, 1, from.w}, 0, from.c,
-                  reinterpret_cast<float*>(to.data) + n * to.n_stride + h * to.h_stride);
+    kernels_for_this_cpu<StagingKernels>().stage({from}, dtype, n, {h, 0, 1, from.w}, 0, from.c,
+                                                 reinterpret_cast<float*>(to.data) + n * to.n_stride + h * to.h_stride);
   });
   return copy;
 }

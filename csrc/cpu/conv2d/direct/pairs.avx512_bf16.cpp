@@ -144,7 +144,7 @@ void pair_elements(const uint16_t* elements, int64_t apart, int64_t count, float
 }  // namespace
 
 const DirectKernels direct_kernels_avx512_bf16 = {
-    kWidth,  2,           pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, fold, write_row, stage,
-    unstage, pair_pixels, pair_channels,  pair_elements,        correlate_pixels};
+    kWidth,    2,           pack_tap_pairs, correlate<PairWords>, add_products<PairWords>, fold,
+    write_row, pair_pixels, pair_channels,  pair_elements,        correlate_pixels};
 
 }  // namespace tmc

@@ -42,8 +42,10 @@ inline int64_t span(int64_t count, int64_t stride) {
 // of all. Filters that adjoin in memory, or channels, are read as vectors. Else the taps of a filter are near each
 // other: those within a vector's length are read at once.
 template <int kTaps, class T>
-inline void stage_taps(const T* from, const Image& weight, int64_t filters, int64_t channels, int64_t rows,
-                       int64_t columns, float (&taps)[kLanes<float>][kTaps * kTaps][kWidth]) {
+void stage_taps_as(const Image& weight, int64_t rows, int64_t columns,
+                   float (&taps)[kLanes<float>][kTaps * kTaps][kWidth]) {
+  const T* from = reinterpret_cast<const T*>(weight.data);
+  const int64_t filters = weight.n, channels = weight.c;
   const int64_t k_stride = weight.n_stride, c_stride = weight.c_stride;
   const int64_t r_stride = weight.h_stride, s_stride = weight.w_stride;
   const bool row_at_once = span(columns, s_stride) <= kLanes<float>;
@@ -79,17 +81,27 @@ inline void stage_taps(const T* from, const Image& weight, int64_t filters, int6
   }
 }
 
-template <int kTaps, int kPoints, class T>
-void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s0, float* u, int64_t plane) {
+template <int kTaps>
+void stage_taps(const Image& weight, DType dtype, int64_t rows, int64_t columns,
+                float (&taps)[kLanes<float>][kTaps * kTaps][kWidth]) {
+  switch (dtype) {
+    case DType::bfloat16: return stage_taps_as<kTaps, BFloat16>(weight, rows, columns, taps);
+    case DType::float16: return stage_taps_as<kTaps, Float16>(weight, rows, columns, taps);
+    default: return stage_taps_as<kTaps, float>(weight, rows, columns, taps);
+  }
+}
+
+template <int kTaps, int kPoints>
+void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0, int64_t s0, float* u, int64_t plane) {
   using Real = FilterReal<kPoints>;
-  const T* from =
-      reinterpret_cast<const T*>(weight.data) + k0 * weight.n_stride + r0 * weight.h_stride + s0 * weight.w_stride;
-  const int64_t filters = at_most(weight.n - k0, kWidth);
+  Image from = weight;
+  from.data += (k0 * weight.n_stride + r0 * weight.h_stride + s0 * weight.w_stride) * weight.element_size;
+  from.n = at_most(weight.n - k0, kWidth);
   const int64_t rows = at_most(weight.h - r0, kTaps), columns = at_most(weight.w - s0, kTaps);
   alignas(kVectorBytes) float taps[kLanes<float>][kTaps * kTaps][kWidth] = {};
   for (int64_t c0 = 0; c0 < weight.c; c0 += kLanes<float>) {
     const int64_t channels = at_most(weight.c - c0, kLanes<float>);
-    stage_taps<kTaps>(from + c0 * weight.c_stride, weight, filters, channels, rows, columns, taps);
+    stage_taps<kTaps>(from.channels_from(c0, channels), dtype, rows, columns, taps);
     for (int64_t c = 0; c < channels; ++c, u += kWidth)
       for (int64_t k = 0; k < kWidth; k += kLanes<Real>) {
         const auto store_row = [&](int y, const auto& values) {
@@ -103,19 +115,11 @@ void transform_filters_as(const Image& weight, int64_t k0, int64_t r0, int64_t s
   }
 }
 
-template <int kTaps, int kPoints>
-void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0, int64_t s0, float* u, int64_t plane) {
-  switch (dtype) {
-    case DType::bfloat16: return transform_filters_as<kTaps, kPoints, BFloat16>(weight, k0, r0, s0, u, plane);
-    case DType::float16: return transform_filters_as<kTaps, kPoints, Float16>(weight, k0, r0, s0, u, plane);
-    default: return transform_filters_as<kTaps, kPoints, float>(weight, k0, r0, s0, u, plane);
-  }
-}
-
 // The block of taps of one filter, each channel's rounded to T.
 template <int kTaps, class T>
-inline void store_taps(const float (&taps)[kTaps * kTaps][kWidth], const Image& grad_weight, int64_t rows,
-                       int64_t columns, T* to) {
+void store_taps_as(const float (&taps)[kTaps * kTaps][kWidth], const Image& grad_weight, int64_t rows,
+                   int64_t columns) {
+  T* const to = reinterpret_cast<T*>(grad_weight.data);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t s = 0; s < columns; ++s)
       for (int64_t c0 = 0; c0 < grad_weight.c; c0 += kLanes<float>) {
@@ -132,10 +136,21 @@ inline void store_taps(const float (&taps)[kTaps * kTaps][kWidth], const Image& 
       }
 }
 
-template <int kTaps, int kPoints, class T>
-bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& grad_weight) {
+template <int kTaps>
+void store_taps(const float (&taps)[kTaps * kTaps][kWidth], DType dtype, const Image& filter, int64_t rows,
+                int64_t columns) {
+  switch (dtype) {
+    case DType::bfloat16: return store_taps_as<kTaps, BFloat16>(taps, filter, rows, columns);
+    case DType::float16: return store_taps_as<kTaps, Float16>(taps, filter, rows, columns);
+    default: return store_taps_as<kTaps, float>(taps, filter, rows, columns);
+  }
+}
+
+template <int kTaps, int kPoints>
+bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight) {
   using Real = FilterReal<kPoints>;
-  T* to = reinterpret_cast<T*>(grad_weight.data) + r0 * grad_weight.h_stride + s0 * grad_weight.w_stride;
+  Image filter = grad_weight;
+  filter.data += (r0 * grad_weight.h_stride + s0 * grad_weight.w_stride) * grad_weight.element_size;
   const int64_t rows = at_most(grad_weight.h - r0, kTaps), columns = at_most(grad_weight.w - s0, kTaps);
   Vector<float, kLanes<Real>> zeros = {};
   for (int64_t k = 0; k < grad_weight.n; ++k) {
@@ -153,18 +168,10 @@ bool transform_grad_weight_as(Planes u, int64_t r0, int64_t s0, const Image& gra
 #pragma GCC unroll 5
             for (int x = 0; x < kTaps; ++x) zeros += 0.f * narrow<Real>(values[x], taps[y * kTaps + x] + c);
           });
-    store_taps<kTaps>(taps, grad_weight, rows, columns, to + k * grad_weight.n_stride);
+    store_taps<kTaps>(taps, dtype, filter, rows, columns);
+    filter.data += grad_weight.n_stride * grad_weight.element_size;
   }
   return all_finite(zeros);
-}
-
-template <int kTaps, int kPoints>
-bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight) {
-  switch (dtype) {
-    case DType::bfloat16: return transform_grad_weight_as<kTaps, kPoints, BFloat16>(u, r0, s0, grad_weight);
-    case DType::float16: return transform_grad_weight_as<kTaps, kPoints, Float16>(u, r0, s0, grad_weight);
-    default: return transform_grad_weight_as<kTaps, kPoints, float>(u, r0, s0, grad_weight);
-  }
 }
 
 template <int kTile, int kTaps>
@@ -174,8 +181,6 @@ constexpr WinogradKernels winograd_kernels() {
           .taps = kTaps,
           .lanes = kLanes<float>,
           .width = kWidth,
-          .stage = stage,
-          .unstage = unstage,
           .transform_input = transform_input<kTile, kPoints>,
           .transform_grad_output = transform_grad_output<kTile, kPoints>,
           .transform_filters = transform_filters<kTaps, kPoints>,

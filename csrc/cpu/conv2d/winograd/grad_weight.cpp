@@ -48,8 +48,9 @@ int64_t computed(int64_t rows, int64_t columns, int64_t width) {
 
 }  // namespace
 
-bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Source& source, DType dtype,
-                          const Image& grad_weight) {
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const PhasedImage& source,
+                          DType dtype, const Image& grad_weight) {
+  const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
   const Blocks blocks(grad_weight, kernels);
   const DType rounded_to = grad_weight.element_size == sizeof(float) ? DType::float32 : dtype;
   const int64_t tile = kernels.tile, halo = kernels.taps - 1, elements = kernels.elements();
@@ -148,7 +149,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
         const Tiles down = grid.rows_from(piece.begin, piece_rows);
         const Region region = {grid.down.begin(piece.begin, tile), left, down.begin(down.count - 1, tile) + tile,
                                across.begin(across.count - 1, tile) + tile};
-        kernels.stage({grad_output}, dtype, piece.n, region, k0, count, to);
+        staging.stage({grad_output}, dtype, piece.n, region, k0, count, to);
         kernels.transform_grad_output(to, region.columns, count, down, across, piece_places,
                                       {g + k0 * g_tiles, g_plane, g_tiles * lanes, lanes});
       } else {
@@ -157,7 +158,7 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
         const Region region = {grid.down.begin(piece.begin, tile), left,
                                down.begin(down.count - 1, tile) + kernels.points(),
                                input_across.begin(input_columns - 1, tile) + kernels.points()};
-        kernels.stage(source, dtype, piece.n, region, c0, count, to);
+        staging.stage(source, dtype, piece.n, region, c0, count, to);
         float* const v_c = v + c0 * v_tiles + (same_places ? 0 : piece.v_tile * lanes);
         kernels.transform_input(to, region.columns, count, down, input_across, same_places ? piece_places : nullptr,
                                 {v_c, v_plane, v_tiles * lanes, lanes});

@@ -102,7 +102,9 @@ struct Dense {
   }
 
   // A stride's phases, read where they are.
-  Source source(const Tensor& image) const { return {read(image), input.top, input.left, input.step_h, input.step_w}; }
+  PhasedImage source(const Tensor& image) const {
+    return {read(image), input.top, input.left, input.step_h, input.step_w};
+  }
   // A dilation's.
   Tensor split_input(const Tensor& image) const { return split(image, input, problem.shape.h, problem.shape.w); }
   Tensor split_output(const Tensor& image) const {

@@ -121,7 +121,7 @@ struct TileGrid {
 struct Ahead {
   const float *begin = nullptr, *end = nullptr;
 
-  Ahead(const Source& source, const TileGrid& grid, int64_t strip, int64_t tile) {
+  Ahead(const PhasedImage& source, const TileGrid& grid, int64_t strip, int64_t tile) {
     const Image& image = source.image;
     if (strip >= grid.strips() || image.c_stride != 1 || image.w_stride != image.c) return;
     const Strip rows = grid.strip(strip);
@@ -199,7 +199,7 @@ struct StripMemory {
 // One correlation, cut into strips of output tiles.
 struct Correlation {
   const Filters& filters;
-  const Source& source;
+  const PhasedImage& source;
   const float* bias;  // as many as the panels hold filters
   DType dtype;
   Image output;
@@ -224,12 +224,12 @@ void correlate_by_panels(const Correlation& correlation);
 
 // output = source correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
 // whose result is not finite everywhere.
-std::vector<int64_t> correlate(const Filters& filters, const Source& source, const float* bias, DType dtype,
+std::vector<int64_t> correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
                                const Image& output);
 
 // grad_weight of one group; whether it is finite.
-bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const Source& source, DType dtype,
-                          const Image& grad_weight);
+bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const PhasedImage& source,
+                          DType dtype, const Image& grad_weight);
 
 // `count` values of a dense bias as float32, zeros where there is none, then zeros up to whole panels.
 std::vector<float> padded_bias(const std::optional<Tensor>& bias, DType dtype, int64_t begin, int64_t count,

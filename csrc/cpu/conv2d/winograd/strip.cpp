@@ -63,13 +63,14 @@ Places TileGrid::places(const Strip& strip) const {
 void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                                   Planes v) const {
   const WinogradKernels& kernels = filters.kernels;
+  const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
   const Tiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
   const int64_t left = grid.across.begin(strip.first_column, kernels.tile);
   const int64_t width = across.begin(across.count - 1, kernels.tile) + kernels.points();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
     const Tiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
     const int64_t height = down.begin(down.count - 1, kernels.tile) + kernels.points();
-    kernels.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
+    staging.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
     kernels.transform_input(pixels, width, count, down, across, nullptr, v);
     v.data += down.count * across.count * v.tile;
   });
@@ -91,6 +92,7 @@ std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& s
 
 void Correlation::transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k,
                                    int64_t count, Planes m, float* pixels) const {
+  const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
   const Image part = output.channels_from(k, count);
   const int64_t tile = filters.kernels.tile;
   const bool in_place = output.c_stride == 1 && dtype == DType::float32;
@@ -110,7 +112,7 @@ void Correlation::transform_output(const TileGrid& grid, const Strip& strip, con
             std::min(region.columns, output.w - region.w0),
             part.c};
     if (!filters.kernels.transform_output(m, place, down, across, bias + k, to)) finite[n] = false;
-    if (!in_place) filters.kernels.unstage(pixels, count, region, n, dtype, part);
+    if (!in_place) staging.unstage(pixels, count, region, n, dtype, part);
     place += down.count * across.count;
   });
 }
@@ -132,13 +134,13 @@ int64_t images_at_once(const Filters& filters, const Image& output) {
 
 }  // namespace
 
-std::vector<int64_t> correlate(const Filters& filters, const Source& source, const float* bias, DType dtype,
+std::vector<int64_t> correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
                                const Image& output) {
   std::vector<int64_t> not_finite;
   const int64_t at_once = images_at_once(filters, output);
   for (int64_t first = 0; first < output.n; first += at_once) {
     const int64_t count = std::min(at_once, output.n - first);
-    Source part = source;
+    PhasedImage part = source;
     part.image = source.image.images(first, count);
     const Correlation correlation = {filters,
                                      part,

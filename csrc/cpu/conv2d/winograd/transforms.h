@@ -6,7 +6,7 @@
 #pragma once
 #include "cpu/conv2d/winograd/multiply.h"
 #include "cpu/conv2d/winograd/points.h"
-#include "cpu/image/staging.h"
+#include "cpu/image/kernels.h"
 
 namespace tmc {
 namespace {

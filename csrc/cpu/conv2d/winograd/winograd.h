@@ -26,25 +26,11 @@
 // and ends with G^T U G (eq. 29).
 #pragma once
 #include "conv2d.h"
-#include "cpu/image/image.h"
-#include "dtype.h"
+#include "cpu/image/staging.h"
 
 namespace tmc {
 
 inline constexpr int64_t kChannelGroup = 64;  // after so many terms the sums of a product are added to memory
-
-// What a convolution reads: an image inside its padding or, for a step greater than one, the phases of the image's rows
-// and columns as further channels (cpu/conv2d/winograd/phases.cpp). Channel (i * step_w + j) * image.c + c of position
-// (y, x) is channel c of pixel (y * step_h + i - top, x * step_w + j - left).
-struct Source {
-  Image image;
-  int64_t top = 0, left = 0, step_h = 1, step_w = 1;
-};
-
-// Positions [h0, h0 + rows) x [w0, w0 + columns); outside the image they read zero and are not written.
-struct Region {
-  int64_t h0, w0, rows, columns;
-};
 
 // Tiles side by side along an axis: the first ones `whole`, the others with one output fewer.
 struct Tiles {
@@ -89,11 +75,6 @@ struct WinogradKernels {
   int64_t tile, taps;  // outputs of a tile and taps of a block, along an axis
   int64_t lanes;       // floats of a vector
   int64_t width;       // floats that the product computes side by side: two vectors
-  // Channels [first, first + channels) of a region as float32 pixels, zeros outside the image and beyond its channels.
-  void (*stage)(const Source& source, DType dtype, int64_t n, Region region, int64_t first, int64_t channels,
-                float* pixels);
-  // The reverse: the first image.c channels of those pixels that lie inside the image, rounded to its dtype.
-  void (*unstage)(const float* pixels, int64_t channels, Region region, int64_t n, DType dtype, const Image& image);
   // B^T d B of tiles whose pixels are staged in rows of `columns` pixels. `places` numbers them in v, from left to
   // right and down; null: in this order.
   void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
