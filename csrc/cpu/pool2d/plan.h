@@ -1,47 +1,30 @@
-// What the drivers of pooling (pool2d.cpp) hand to the kernels, which are compiled once for each instruction set.
-// The maps have several forms, which differ in speed alone:
+// Pooling on the CPU: windows that slide over planes (or adapt to them) and take a maximum or a sum, and their
+// gradients.
 //
-//   phases   windows that slide by a small stride: cpu/pool2d/phases.h, vectors along the rows
-//   direct   any windows: cpu/pool2d/channels.h, vectors along the channels
-//   whole    one window that is the whole contiguous plane: cpu/pool2d/whole.h
-//   strips   the gradient of max pooling alone, usual windows on contiguous planes: cpu/pool2d/strips.h, vectors along
-//   rows scatter  the gradient of max pooling alone, any windows: cpu/pool2d/scatter.h, one output at a time
+// In: checked, dense tensors in one memory order and the shape of the call (core.h, from cpu/pool2d.cpp). Out: the
+// pooled map and, for maxima, which tap of each window won; or the gradient of the input. plan.cpp picks the form of a
+// kernel by shape and cuts the call into tasks; tasks.h runs one task, compiled once for each instruction set:
+//
+//   channels.h  max.h  average.h  max_gradient.h   a vector of channels at a time: any windows
+//   planes.h                                       contiguous planes into that order and back, in cache
+//   strips.h                                       the gradient of max pooling along the rows of contiguous planes
+//   winners.h                                      winners that come from outside: checked, looked up
+//
+// Bound: memory, but for maxima of windows that overlap, which are bound by instructions (max.h).
 #pragma once
 #include "pool2d.h"
 
 namespace tmc {
 
-// direct: contiguous planes are taken kPlanes at a time: a vector of 32-bit elements for AVX-512, and a whole number
-// of vectors for every other element and instruction set.
-constexpr int64_t kPlanes = 16;
+// Contiguous planes are interleaved kPlanes at a time: a vector of 32-bit elements for AVX-512, and a whole number of
+// vectors for every other element and instruction set. A task takes up to kMostPlanes: each pixel costs the same visit.
+constexpr int64_t kPlanes = 16, kMostPlanes = 64;
 
-// max_gradient, scattered: sums of so many bytes stay in the first-level cache when they are zeroed at once.
+// scatter: sums of so many bytes stay in the first-level cache when they are zeroed at once.
 constexpr int64_t kSmallPlane = 16 * 1024;
 
-// strips: what vectors may read before and past the outputs in scratch memory, in elements.
-constexpr int64_t kStripSlack = 64;
-
-// max by keys: the most rows that a window may span.
-constexpr int64_t kMaxSpan = 256;
-HOST_DEVICE int64_t kernel_span(const PoolAxis& axis) {
-  return (axis.kernel - 1) * axis.dilation + 1;
-}
-
-// phases: the largest stride. From 3 on, elements would have to be split one at a time, and direct is faster.
-constexpr int64_t kMaxPhases = 2;
-
-// One axis in phases: padded position i * stride + j is entry i of phase j (cpu/pool2d/phases.h).
-struct PhaseAxis {
-  int64_t phases;  // the stride
-  int64_t length;  // entries of a phase: all that the input or a window reaches
-  int64_t held;    // ... the input
-  int64_t reach;   // the last tap's distance from the first, in entries
-};
-HOST_DEVICE PhaseAxis phase_axis(const PoolAxis& axis) {
-  const int64_t reach = (axis.kernel - 1) * axis.dilation / axis.stride;
-  const int64_t read = axis.out + reach, held = ceil_div(axis.in + axis.pad, axis.stride);
-  return {axis.stride, read > held ? read : held, held, reach};
-}
+// What vectors may read past sums in scratch memory, and before and past the outputs of strips there, in elements.
+constexpr int64_t kSlack = 64;
 
 // Along one axis, an output whose window holds a position, and the tap that stands there: the axis's part of where the
 // output stands in a channels_last image, in elements, and of the winner (winner_of). And all those of a position.
@@ -54,21 +37,19 @@ struct AxisClaims {
 };
 
 // A pooling call, cut into tasks that write disjoint parts of the result. Task t computes the rows
-// [t % row_blocks * block_rows, ...) of block_planes planes; in phases a gradient counts the rows of one phase.
+// [t % row_blocks * block_rows, ...) of block_planes planes.
 struct PoolPlan {
   PoolShape shape;
   bool channels_last, gradient;
-  bool streams;   // direct, of channels_last: whether a gradient is written past the caches
-  bool has_keys;  // direct, of half precision: whether maxima are found by keys (cpu/pool2d/max_keys.h)
+  bool streams;  // of channels_last: whether a gradient is written past the caches
   int64_t result_rows, row_blocks, block_rows;
   int64_t planes, block_planes;  // a channels_last sample counts as one plane
-  PhaseAxis phase_rows, phase_columns;
 
   // Looked up instead of computed, for every position along an axis:
   const Window *rows, *columns;                   // the taps of output row p, column q
   const Covering *row_outputs, *column_outputs;   // the outputs that cover input row h, column w
   const int64_t *row_divisors, *column_divisors;  // average: divisor(p, q) is their product
-  const AxisClaims *row_claims, *column_claims;   // max_gradient, gathered directly: of input row h, column w
+  const AxisClaims *row_claims, *column_claims;   // max_gradient, gathered: of input row h, column w
   const int64_t* offsets;                         // of byte winners from the start of their window, in positions
 
   const int32_t* starts;  // of the windows in a block of small planes, in positions; else null
@@ -97,50 +78,15 @@ HOST_DEVICE PoolPart part_of(const PoolPlan& plan, int64_t task) {
           {row, row + (rows < plan.block_rows ? rows : plan.block_rows)}};
 }
 
-// The images of a block's phases in scratch memory: [plane][row][column][inner], one for each phase.
-constexpr int64_t kPhaseSlack = 64;  // elements that the vectors of cpu/pool2d/phases.h may reach past an image
-struct PhaseImages {
-  int64_t inner;     // channels in channels_last, else 1
-  int64_t pitch;     // from one row to the next
-  int64_t lead;      // room for what the taps of the first row reach before an image
-  int64_t distance;  // from one image to the next, with room for what vectors and taps reach past it
-};
-HOST_DEVICE PhaseImages phase_images(const PoolPlan& plan) {
-  const auto whole_lines = [](int64_t elements) { return ceil_div(elements, 16) * 16; };
-  PhaseImages images{};
-  images.inner = plan.channels_last ? plan.shape.c : 1;
-  images.pitch = plan.phase_columns.length * images.inner;
-  if (images.pitch > 8) images.pitch = whole_lines(images.pitch);
-  images.lead = whole_lines(plan.phase_columns.reach * images.inner);
-  const int64_t rows = plan.block_planes * (plan.block_rows + plan.phase_rows.reach) + plan.phase_rows.reach;
-  images.distance = whole_lines(2 * images.lead + rows * images.pitch + kPhaseSlack);
-  return images;
-}
-// Scratch memory: the list of taps, then the images. A forward op has one for each phase and one for the winners or
-// divisors of the outputs; a gradient has one for grad_output, one for divisors, and one for each phase.
-constexpr int64_t kPhaseTapBytes = 24;
-HOST_DEVICE int64_t phase_tap_bytes(const PoolShape& shape) {
-  return ceil_div(window_taps(shape) * kPhaseTapBytes, 64) * 64;
-}
-HOST_DEVICE int64_t phase_scratch_bytes(const PoolPlan& plan, int64_t real_bytes) {
-  const PhaseImages images = phase_images(plan);
-  const int64_t count = plan.phase_rows.phases * plan.phase_columns.phases + (plan.gradient ? 2 : 1);
-  return phase_tap_bytes(plan.shape) + (images.lead + count * images.distance) * real_bytes;
-}
-
 // Computes one task; `scratch` is memory of its own, aligned to cache lines.
 using PoolTask = void (*)(const PoolPlan& plan, int64_t task, char* scratch);
 
-struct PoolTasks {
+// Each differs from those of its kind in speed alone.
+struct PoolForms {
   PoolTask max, max_wide;  // winners uint8, int32
   PoolTask average, average_gradient;
-};
-struct MaxGradients {
-  PoolTask gather, gather_wide, gather_in_strips, scatter, scatter_wide;
-};
-struct PoolForms {
-  PoolTasks direct, phases, whole;
-  MaxGradients max_gradient;
+  PoolTask average_whole, average_gradient_whole;                  // one window that is the whole contiguous plane
+  PoolTask max_gather, max_strips, max_scatter, max_scatter_wide;  // the gradient of max pooling
 };
 // By dtype; one table for each instruction set.
 struct PoolKernels {

@@ -1,6 +1,6 @@
-// The gradient of max pooling on contiguous planes, for the windows that networks have: 2 x 2 and 3 x 3, at a stride of
-// 1 or 2. A strip of the input, as wide as a vector, is walked down once: each row of outputs adds to the kKernel rows
-// of sums below it, which stay in registers, and leaves kStride of them complete.
+// The gradient of max pooling on contiguous planes, for windows of 3 x 3 at a stride of 1 or 2. A strip of the input,
+// as wide as a vector, is walked down once: each row of outputs adds to the three rows of sums below it, which stay in
+// registers, and leaves kStride of them complete.
 //
 // Lane l of the strip from column x on lies under the outputs (x + pad + l) / kStride - j, j < ceil(kKernel / kStride),
 // and is a tap of their windows that depends on l and j alone: a table of the winners that each lane waits for takes
@@ -10,7 +10,9 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
-#include "cpu/pool2d/rows.h"
+#include "cpu/lanes/lanes.h"
+#include "cpu/lanes/shuffle.h"
+#include "cpu/pool2d/plan.h"
 
 namespace tmc {
 namespace {
@@ -18,13 +20,14 @@ namespace {
 template <class Real>
 using ByteLanes = Vector<uint8_t, kLanes<Real>>;
 
-// What is fetched is so many bytes ahead of what is written, and in whole planes: rows that are taken a strip at a time
-// are not read ahead of by the processor (28 x 28 planes at a stride of 1 take 1.5 times as long without).
+// Software prefetch, so many bytes ahead of what is written, in whole planes: hardware prefetchers do not follow rows
+// that are taken a strip at a time (28 x 28 planes at a stride of 1 take 1.5 times as long without).
 constexpr int64_t kStripsAhead = 4096;
 
 // What a strip from column x on waits for: [row of the window][j], a tap, or kNoTap where there is none.
 constexpr uint8_t kNoTap = 255;
-template <class Real, int kKernel, int kStride>
+constexpr int kKernel = 3;
+template <class Real, int kStride>
 struct StripTaps {
   static constexpr int kOver = (kKernel + kStride - 1) / kStride;  // outputs over a column
   ByteLanes<Real> tap[kKernel][kOver];
@@ -58,8 +61,8 @@ struct StripBlock {
 };
 
 // eq. 8 for the strip from column x on. Taps and block are copies that nothing written here can be thought to change.
-template <class T, int kKernel, int kStride>
-KERNEL void gather_strip(const PoolPlan& plan, const StripTaps<accumulate_t<T>, kKernel, kStride> taps,
+template <class T, int kStride>
+KERNEL void gather_strip(const PoolPlan& plan, const StripTaps<accumulate_t<T>, kStride> taps,
                          const StripBlock<T> block, int64_t x) {
   using Real = accumulate_t<T>;
   constexpr int64_t kCount = kLanes<Real>;
@@ -121,15 +124,15 @@ KERNEL void gather_strip(const PoolPlan& plan, const StripTaps<accumulate_t<T>, 
   }
 }
 
-// Vectors reach past the outputs that they are for, by less than kStripSlack: the first and the last planes are read
+// Vectors reach past the outputs that they are for, by less than kSlack: the first and the last planes are read
 // from a copy with room around it, where there are winners that no lane waits for.
 //
 // Strips go from right to left: the vectors at the end of a row run into the next one, where the strips to come and the
 // rows to come write over them.
-template <class T, int kKernel, int kStride>
+template <class T, int kStride>
 void gather_planes(const PoolPlan& plan, int64_t number, char* scratch) {
   using Real = accumulate_t<T>;
-  using Taps = StripTaps<Real, kKernel, kStride>;
+  using Taps = StripTaps<Real, kStride>;
   const PoolShape& shape = plan.shape;
   const PoolPart part = part_of(plan, number);
   const Range above = rows_above(plan, part.rows);
@@ -137,9 +140,9 @@ void gather_planes(const PoolPlan& plan, int64_t number, char* scratch) {
   const int64_t outputs = shape.h.out * shape.w.out, inputs = shape.h.in * shape.w.in;
   Taps* const taps = reinterpret_cast<Taps*>(scratch);
   for (int64_t strip = 0; strip < strips; ++strip) taps[strip].list(shape.w, strip * kLanes<Real>);
-  T* const gradients = reinterpret_cast<T*>(taps + strips) + kStripSlack;
-  uint8_t* const winners = reinterpret_cast<uint8_t*>(gradients + size + kStripSlack) + kStripSlack;
-  const Range read_in_place{ceil_div(kStripSlack, outputs), plan.planes - ceil_div(kStripSlack, outputs)};
+  T* const gradients = reinterpret_cast<T*>(taps + strips) + kSlack;
+  uint8_t* const winners = reinterpret_cast<uint8_t*>(gradients + size + kSlack) + kSlack;
+  const Range read_in_place{ceil_div(kSlack, outputs), plan.planes - ceil_div(kSlack, outputs)};
   const int64_t most = plan.row_blocks > 1 ? 1 : ceil_div(kSmallPlane, inputs * static_cast<int64_t>(sizeof(T)));
   const int64_t end = part.first_plane + part.planes;
   for (int64_t plane = part.first_plane, planes; plane < end; plane += planes) {
@@ -152,7 +155,7 @@ void gather_planes(const PoolPlan& plan, int64_t number, char* scratch) {
                         static_cast<const uint8_t*>(plan.winners) + first,
                         static_cast<T*>(plan.result) + plane * inputs + part.rows.begin * shape.w.in};
     if (plane < read_in_place.begin || plane >= read_in_place.end) {
-      __builtin_memset(winners - kStripSlack, 0, size + 2 * kStripSlack);
+      __builtin_memset(winners - kSlack, 0, size + 2 * kSlack);
       __builtin_memcpy(gradients, block.gradients, size * sizeof(T));
       __builtin_memcpy(winners, block.winners, size);
       block.gradients = gradients;
@@ -162,16 +165,14 @@ void gather_planes(const PoolPlan& plan, int64_t number, char* scratch) {
       block.planes = planes = in_place < most ? in_place : most;
     }
     for (int64_t strip = strips - 1; strip >= 0; --strip)
-      gather_strip<T, kKernel, kStride>(plan, taps[strip], block, strip * kLanes<Real>);
+      gather_strip<T, kStride>(plan, taps[strip], block, strip * kLanes<Real>);
   }
 }
 
 template <class T>
 void max_gradient_in_strips(const PoolPlan& plan, int64_t number, char* scratch) {
-  const int64_t kernel = plan.shape.w.kernel, stride = plan.shape.w.stride;
-  if (kernel == 2)
-    return stride == 1 ? gather_planes<T, 2, 1>(plan, number, scratch) : gather_planes<T, 2, 2>(plan, number, scratch);
-  return stride == 1 ? gather_planes<T, 3, 1>(plan, number, scratch) : gather_planes<T, 3, 2>(plan, number, scratch);
+  if (plan.shape.w.stride == 1) return gather_planes<T, 1>(plan, number, scratch);
+  gather_planes<T, 2>(plan, number, scratch);
 }
 
 }  // namespace

@@ -1,17 +1,13 @@
 // The tasks of pooling: which rows of which tensors a kernel works on, and for contiguous tensors the way through
-// scratch memory.
+// scratch memory. The table at the end is what the room's driver (cpu/pool2d/plan.cpp) calls.
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
-#include "cpu/pool2d/channels.h"
+#include "cpu/pool2d/average.h"
+#include "cpu/pool2d/max.h"
 #include "cpu/pool2d/max_gradient.h"
-#include "cpu/pool2d/max_keys.h"
-#include "cpu/pool2d/max_pairs.h"
-#include "cpu/pool2d/phases.h"
 #include "cpu/pool2d/planes.h"
-#include "cpu/pool2d/scatter.h"
 #include "cpu/pool2d/strips.h"
-#include "cpu/pool2d/whole.h"
 
 namespace tmc {
 namespace {
@@ -36,7 +32,7 @@ Rows<T> buffer(Range rows, int64_t width, int64_t channels, char*& scratch) {
 template <class T>
 Rows<T> place(const PoolPlan& plan, const PoolPart& part, const Source<T>& tensor, char*& scratch) {
   const int64_t c = plan.shape.c;
-  if (!plan.channels_last) return buffer<T>(tensor.rows, tensor.width, kPlanes, scratch);
+  if (!plan.channels_last) return buffer<T>(tensor.rows, tensor.width, plan.block_planes, scratch);
   return {tensor.data + part.first_plane * tensor.height * tensor.width * c, 0, tensor.width, c};
 }
 
@@ -49,17 +45,23 @@ T* first_plane(const PoolPart& part, const Source<T>& tensor) {
 template <class T>
 Rows<const T> read(const PoolPlan& plan, const PoolPart& part, const Source<T>& tensor, char*& scratch) {
   const Rows<T> rows = place(plan, part, tensor, scratch);
+  const int64_t plane = tensor.height * tensor.width, size = tensor.rows.size() * tensor.width;
   if (!plan.channels_last)
-    interleave(first_plane(part, tensor), tensor.height * tensor.width, part.planes, tensor.rows.size() * tensor.width,
-               rows.data);
+    for (int64_t k = 0; k < plan.block_planes; k += kPlanes) {
+      const int64_t first = k < part.planes ? k : part.planes - 1;  // missing ones repeat the last
+      interleave(first_plane(part, tensor) + first * plane, plane, part.planes - first, size, rows.data + k,
+                 rows.channels);
+    }
   return {rows.data, rows.first_row, rows.width, rows.channels};
 }
 
 template <class T>
 void write(const PoolPlan& plan, const PoolPart& part, const Rows<T>& rows, const Source<T>& tensor) {
+  const int64_t plane = tensor.height * tensor.width, size = tensor.rows.size() * tensor.width;
   if (!plan.channels_last)
-    deinterleave(rows.data, first_plane(part, tensor), tensor.height * tensor.width, part.planes,
-                 tensor.rows.size() * tensor.width);
+    for (int64_t k = 0; k < part.planes; k += kPlanes)
+      deinterleave(rows.data + k, rows.channels, first_plane(part, tensor) + k * plane, plane,
+                   part.planes - k < kPlanes ? part.planes - k : kPlanes, size);
 }
 
 // The tensors of a forward op, and of a gradient op.
@@ -81,22 +83,14 @@ void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const Rows<const T> input_rows = read(plan, part, input, scratch);
   const Rows<T> output_rows = place(plan, part, output, scratch);
   const Rows<Winner> winner_rows = place(plan, part, winners, scratch);
-  if constexpr (sizeof(T) == 2 && sizeof(Winner) == 1) {
-    if (plan.has_keys) {
-      max_rows_by_keys(plan, part.rows, input_rows, output_rows, winner_rows, reinterpret_cast<int16_t*>(scratch));
-    } else {
-      max_rows(plan, part.rows, input_rows, output_rows, winner_rows);
+  int64_t paired = part.rows.begin;
+  if constexpr (sizeof(T) < 8 && sizeof(Winner) == 1) {
+    if (shares_half(plan.shape.h)) {
+      paired += part.rows.size() / 2 * 2;
+      max_rows<true>(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
     }
-  } else {
-    int64_t paired = part.rows.begin;
-    if constexpr (sizeof(T) > 2) {
-      if (shares_half(plan.shape.h)) {
-        paired += part.rows.size() / 2 * 2;
-        max_row_pairs(plan, {part.rows.begin, paired}, input_rows, output_rows, winner_rows);
-      }
-    }
-    max_rows(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
   }
+  max_rows<false>(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
   write(plan, part, output_rows, output);
   write(plan, part, winner_rows, winners);
 }
@@ -129,23 +123,28 @@ void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
 }
 
 // Of channels_last tensors.
-template <class T, class Winner>
+template <class T>
 void max_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const PoolPart part = part_of(plan, task);
   const Range above = rows_above(plan, part.rows);
   max_gradient_rows(plan, part.rows, read(plan, part, of_output<T>(plan, plan.source, above), scratch),
-                    read(plan, part, of_output<Winner>(plan, plan.winners, above), scratch),
+                    read(plan, part, of_output<uint8_t>(plan, plan.winners, above), scratch),
                     place(plan, part, of_input<T>(plan, plan.result, part.rows), scratch));
   if (plan.streams) finish_streaming();
 }
 
+// float64 and the build for any CPU do without: see docs/cpu.md.
 template <class T>
-constexpr PoolForms kForms = {
-    {max_task<T, uint8_t>, max_task<T, int32_t>, average_task<T>, average_gradient_task<T>},
-    {max_in_phases<T, uint8_t>, max_in_phases<T, int32_t>, average_in_phases<T>, average_gradient_in_phases<T>},
-    {max_of_planes<T, uint8_t>, max_of_planes<T, int32_t>, average_of_planes<T>, average_gradient_of_planes<T>},
-    {max_gradient_task<T, uint8_t>, max_gradient_task<T, int32_t>, max_gradient_in_strips<T>, scatter_task<T, uint8_t>,
-     scatter_task<T, int32_t>}};
+constexpr PoolTask strips_of() {
+  if constexpr (sizeof(T) < 8 && kVectorBytes > 16) return max_gradient_in_strips<T>;
+  return nullptr;
+}
+
+template <class T>
+constexpr PoolForms kForms = {max_task<T, uint8_t>,     max_task<T, int32_t>, average_task<T>,
+                              average_gradient_task<T>, average_of_planes<T>, average_gradient_of_planes<T>,
+                              max_gradient_task<T>,     strips_of<T>(),       scatter_task<T, uint8_t>,
+                              scatter_task<T, int32_t>};
 constexpr PoolKernels kKernels = {kForms<double>, kForms<float>, kForms<BFloat16>, kForms<Float16>};
 
 }  // namespace
