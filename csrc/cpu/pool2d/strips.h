@@ -11,7 +11,7 @@
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
 #include "cpu/lanes/lanes.h"
-#include "cpu/lanes/shuffle.h"
+#include "cpu/lanes/transpose.h"
 #include "cpu/pool2d/plan.h"
 
 namespace tmc {
