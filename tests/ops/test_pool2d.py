@@ -53,8 +53,7 @@ AVG_CASES = {
 }
 
 
-# Rows long enough to be split into the phases of their stride, some of them in several parts, and rows of several
-# vectors or less than one, of which tasks have several planes: (shape, windows).
+# Rows of several vectors or less than one, planes that tasks take several of or in several parts: (shape, windows).
 LONG_ROWS = {
     "stride-1": ((2, 3, 6, 33), dict(kernel_size=3, stride=1, padding=1)),
     "stride-2": ((3, 5, 9, 67), dict(kernel_size=3, stride=2)),

@@ -221,14 +221,13 @@ struct Call {
     run(task, scratch_bytes());
   }
 
-  // Windows of 3 x 3 on contiguous planes. On shorter rows scattering is as fast, on 7 x 7 planes or, without the masks
-  // of AVX-512, where outputs are few (stride 2; Zen 5: 13 x 13 planes take 0.8 of the time with AVX-512 and 1.6 of it
-  // with AVX2).
+  // Windows of 3 x 3 on contiguous planes. On shorter rows scattering is as fast, and without the masks of AVX-512 it
+  // is so wherever outputs are few (stride 2).
   bool suits_strips() const {
     const PoolAxis &h = shape.h, &w = shape.w;
     const bool is_usual = h.kernel == 3 && w.kernel == 3 && h.stride == w.stride && h.dilation == 1 && w.dilation == 1;
     if (plan.channels_last || !is_usual) return false;
-    return w.stride == 1 ? w.in >= 8 : w.stride == 2 && w.in >= (isa() == Isa::avx512 ? 8 : 32);
+    return w.in >= 8 && (w.stride == 1 || (w.stride == 2 && isa() == Isa::avx512));
   }
 
   int64_t strip_scratch_bytes() const {
