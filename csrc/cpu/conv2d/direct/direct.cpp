@@ -213,8 +213,9 @@ void correlate(const DirectKernels& kernels, std::vector<Correlation> all, DType
   const int64_t count = static_cast<int64_t>(all.size());
   const bool by_pixels = in_place && count == 1 && weights_stay(kernels, all[0]);
   // Float results that outgrow the caches: an ordinary store would read their lines first, one missed line after the
-  // other. 1 x 1 layers of 10 to 60 MB are 1.2 to 1.6 times as fast for it (Zen 5).
-  constexpr int64_t kStreamedBytes = 8 << 20, kVector = 64;
+  // other. 1 x 1 layers of 10 to 60 MB are 1.2 to 1.6 times as fast for it (Zen 5), of 7 to 8 MB 1.3 to 2.1 times (Zen
+  // 4, one thread, medians of 3 runs, each the least of 25 calls, 2026-11-30).
+  constexpr int64_t kVector = 64;
   const bool streams = in_place && !rounded && output.n * output.n_stride * output.element_size >= kStreamedBytes &&
                        output.w_stride * output.element_size % kVector == 0;
   const int64_t panels = ceil_div(output.c, kernels.width), pixel = panels * kernels.width;
