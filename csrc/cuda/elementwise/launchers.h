@@ -1,15 +1,13 @@
-// Launchers of the sigmoid kernels, a plain C interface: pointers on the device, and a cudaStream_t as void*.
+// Launcher of the elementwise kernels, a plain C interface: pointers on the device, and a cudaStream_t as void*.
 #pragma once
-#include "common.h"
 #include "cuda/machine/dtype.h"
+#include "elementwise.h"
 
 namespace tmc {
 extern "C" {
 
-// All arrays hold `count` > 0 elements.
-void launch_sigmoid(Dtype dtype, const void* input, void* output, int64_t count, void* stream);
-void launch_sigmoid_grad_input(Dtype dtype, const void* grad_output, const void* output, void* grad_input,
-                               int64_t count, void* stream);
+// formula: a name of ElementwiseOperators. All arrays hold `count` > 0 elements.
+void launch_elementwise(const char* formula, Dtype dtype, const ElementwiseArrays& arrays, int64_t count, void* stream);
 
 }  // extern "C"
 }  // namespace tmc
