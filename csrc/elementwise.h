@@ -23,21 +23,28 @@ struct ElementwiseArrays {
 namespace {
 
 // What a formula has unless it says otherwise.
-struct OfInput {
-  static constexpr int kTensors = 1, kScalars = 0;
-  static constexpr const char* kTensorNames[] = {"input"};
+template <int kScalarCount>
+struct FormulaDefaults {
+  static constexpr int kScalars = kScalarCount;
   static constexpr bool kMayTie = true;  // whether exact values lie midway between two of bfloat16
 };
-struct OfGradientAndOutput {
-  static constexpr int kTensors = 2, kScalars = 0;
-  static constexpr const char* kTensorNames[] = {"grad_output", "output"};
-  static constexpr bool kMayTie = true;
+template <int kScalarCount = 0>
+struct OfInput : FormulaDefaults<kScalarCount> {
+  static constexpr int kTensors = 1;
+  static constexpr const char* kTensorNames[] = {"input"};
 };
-struct OfGradientAndInput : OfGradientAndOutput {
+template <int kScalarCount = 0>
+struct OfGradientAndOutput : FormulaDefaults<kScalarCount> {
+  static constexpr int kTensors = 2;
+  static constexpr const char* kTensorNames[] = {"grad_output", "output"};
+};
+template <int kScalarCount = 0>
+struct OfGradientAndInput : FormulaDefaults<kScalarCount> {
+  static constexpr int kTensors = 2;
   static constexpr const char* kTensorNames[] = {"grad_output", "input"};
 };
 
-struct SigmoidValue : OfInput {
+struct SigmoidValue : OfInput<> {
   static constexpr const char* kName = "sigmoid";
   static constexpr bool kMayTie = false;
   template <class Math, class X, class Real>
@@ -45,7 +52,7 @@ struct SigmoidValue : OfInput {
     return Math::sigmoid(x);
   }
 };
-struct SigmoidGradient : OfGradientAndOutput {
+struct SigmoidGradient : OfGradientAndOutput<> {
   static constexpr const char* kName = "sigmoid_grad_input";
   template <class Math, class X, class Real>
   HOST_DEVICE X of(X dy, X y, const Real*) {
@@ -54,14 +61,14 @@ struct SigmoidGradient : OfGradientAndOutput {
 };
 
 // NaN passes, in both directions, as in torch.
-struct ReluValue : OfInput {
+struct ReluValue : OfInput<> {
   static constexpr const char* kName = "relu";
   template <class Math, class X, class Real>
   HOST_DEVICE X of(X x, const Real*) {
     return x <= 0 ? X{} : x;
   }
 };
-struct ReluGradient : OfGradientAndOutput {
+struct ReluGradient : OfGradientAndOutput<> {
   static constexpr const char* kName = "relu_grad_input";
   template <class Math, class X, class Real>
   HOST_DEVICE X of(X dy, X y, const Real*) {
@@ -69,14 +76,14 @@ struct ReluGradient : OfGradientAndOutput {
   }
 };
 
-struct TanhValue : OfInput {
+struct TanhValue : OfInput<> {
   static constexpr const char* kName = "tanh";
   template <class Math, class X, class Real>
   HOST_DEVICE X of(X x, const Real*) {
     return Math::tanh(x);
   }
 };
-struct TanhGradient : OfGradientAndOutput {
+struct TanhGradient : OfGradientAndOutput<> {
   static constexpr const char* kName = "tanh_grad_input";
   template <class Math, class X, class Real>
   HOST_DEVICE X of(X dy, X y, const Real*) {

@@ -86,6 +86,8 @@ def garbage(old):
         return new if rng.random() < 0.9 else new[:1] if rng.random() < 0.5 else new * 2
     if isinstance(old, str):
         return rng.choice(WORDS)
+    if isinstance(old, float):
+        return rng.choice([float("nan"), float("inf"), -1e300, 1e-300, 2**62, None, "nonsense", torch.ones(2)])
     return rng.choice(INTS)
 
 def describe(value):

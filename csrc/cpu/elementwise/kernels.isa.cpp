@@ -4,6 +4,7 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #include "cpu/elementwise/kernels.h"
+
 #include "cpu/elementwise/math.h"
 #include "cpu/lanes/pairs.h"
 #include "cpu/machine/machine.h"
