@@ -14,12 +14,10 @@ HOST_DEVICE T sigmoid_value(T x) {
   return T(1) / (T(1) + std::exp(-x));
 }
 
+// T is a number, or a vector of them.
 template <class T>
 HOST_DEVICE T sigmoid_gradient(T grad_output, T output) {
-  return grad_output * (T(1) - output) * output;
+  return grad_output * (1 - output) * output;
 }
-
-// sigmoid_grad_input: both arguments have one shape.
-void sigmoid_check_gradient(Dims grad_output, Dims output);
 
 }  // namespace tmc

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from . import functional
+from .ops._elementwise import OPERATORS
 
 F = torch.nn.functional
 
@@ -68,6 +69,12 @@ def _stages():
     yield Case("conv_act_pool2d", "alexnet", alexnet, overlapping, coarse=True)
 
 
+def _elementwise():
+    for op in filter(OPERATORS.get, functional.__all__):
+        yield _pool(op, "plain", (3, 7, 11, 13))
+        yield _pool(op, "channels_last", (3, 7, 11, 13), channels_last=True)
+
+
 # Shapes are small, odd and unequal in height and width, so that a swapped index shows.
 CASES = (
     _conv("conv2d", "alexnet1", (2, 3, 67, 63), (16, 3, 11, 11), stride=4, padding=2),
@@ -91,8 +98,7 @@ CASES = (
     _conv("conv_transpose2d", "upsample", (2, 6, 7, 5), (6, 9, 4, 4), bias=9, stride=2, padding=1),
     _conv("conv_transpose2d", "uneven", (2, 6, 7, 5), (6, 4, 3, 4), bias=8, groups=2, stride=(3, 2),
           output_padding=(2, 1), dilation=(1, 2)),
-    _pool("sigmoid", "plain", (3, 7, 11, 13)),
-    _pool("sigmoid", "channels_last", (3, 7, 11, 13), channels_last=True),
+    *_elementwise(),
     _pool("max_pool2d", "plain", (2, 5, 16, 14), kernel_size=2),
     _pool("max_pool2d", "overlapping", (2, 5, 27, 25), kernel_size=3, stride=2),
     _pool("max_pool2d", "channels_last", (2, 19, 15, 17), channels_last=True, kernel_size=3, stride=2, padding=1),

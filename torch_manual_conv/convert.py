@@ -10,19 +10,11 @@ import torch
 
 from . import nn
 
+# Our layers by torch.nn's of the same name, which SumPool2d and ConvActPool2d have not.
 TWINS = {
-    getattr(torch.nn, name): getattr(nn, name)
-    for name in (
-        "AdaptiveAvgPool2d",
-        "AdaptiveMaxPool2d",
-        "AvgPool2d",
-        "Conv1d",
-        "Conv2d",
-        "Conv3d",
-        "ConvTranspose2d",
-        "MaxPool2d",
-        "Sigmoid",
-    )
+    getattr(torch.nn, name): ours
+    for name, ours in vars(nn).items()
+    if isinstance(ours, type) and hasattr(torch.nn, name)
 }
 ORIGINALS = {ours: theirs for theirs, ours in TWINS.items()}
 SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -6,7 +6,7 @@
 
 #include "conv_act_pool2d_ops.h"
 #include "cpu/conv2d/core.h"
-#include "cpu/elementwise/activation.h"
+#include "cpu/elementwise/activations.h"
 #include "cpu/pool2d/core.h"
 #include "cpu/stage/stage.h"
 

@@ -11,7 +11,7 @@ import torch
 from checks import LAYOUTS
 from cuda_harness.kernels import load_entry_points
 
-import torch_manual_conv  # noqa: F401  the CPU operators
+from torch_manual_conv.ops._elementwise import OPERATORS
 
 TOLERANCE = 8  # of the largest value, in eps: two results, each a few roundings off
 
@@ -62,8 +62,6 @@ def operands():
             True,
             True,
         ),
-        "sigmoid": (input,),
-        "sigmoid_grad_input": (random(2, 4, 9, 8), input),
         "max_pool2d": (input, [*WINDOW, 1, 1], False),
         "max_pool2d_grad_input": (pooled, winners, size, [*WINDOW, 1, 1], False),
         "max_pool2d_select": (input, winners, [*WINDOW, 1, 1], False),
@@ -76,6 +74,9 @@ def operands():
         "adaptive_max_pool2d_indices": (adaptive_winners, size),
         "adaptive_avg_pool2d": (input, [4, 3]),
         "adaptive_avg_pool2d_grad_input": (adaptive, size),
+    } | {
+        name: (*(random(2, 4, 9, 8) for _ in operator.tensors), *operator.scalars)
+        for name, operator in OPERATORS.items()
     }
 
 
@@ -100,7 +101,8 @@ def check(actual, expected):
 def test_every_operator_has_an_entry_point():
     computes_nothing = {"cpu_isa", "cpu_peak", "conv2d_algorithms", "conv_act_pool2d_algorithm"}
     computes_nothing |= {"prefer_conv2d_algorithm", "release_scratch"}
-    assert OPS.keys() | computes_nothing == {name.removeprefix("tmc::") for name in registered("tmc::")}
+    listed, known = OPS.keys() | computes_nothing, {name.removeprefix("tmc::") for name in registered("tmc::")}
+    assert listed == known, f"tests/cuda/test_cuda_entry_points.py: operands() and torch differ in {listed ^ known}"
 
 
 def registered(prefix):

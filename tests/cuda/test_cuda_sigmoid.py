@@ -1,7 +1,5 @@
 """The sigmoid kernels for CUDA, run on the CPU (cuda_harness/), held against torch in float64."""
 
-import ctypes
-
 import pytest
 import torch
 from test_cuda_kernels import check
@@ -14,7 +12,7 @@ def test_sigmoid(kernels, count, offset, dtype):
     x = torch.cat([special, 3 * torch.randn(count - len(special))]).to(dtype)
     grad = torch.randn(count).to(dtype)
     x, y, grad, grad_x = (torch.cat([t.new_zeros(offset), t])[offset:] for t in (x, x * torch.nan, grad, x * torch.nan))
-    kernels.call("launch_sigmoid", dtype, x, y, ctypes.c_int64(count), None)
+    kernels.elementwise("sigmoid", y, x)
     check(y, x.double().sigmoid())
-    kernels.call("launch_sigmoid_grad_input", dtype, grad, y, grad_x, ctypes.c_int64(count), None)
+    kernels.elementwise("sigmoid_grad_input", grad_x, grad, y)
     check(grad_x, grad.double() * (1 - y.double()) * y.double(), terms=3)

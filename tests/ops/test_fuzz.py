@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_bad_inputs import SETUP
 
 import torch_manual_conv.functional as F
+from torch_manual_conv.ops._elementwise import OPERATORS
 
 CALLS_PER_OP = 200
 
@@ -26,8 +27,6 @@ VALID = {
     "conv2d_grad_input": f"x(2,6,4,6), x(6,2,3,3), [7, 8], {CONV}",
     "conv2d_grad_weight": f"x(2,6,4,6), x(2,4,7,8), [3, 3], {CONV}",
     "conv2d_grad_bias": "x(2,6,4,6)",
-    "sigmoid": "x(2,3,4)",
-    "sigmoid_grad_input": "x(2,3,4), x(2,3,4)",
     "max_pool2d": f"x(2,3,7,8), {WINDOW}",
     "max_pool2d_grad_input": f"x(2,3,4,4), bytes_(2,3,4,4, value=4), [7, 8], {WINDOW}",
     "max_pool2d_select": f"x(2,3,7,8), bytes_(2,3,4,4, value=4), {WINDOW}",
@@ -43,6 +42,9 @@ VALID = {
     "conv_act_pool2d": f"x(2,4,7,8), x(6,2,3,3), x(6), {STAGE}, True",
     "conv_act_pool2d_gradients": "x(2,6,2,3), x(2,4,7,8), x(6,2,3,3), x(6), x(2,6,2,3), bytes_(2,6,2,3, value=4),"
     f" [2, 4, 7, 8], [6, 2, 3, 3], {STAGE}, True, True, True",
+} | {
+    name: ", ".join(["x(2,3,4)"] * len(operator.tensors) + [str(scalar) for scalar in operator.scalars])
+    for name, operator in OPERATORS.items()
 }
 
 # The child prints each call before it makes it: the last line names the culprit of a crash.
@@ -85,6 +87,8 @@ def garbage(old):
         return new if rng.random() < 0.9 else new[:1] if rng.random() < 0.5 else new * 2
     if isinstance(old, str):
         return rng.choice(WORDS)
+    if isinstance(old, float):
+        return rng.choice([float("nan"), float("inf"), -1e300, 1e-300, 2**62, None, "nonsense", torch.ones(2)])
     return rng.choice(INTS)
 
 def describe(value):
@@ -117,7 +121,8 @@ def test_garbage_never_crashes():
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("tmc::")}
     computes_nothing = {"cpu_isa", "cpu_peak", "conv2d_algorithms", "prefer_conv2d_algorithm", "release_scratch"}
     computes_nothing |= {"conv_act_pool2d_algorithm"}
-    assert registered == {f"tmc::{name}" for name in VALID.keys() | computes_nothing}
+    listed = {f"tmc::{name}" for name in VALID.keys() | computes_nothing}
+    assert registered == listed, f"tests/ops/test_fuzz.py: VALID and torch differ in {sorted(registered ^ listed)}"
     child = subprocess.run(
         [sys.executable, "-c", SETUP + CHILD],
         input=json.dumps([CALLS_PER_OP, VALID]), capture_output=True, text=True, timeout=300,

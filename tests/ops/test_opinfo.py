@@ -5,6 +5,7 @@ import torch
 from comparisons import check_close
 
 import torch_manual_conv.functional as F
+from torch_manual_conv.ops._elementwise import OPERATORS
 
 with pytest.MonkeyPatch.context() as patch:
     # Its import would freeze torch's switches for every test of the process.
@@ -22,8 +23,10 @@ OPS = {
     "nn.functional.avg_pool2d": F.avg_pool2d,
     "nn.functional.adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "nn.functional.adaptive_max_pool2d": F.adaptive_max_pool2d,
-    "sigmoid": F.sigmoid,
 }
+KNOWN = {info.name for info in methods.op_db}
+for name in filter(OPERATORS.get, F.__all__):
+    OPS[name if name in KNOWN else f"nn.functional.{name}"] = getattr(F, name)
 INFOS = {info.name: info for info in methods.op_db if info.name in OPS}
 
 

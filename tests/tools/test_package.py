@@ -12,12 +12,15 @@ import pytest
 import torch
 
 import torch_manual_conv
+from torch_manual_conv.ops._elementwise import OPERATORS
 
 HERE = Path(torch_manual_conv.__file__).parent
 FUNCTIONS = {
     "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "conv1d", "conv2d", "conv3d", "conv_act_pool2d",
-    "conv_transpose2d", "max_pool2d", "sigmoid", "sum_pool2d",
+    "conv_transpose2d", "max_pool2d", "sum_pool2d",
 }  # fmt: skip
+ELEMENTWISE = {name for name, operator in OPERATORS.items() if operator.saves}  # without their gradients
+FUNCTIONS |= ELEMENTWISE
 LAYERS = {
     "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "Conv1d", "Conv2d", "Conv3d", "ConvActPool2d",
     "ConvTranspose2d", "MaxPool2d", "Sigmoid", "SumPool2d",
@@ -25,8 +28,10 @@ LAYERS = {
 
 
 def test_public_names():
-    assert set(torch_manual_conv.functional.__all__) == FUNCTIONS
-    assert {n for n, v in vars(torch_manual_conv.nn).items() if isinstance(v, type)} == LAYERS
+    public = set(torch_manual_conv.functional.__all__)
+    assert public == FUNCTIONS, f"functional.py and FUNCTIONS here differ in {public ^ FUNCTIONS}"
+    layers = {n for n, v in vars(torch_manual_conv.nn).items() if isinstance(v, type)}
+    assert layers == LAYERS, f"nn.py and LAYERS here differ in {layers ^ LAYERS}"
     assert all(hasattr(torch_manual_conv, name) for name in torch_manual_conv.__all__)
     assert all(function.__doc__ for function in (getattr(torch_manual_conv.functional, name) for name in FUNCTIONS))
 
@@ -120,7 +125,7 @@ def test_ops_follow_one_rule(file):
     module = importlib.import_module(f"torch_manual_conv.ops.{file.stem}")
     functions = functions_of(module)
     public = FUNCTIONS & {name for name, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
-    assert bool(functions) == (file.stem.endswith("_op") or file.stem == "sigmoid")
+    assert bool(functions) == (file.stem.endswith("_op") or file.stem in ELEMENTWISE)
     assert bool(public) != file.stem.endswith("_op")
     for function in functions:
         assert {"forward", "setup_context", "backward", "jvp", "vmap"} <= vars(function).keys(), function

@@ -19,7 +19,7 @@ ROOMS = {
     "cpu/conv2d/winograd": ("winograd.h", ("cpu/machine", "cpu/lanes", "cpu/image", "cpu/conv2d")),
     "cpu/conv2d/depthwise": ("depthwise.h", ("cpu/machine", "cpu/lanes", "cpu/image", "cpu/conv2d")),
     "cpu/pool2d": ("plan.h", ("cpu/machine", "cpu/lanes")),
-    "cpu/elementwise": ("activation.h", ("cpu/machine", "cpu/lanes")),
+    "cpu/elementwise": ("run.h", ("cpu/machine", "cpu/lanes")),
     "cpu/stage": ("stage.h", ("cpu/machine", "cpu/image", "cpu/conv2d", "cpu/pool2d", "cpu/elementwise")),
     "cuda/machine": ("primitives.h", ()),
     "cuda/gemm": ("implicit_gemm.cuh", ("cuda/machine",)),
@@ -34,7 +34,7 @@ ROOMS = {
 # The entry points of a backend see all of its rooms; the files of csrc/ itself see no backend.
 FILES = sorted(f for f in CSRC.rglob("*") if f.suffix in (".h", ".cpp", ".cu", ".cuh"))
 # A fused stage is made of whole operators: of their rooms it sees only these doors.
-DOORS_FOR_STAGES = {"cpu/conv2d": {"core.h"}, "cpu/pool2d": {"core.h", "winners.h"}, "cpu/elementwise": {"activation.h"}}
+DOORS_FOR_STAGES = {"cpu/conv2d": {"core.h"}, "cpu/pool2d": {"core.h", "winners.h"}, "cpu/elementwise": {"activations.h"}}
 
 
 def room_of(path):

@@ -1,5 +1,7 @@
 """What a saved tensor is to its layer, and what backward needs it for, in words. Equations: docs/derivations.md."""
 
+from ..ops._elementwise import OPERATORS
+
 SIZES_ONLY = ("input", "torch keeps it, though backward only reads its sizes")
 FOR_WEIGHT = ("input", "for the gradient of weight")
 FOR_INPUT = ("weight", "for the gradient of input")
@@ -30,7 +32,6 @@ REASONS = {
     ("AdaptiveAvgPool2DBackward", "self"): SIZES_ONLY,
     ("ReluBackward", "result"): ("output", "the gradient passes where it is positive"),
     ("SigmoidBackward", "result"): ("output", "the slope is (1 - y) y (eq. 12)"),
-    ("SigmoidFunctionBackward", "0"): ("output", "the slope is (1 - y) y (eq. 12)"),
     ("TanhBackward", "result"): ("output", "the slope is 1 - y^2"),
     ("EluBackward", "self_or_result"): SLOPE,
     ("GeluBackward", "self"): SLOPE,
@@ -55,7 +56,7 @@ REASONS = {
     ("PowBackward", "self"): ("input", "the power's slope depends on it"),
     ("LogSoftmaxBackward", "result"): ("output", "the gradient is grad - exp(y) sum(grad)"),
     ("SoftmaxBackward", "result"): ("output", "the gradient is y (grad - sum(grad y))"),
-}
+} | {(operator.node, "0"): operator.saves for operator in OPERATORS.values() if operator.saves}
 
 
 def reason(entry):

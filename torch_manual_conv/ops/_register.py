@@ -232,12 +232,3 @@ def samplewise_vmap(call, info, in_dims, *args):
     if isinstance(output, tuple):
         return tuple(unfold_batch(info, o) for o in output), (0,) * len(output)
     return unfold_batch(info, output), 0
-
-
-def elementwise_vmap(call, info, in_dims, *tensors):
-    """The rule of an elementwise op: any shape will do, so the batch simply stays in front."""
-    moved = [
-        t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-        for t, d in zip(tensors, in_dims, strict=True)
-    ]
-    return call(*moved), 0

@@ -2,14 +2,8 @@
 
 import torch
 
-from ._register import (
-    check_fake_floating,
-    check_fake_like,
-    check_tensor,
-    elementwise_vmap,
-    in_compiled_forward_ad,
-    two_doors,
-)
+from ._elementwise import elementwise, elementwise_vmap
+from ._register import check_tensor, in_compiled_forward_ad
 
 
 class SigmoidFunction(torch.autograd.Function):
@@ -73,26 +67,8 @@ class SigmoidGradInputFunction(torch.autograd.Function):
         return elementwise_vmap(sigmoid_grad_input, info, in_dims, *args)
 
 
-def _sigmoid_fake(input):
-    check_fake_floating("sigmoid", "input", input)
-    return torch.empty_like(input)
-
-
-def _sigmoid_grad_input_fake(grad_output, output):
-    check_fake_floating("sigmoid_grad_input", "output", output)
-    check_fake_like("sigmoid_grad_input", "grad_output", grad_output, "output", output)
-    if grad_output.shape != output.shape:
-        raise RuntimeError(
-            f"sigmoid_grad_input: grad_output must have the shape of output {list(output.shape)}, "
-            f"got {list(grad_output.shape)}"
-        )
-    return torch.empty_like(output)
-
-
-sigmoid_op = two_doors("sigmoid", SigmoidFunction, _sigmoid_fake, elementwise_vmap)
-sigmoid_grad_input = two_doors(
-    "sigmoid_grad_input", SigmoidGradInputFunction, _sigmoid_grad_input_fake, elementwise_vmap
-)
+sigmoid_op = elementwise("sigmoid", SigmoidFunction, saves=("output", "the slope is (1 - y) y (eq. 12)"))
+sigmoid_grad_input = elementwise("sigmoid_grad_input", SigmoidGradInputFunction)
 
 
 def sigmoid(input):

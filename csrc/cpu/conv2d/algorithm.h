@@ -1,11 +1,12 @@
-// Convolution on the CPU: its algorithms as a table. This room chooses one (algorithm.cpp), computes by the general matrix
-// product (matrix_product.cpp) and sums grad_bias (grad_bias.cpp); direct/, winograd/ and depthwise/ are the other ways.
-// What goes in and out are checked and allocated tensors (core.h, the door for the entry points and for fused stages).
+// Convolution on the CPU: its algorithms as a table. This room chooses one (algorithm.cpp), computes by the general
+// matrix product (matrix_product.cpp) and sums grad_bias (grad_bias.cpp); direct/, winograd/ and depthwise/ are the
+// other ways. What goes in and out are checked and allocated tensors (core.h, the door for the entry points and for
+// fused stages).
 //
-// A row of the table says what an algorithm is called, when it is chosen, and how it computes the three maps. The choice,
-// conv2d_algorithms, the forced preference and the table of docs/cpu.md come from it. The choice depends on the shape of
-// one sample and of the weight, the dtype, the precision and the instruction set; never on the batch size or the number
-// of threads, so that a sample's bits do not depend on them either.
+// A row of the table says what an algorithm is called, when it is chosen, and how it computes the three maps. The
+// choice, conv2d_algorithms, the forced preference and the table of docs/cpu.md come from it. The choice depends on the
+// shape of one sample and of the weight, the dtype, the precision and the instruction set; never on the batch size or
+// the number of threads, so that a sample's bits do not depend on them either.
 //
 // Bound: arithmetic, but for depthwise and 1 x 1 layers of few channels, which wait for memory (docs/cpu.md).
 #pragma once

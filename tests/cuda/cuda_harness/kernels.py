@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .shapes import AverageRule, Conv, Pool, Stage
+from .shapes import AverageRule, Conv, ElementwiseArrays, Pool, Stage
 
 HARNESS = Path(__file__).parent
 CSRC = HARNESS.parents[2] / "csrc"
@@ -105,6 +105,12 @@ class Kernels:
         self.blocks = self.library.harness_blocks()
         if report := self.library.harness_report().decode():
             raise HarnessError(f"{launcher}: {report}")
+
+    def elementwise(self, formula, output, *tensors, scalars=()):
+        """Fills output."""
+        arrays = ctypes.byref(ElementwiseArrays.of(output, tensors, scalars))
+        count = ctypes.c_int64(output.numel())
+        self.call("launch_elementwise", formula.encode(), output.dtype, arrays, count, None)
 
     def conv2d(self, conv, channels_last, input, weight, bias):
         output = poisoned(conv.sizes[2], input.dtype, channels_last)

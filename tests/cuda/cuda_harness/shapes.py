@@ -1,4 +1,4 @@
-"""What the launchers are told of a problem: csrc/conv2d.h, pool2d.h and conv_act_pool2d.h as ctypes."""
+"""What the launchers are told of a problem: csrc/conv2d.h, pool2d.h, conv_act_pool2d.h and elementwise.h as ctypes."""
 
 import ctypes
 from dataclasses import dataclass
@@ -84,3 +84,12 @@ class Stage:
 
 class AverageRule(ctypes.Structure):
     _fields_ = (("count_include_pad", ctypes.c_bool), ("divisor_override", ctypes.c_int64))
+
+
+class ElementwiseArrays(ctypes.Structure):
+    _fields_ = (("tensors", ctypes.c_void_p * 2), ("output", ctypes.c_void_p), ("scalars", ctypes.c_double * 2))
+
+    @classmethod
+    def of(cls, output, tensors, scalars):
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        return cls((ctypes.c_void_p * 2)(*pointers), output.data_ptr(), (ctypes.c_double * 2)(*scalars))

@@ -65,14 +65,14 @@ void stage_taps_as(const Image& weight, int64_t rows, int64_t columns,
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t s = 0; s < columns; ++s)
           transpose_tile(from + r * r_stride + s * s_stride, k_stride, count, channels, taps[0][r * kTaps + s] + k,
-                      kTaps * kTaps * kWidth);
+                         kTaps * kTaps * kWidth);
     } else {
       alignas(kVectorBytes) float together[kLanes<float>][kLanes<float>];
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t r0 = 0; r0 < rows; r0 += r_step)
           for (int64_t s0 = 0; s0 < columns; s0 += s_step) {
             transpose_tile(from + c * c_stride + r0 * r_stride + s0 * s_stride + first, k_stride, count, length,
-                        together[0], kLanes<float>);
+                           together[0], kLanes<float>);
             for (int64_t r = 0; r < r_step; ++r)
               for (int64_t s = 0; s < s_step; ++s)
                 store(load(together[r * r_stride + s * s_stride - first]), taps[c][(r0 + r) * kTaps + s0 + s] + k);

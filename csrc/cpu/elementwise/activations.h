@@ -1,6 +1,6 @@
 // The activations of a fused stage on dense tensors.
 #pragma once
-#include "conv_act_pool2d.h"
+#include "activation.h"
 #include "tensor.h"
 
 namespace tmc {
