@@ -82,14 +82,14 @@ std::vector<ColumnClass> clipped(const std::vector<ColumnClass>& classes, int64_
   return parts;
 }
 
-struct Call {
+struct DepthwiseCall {
   DepthwisePlan plan;
   std::vector<ColumnClass> columns;
   const DepthwiseKernels& kernels;
   int64_t scratch_bytes, weight_bytes, sum_bytes;  // of one worker; of one block
 
-  Call(const Conv2dProblem& problem, bool transposed, const Image& in, const Image& out, const Image& weight,
-       const void* bias)
+  DepthwiseCall(const Conv2dProblem& problem, bool transposed, const Image& in, const Image& out, const Image& weight,
+                const void* bias)
       : columns(transposed ? transposed_columns(problem.shape) : forward_columns(problem.shape)),
         kernels(kernels_for(problem.dtype)) {
     const Conv2dShape& shape = problem.shape;
@@ -114,7 +114,7 @@ struct Call {
     scratch_bytes = round_up(depthwise_scratch(plan) * kernels.compute_size, 64);
     sum_bytes = plan.depth * plan.taps() * pixel_bytes, weight_bytes = sum_bytes + pixel_bytes;
   }
-  Call(const Call&) = delete;
+  DepthwiseCall(const DepthwiseCall&) = delete;
 
  private:
   // Room for zeros on both sides of a copied row.
@@ -139,7 +139,7 @@ struct Call {
   }
 };
 
-void correlate(const Call& call) {
+void correlate(const DepthwiseCall& call) {
   const DepthwisePlan& plan = call.plan;
   const int64_t blocks = plan.in_place ? 1 : plan.blocks, tasks = plan.out.n * plan.bands * blocks;
   const int64_t workers = workers_for(tasks);
@@ -169,18 +169,18 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
              Tensor& output) {
   const Tensor image = readable(input);
   const Tensor dense_bias = bias ? dense(*bias, false) : image;
-  correlate(
-      Call(problem, false, read(image), write(output), read(weight), bias ? dense_bias.const_data_ptr() : nullptr));
+  correlate(DepthwiseCall(problem, false, read(image), write(output), read(weight),
+                          bias ? dense_bias.const_data_ptr() : nullptr));
 }
 
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
   const Tensor image = readable(grad_output);
-  correlate(Call(problem, true, read(image), write(grad_input), read(weight), nullptr));
+  correlate(DepthwiseCall(problem, true, read(image), write(grad_input), read(weight), nullptr));
 }
 
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
   const Tensor image = readable(input), grad = readable(grad_output);
-  const Call call(problem, false, read(image), read(grad), write(grad_weight), nullptr);
+  const DepthwiseCall call(problem, false, read(image), read(grad), write(grad_weight), nullptr);
   const DepthwisePlan& plan = call.plan;
   // A chunk of (sample, band) pairs has sums of its own: as many chunks as there is memory for.
   const int64_t sum_bytes = plan.blocks * call.sum_bytes, bands = plan.out.n * plan.bands;

@@ -1,6 +1,6 @@
 // Forward and grad_input by direct convolution (cpu/conv2d/direct/direct.h).
 //
-// grad_input is the same correlation, of grad_output with the kernel turned round; a stride splits it into one for each
+// grad_input is the same correlation, of grad_output with the flipped kernel; a stride splits it into one for each
 // residue of the position (eq. 24). A task computes a tile of output pixels, all filters of it, panel by panel: the
 // part of the image that its windows cover stays in L2.
 #include <vector>
@@ -33,15 +33,15 @@ std::vector<Segment> segments(const Window& window, int64_t extent) {
 }
 
 // One group, and for grad_input one residue of it.
-struct Correlation {
+struct GroupCorrelation {
   Image image, weight, output;  // of the output only the positions of the windows
   Window h, w, weight_h, weight_w;
   std::vector<Segment> rows, columns;
   const float* bias;  // of whole panels
   const float* packed = nullptr;
 
-  Correlation(const Image& image_, const Image& weight_, const Image& output_, const Windows& along_h,
-              const Windows& along_w, const float* bias_)
+  GroupCorrelation(const Image& image_, const Image& weight_, const Image& output_, const Windows& along_h,
+                   const Windows& along_w, const float* bias_)
       : image(image_),
         weight(weight_),
         output(output_),
@@ -66,11 +66,11 @@ struct Correlation {
   int64_t taps() const { return h.taps * w.taps; }
 };
 
-struct Range {
+struct PositionRange {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
 };
-Range common(Range a, const Segment& b) {
+PositionRange common(PositionRange a, const Segment& b) {
   return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
 }
 
@@ -84,8 +84,8 @@ struct Result {
 
 // A tile of pixels, one panel of `columns` filters: a rectangle for each pair of segments, in lines along its longer
 // side.
-void correlate_tile(const DirectKernels& kernels, const Correlation& c, int64_t n, Range tile_h, Range tile_w,
-                    int64_t panel, int64_t columns, Result out) {
+void correlate_tile(const DirectKernels& kernels, const GroupCorrelation& c, int64_t n, PositionRange tile_h,
+                    PositionRange tile_w, int64_t panel, int64_t columns, Result out) {
   const int64_t channels = c.image.c, tap_size = channels * kernels.width;
   const float* image = reinterpret_cast<const float*>(c.image.data) + n * c.image.n_stride;
   const float* packed = c.packed + panel * c.taps() * tap_size;
@@ -100,7 +100,7 @@ void correlate_tile(const DirectKernels& kernels, const Correlation& c, int64_t 
                      .stream = out.stream && columns % (kernels.width / 2) == 0};
   for (const Segment& row : c.rows)
     for (const Segment& column : c.columns) {
-      const Range h = common(tile_h, row), w = common(tile_w, column);
+      const PositionRange h = common(tile_h, row), w = common(tile_w, column);
       if (h.size() <= 0 || w.size() <= 0) continue;
       line.u_count = row.last - row.first, line.v_count = adjoin ? 1 : column.last - column.first;
       line.run = adjoin ? (column.last - column.first) * channels : channels;
@@ -124,7 +124,7 @@ void correlate_tile(const DirectKernels& kernels, const Correlation& c, int64_t 
 }
 
 // Whether all filters of a few pixels are computed before the next pixels: where their packed weights stay in L1.
-bool weights_stay(const DirectKernels& kernels, const Correlation& c) {
+bool weights_stay(const DirectKernels& kernels, const GroupCorrelation& c) {
   constexpr int64_t kWeightFloats = 8 << 10;
   const auto whole = [](const std::vector<Segment>& all) { return all.size() == 1 && all[0].first < all[0].last; };
   return kernels.correlate_pixels != nullptr && c.taps() == 1 && whole(c.rows) && whole(c.columns) &&
@@ -133,8 +133,8 @@ bool weights_stay(const DirectKernels& kernels, const Correlation& c) {
 }
 
 // All filters of a tile's pixels, of one tap each.
-void correlate_pixels(const DirectKernels& kernels, const Correlation& c, int64_t n, Range tile_h, Range tile_w,
-                      Result out) {
+void correlate_pixels(const DirectKernels& kernels, const GroupCorrelation& c, int64_t n, PositionRange tile_h,
+                      PositionRange tile_w, Result out) {
   const int64_t h0 = c.h.origin + tile_h.begin * c.h.step, w0 = c.w.origin + tile_w.begin * c.w.step;
   DirectLine line = {.rows = tile_w.size(),
                      .columns = c.output.c,
@@ -155,14 +155,14 @@ void correlate_pixels(const DirectKernels& kernels, const Correlation& c, int64_
 }
 
 // The largest tile of any of the correlations.
-struct Tiles {
+struct OutputTiling {
   int64_t rows = 0, columns = 0, down, across, size_h, size_w;
 
   // Image and results of a tile fill a part of L2 that leaves room for the filters passing by.
-  Tiles(const std::vector<Correlation>& all, int64_t n) {
+  OutputTiling(const std::vector<GroupCorrelation>& all, int64_t n) {
     constexpr int64_t kTileFloats = 96 << 10, kLeastColumns = 28;
-    for (const Correlation& c : all) rows = std::max(rows, c.output.h), columns = std::max(columns, c.output.w);
-    const Correlation& c = all[0];
+    for (const GroupCorrelation& c : all) rows = std::max(rows, c.output.h), columns = std::max(columns, c.output.w);
+    const GroupCorrelation& c = all[0];
     const int64_t pixel = c.h.step * c.w.step * c.image.c + c.output.c;
     size_w = std::clamp<int64_t>(kTileFloats / pixel, std::min(kLeastColumns, columns), columns);
     size_h = std::clamp<int64_t>(kTileFloats / (pixel * size_w), 1, rows);
@@ -172,24 +172,24 @@ struct Tiles {
     down = ceil_div(rows, size_h), across = ceil_div(columns, size_w);
   }
   int64_t count() const { return down * across; }
-  Range h(int64_t tile, const Image& output) const { return cut(tile / across, size_h, output.h); }
-  Range w(int64_t tile, const Image& output) const { return cut(tile % across, size_w, output.w); }
+  PositionRange h(int64_t tile, const Image& output) const { return cut(tile / across, size_h, output.h); }
+  PositionRange w(int64_t tile, const Image& output) const { return cut(tile % across, size_w, output.w); }
 
  private:
-  static Range cut(int64_t i, int64_t size, int64_t extent) {
+  static PositionRange cut(int64_t i, int64_t size, int64_t extent) {
     return {std::min(i * size, extent), std::min((i + 1) * size, extent)};
   }
 };
 
 // The weights' taps that the windows pick, packed: bytes, and making them.
-int64_t packed_bytes(const DirectKernels& kernels, const std::vector<Correlation>& all) {
+int64_t packed_bytes(const DirectKernels& kernels, const std::vector<GroupCorrelation>& all) {
   int64_t taps = 0;
-  for (const Correlation& c : all) taps += c.taps();
+  for (const GroupCorrelation& c : all) taps += c.taps();
   return taps * round_up(all[0].weight.n, kernels.width) * all[0].image.c * static_cast<int64_t>(sizeof(float));
 }
-void pack_weights(const DirectKernels& kernels, std::vector<Correlation>& all, float* to) {
+void pack_weights(const DirectKernels& kernels, std::vector<GroupCorrelation>& all, float* to) {
   const int64_t panels = ceil_div(all[0].weight.n, kernels.width), tap_size = all[0].image.c * kernels.width;
-  for (Correlation& c : all) {
+  for (GroupCorrelation& c : all) {
     c.packed = to;
     const int64_t tasks = panels * c.taps();
     for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t) {
@@ -202,12 +202,12 @@ void pack_weights(const DirectKernels& kernels, std::vector<Correlation>& all, f
 }
 
 // All correlations have the same image and filters of one number, and share tiles so that the image stays in cache.
-void correlate(const DirectKernels& kernels, std::vector<Correlation> all, DType dtype) {
+void correlate(const DirectKernels& kernels, std::vector<GroupCorrelation> all, DType dtype) {
   if (all.empty() || all[0].output.n == 0) return;
   const Image& output = all[0].output;
   const Workspace weights(packed_bytes(kernels, all));
   pack_weights(kernels, all, reinterpret_cast<float*>(weights.at(0)));
-  const Tiles tiles(all, output.n);
+  const OutputTiling tiles(all, output.n);
   const bool rounded = kernels.per_word == 2, pixels_adjoin = output.c_stride == 1 || output.c == 1;
   const bool in_place = pixels_adjoin && (dtype == DType::float32 || rounded);
   const int64_t count = static_cast<int64_t>(all.size());
@@ -224,9 +224,9 @@ void correlate(const DirectKernels& kernels, std::vector<Correlation> all, DType
   const int64_t worker_bytes = in_place ? 0 : round_up(tiles.size_h * tiles.size_w * pixel * size, 64);
   const Workspace memory(workers * worker_bytes);
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
-    const Correlation& c = all[task % count];
+    const GroupCorrelation& c = all[task % count];
     const int64_t tile = task / count % tiles.count(), n = task / count / tiles.count();
-    const Range h = tiles.h(tile, c.output), w = tiles.w(tile, c.output);
+    const PositionRange h = tiles.h(tile, c.output), w = tiles.w(tile, c.output);
     if (h.size() <= 0 || w.size() <= 0) return;
     char* const scratch = memory.at(worker * worker_bytes);
     const Image& to = c.output;
@@ -268,7 +268,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
   std::vector<float> biases(round_up(k, width) * shape.groups);
   if (bias)
     for (int64_t g = 0; g < shape.groups; ++g) read_floats(*bias, g * k, k, biases.data() + g * round_up(k, width));
-  std::vector<Correlation> all;
+  std::vector<GroupCorrelation> all;
   for (int64_t g = 0; g < shape.groups; ++g)
     all.emplace_back(by.words(ordered, g, c), read(kernel).filters(g, k), write(output).channels(g, k), h, w,
                      biases.data() + g * round_up(k, width));
@@ -286,7 +286,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
   if (is_folded(shape)) return fold_grad_input(by, shape, grad_output, kernel, grad_input);
   const Tensor ordered = by.image(grad_output);
   const std::vector<float> no_bias(round_up(c, by.kernels.width));
-  std::vector<Correlation> all;
+  std::vector<GroupCorrelation> all;
   for (int64_t g = 0; g < shape.groups; ++g)
     for_each_residue(shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h, [&](const Windows& h) {
       for_each_residue(shape.w, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w, [&](const Windows& w) {

@@ -1,14 +1,14 @@
 // grad_input of few channels (cpu/conv2d/direct/direct.h): what each pixel of grad_output gives to the channels of
 // every tap,
 //
-//   given[p, q; u, v, c] = sum_k grad_output[k, p, q] * weight[k, c, u, v]
+//   products[p, q; u, v, c] = sum_k grad_output[k, p, q] * weight[k, c, u, v]
 //
 // is a correlation of one tap, whose R * S * C columns fill the vectors that C channels would leave almost empty. A
-// pixel of grad_input is the sum over the taps that met it (eq. 2): rows of `given` are folded. Every product is one
+// pixel of grad_input is the sum over the taps that met it (eq. 2): rows of `products` are folded. Every product is one
 // that eq. 5 has, whatever the stride (eq. 24).
 //
-// A task computes rows of one sample, in a tile of columns, and keeps the rows of `given` that the next one needs in a
-// ring. It stays in L2. Bound: compute, the products.
+// A task computes rows of one sample, in a tile of columns, and keeps the rows of `products` that the next one needs in
+// a ring. It stays in L2. Bound: compute, the products.
 #include <vector>
 
 #include "cpu/conv2d/direct/operands.h"
@@ -29,12 +29,12 @@ int64_t span(int64_t taps, int64_t dilation, int64_t stride) {
 
 // Columns [w0, w0 + columns) of the result; the columns [low, high) of grad_output that their taps met, and those of
 // them, [begin, end), that there are.
-struct Tile {
+struct ColumnTile {
   int64_t w0, columns;
   std::vector<Windows> residues;
   int64_t low = 0, high = 0, begin = 0, end = 0;
 
-  Tile(const Conv2dShape& shape, int64_t w0_, int64_t w1) : w0(w0_), columns(w1 - w0_) {
+  ColumnTile(const Conv2dShape& shape, int64_t w0_, int64_t w1) : w0(w0_), columns(w1 - w0_) {
     // A part of a row is a row with so much more padding.
     for_each_residue(columns, shape.pad_left + w0, shape.stride_w, shape.s, shape.dilation_w, [&](const Windows& w) {
       residues.push_back(w);
@@ -48,21 +48,22 @@ struct Tile {
 };
 
 // One group.
-struct Fold {
+struct FoldPlan {
   const DirectKernels& kernels;
   Conv2dShape shape;
   Image grad, result;
   DType dtype;
-  bool staged;                   // grad_output, row by row; else `grad` are its words
-  int64_t words, staged_pitch;   // of a pixel of grad_output
-  int64_t panels, pitch, pixel;  // of `given`; floats of a pixel of `given`, and of the result before it is rounded
-  int64_t ring;                  // rows
+  bool staged;                  // grad_output, row by row; else `grad` are its words
+  int64_t words, staged_pitch;  // of a pixel of grad_output
+  int64_t panels, pitch,
+      pixel;     // of `products`; floats of a pixel of `products`, and of the result before it is rounded
+  int64_t ring;  // rows
   std::vector<Windows> residues;
-  std::vector<Tile> tiles;
-  int64_t given_floats = 0, row_floats = 0, staged_floats = 0;  // of a row
+  std::vector<ColumnTile> tiles;
+  int64_t products_floats = 0, row_floats = 0, staged_floats = 0;  // of a row
 
-  Fold(const DirectKernels& kernels_, const Conv2dShape& shape_, const Image& grad_, bool staged_, const Image& result_,
-       DType dtype_)
+  FoldPlan(const DirectKernels& kernels_, const Conv2dShape& shape_, const Image& grad_, bool staged_,
+           const Image& result_, DType dtype_)
       : kernels(kernels_), shape(shape_), grad(grad_), result(result_), dtype(dtype_), staged(staged_) {
     words = ceil_div(filters_per_group(shape), kernels.per_word), staged_pitch = round_up(words, kernels.width / 2);
     panels = ceil_div(shape.r * shape.s * result.c, kernels.width), pitch = panels * kernels.width;
@@ -73,22 +74,22 @@ struct Fold {
     const int64_t columns = std::max(kLeastColumns, kRingFloats * shape.stride_w / (ring * pitch));
     const int64_t count = ceil_div(shape.w, columns);
     for (int64_t i = 0; i < count; ++i) {
-      const Tile& tile = tiles.emplace_back(shape, i * shape.w / count, (i + 1) * shape.w / count);
-      given_floats = std::max(given_floats, (tile.high - tile.low) * pitch + kLine);
+      const ColumnTile& tile = tiles.emplace_back(shape, i * shape.w / count, (i + 1) * shape.w / count);
+      products_floats = std::max(products_floats, (tile.high - tile.low) * pitch + kLine);
       row_floats = std::max(row_floats, round_up(tile.columns * pixel, kLine) + kLine);
       if (staged) staged_floats = std::max(staged_floats, (tile.end - tile.begin) * staged_pitch);
     }
   }
   int64_t pointer_floats() const { return shape.r * 2; }
-  int64_t scratch_floats() const { return ring * given_floats + row_floats + staged_floats + pointer_floats(); }
+  int64_t scratch_floats() const { return ring * products_floats + row_floats + staged_floats + pointer_floats(); }
 };
 
-// Row p of `given`, zeros where grad_output ends.
-void give(const Fold& fold, const Tile& tile, int64_t n, int64_t p, const float* packed, const float* no_bias,
-          float* staged, float* given) {
+// Row p of `products`, zeros where grad_output ends.
+void compute_products(const FoldPlan& fold, const ColumnTile& tile, int64_t n, int64_t p, const float* packed,
+                      const float* no_bias, float* staged, float* products) {
   const int64_t there = tile.end - tile.begin;
-  std::fill_n(given, (tile.begin - tile.low) * fold.pitch, 0.f);
-  std::fill_n(given + (tile.end - tile.low) * fold.pitch, (tile.high - tile.end) * fold.pitch, 0.f);
+  std::fill_n(products, (tile.begin - tile.low) * fold.pitch, 0.f);
+  std::fill_n(products + (tile.end - tile.low) * fold.pitch, (tile.high - tile.end) * fold.pitch, 0.f);
   if (there == 0) return;
   const float* from = reinterpret_cast<const float*>(fold.grad.data) + n * fold.grad.n_stride + p * fold.grad.h_stride +
                       tile.begin * fold.grad.w_stride;
@@ -104,7 +105,7 @@ void give(const Fold& fold, const Tile& tile, int64_t n, int64_t p, const float*
   // two strips ahead, into the next row.
   constexpr int64_t kPixels = 28, kAhead = 2 * kPixels;
   const int64_t step = fold.staged ? fold.staged_pitch : fold.grad.w_stride;
-  float* out = given + (tile.begin - tile.low) * fold.pitch;
+  float* out = products + (tile.begin - tile.low) * fold.pitch;
   for (int64_t q = 0; q < there; q += kPixels, from += kPixels * step, out += kPixels * fold.pitch) {
     for (int64_t i = 0; !fold.staged && i < kPixels * step; i += kLine) __builtin_prefetch(from + kAhead * step + i);
     for (int64_t panel = 0; panel < fold.panels; ++panel)
@@ -122,8 +123,9 @@ void give(const Fold& fold, const Tile& tile, int64_t n, int64_t p, const float*
   }
 }
 
-// Row h of the result, from rows of `given` in the ring. `rows` has room for one pointer to each.
-void fold_row(const Fold& fold, const Tile& tile, int64_t h, const float* ring, const float** rows, float* row) {
+// Row h of the result, from rows of `products` in the ring. `rows` has room for one pointer to each.
+void fold_row(const FoldPlan& fold, const ColumnTile& tile, int64_t h, const float* ring, const float** rows,
+              float* row) {
   const Conv2dShape& shape = fold.shape;
   const Windows& along_h = fold.residues[h % shape.stride_h];
   const int64_t y = (h - along_h.output.origin) / shape.stride_h + along_h.image.origin;
@@ -132,7 +134,7 @@ void fold_row(const Fold& fold, const Tile& tile, int64_t h, const float* ring, 
     for (int64_t t = 0; t < along_h.image.taps; ++t) {
       const int64_t p = y + t * along_h.image.tap_step, u = along_h.weight.origin + t * along_h.weight.tap_step;
       if (p < 0 || p >= shape.p) continue;
-      rows[count++] = ring + p % fold.ring * fold.given_floats + (along_w.image.origin - tile.low) * fold.pitch +
+      rows[count++] = ring + p % fold.ring * fold.products_floats + (along_w.image.origin - tile.low) * fold.pitch +
                       (u * shape.s + along_w.weight.origin) * fold.result.c;
     }
     fold.kernels.fold({.pixels = along_w.output.count,
@@ -147,7 +149,7 @@ void fold_row(const Fold& fold, const Tile& tile, int64_t h, const float* ring, 
   }
 }
 
-void compute(const Fold& fold, const float* packed, const float* no_bias) {
+void compute(const FoldPlan& fold, const float* packed, const float* no_bias) {
   const Conv2dShape& shape = fold.shape;
   const int64_t tiles = static_cast<int64_t>(fold.tiles.size()), threads = workers_for(INT64_MAX);
   // Each range of rows computes the first rows of its ring anew: as few as keep the threads busy.
@@ -157,16 +159,16 @@ void compute(const Fold& fold, const float* packed, const float* no_bias) {
   const Workspace memory(workers * worker_floats * static_cast<int64_t>(sizeof(float)));
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
     const int64_t range = task % ranges, n = task / ranges / tiles;
-    const Tile& tile = fold.tiles[task / ranges % tiles];
+    const ColumnTile& tile = fold.tiles[task / ranges % tiles];
     float* const ring = reinterpret_cast<float*>(memory.at(0)) + worker * worker_floats;
-    float* const row = ring + fold.ring * fold.given_floats;
+    float* const row = ring + fold.ring * fold.products_floats;
     float* const staged = row + fold.row_floats;
     const float** const rows = reinterpret_cast<const float**>(staged + fold.staged_floats);
     const int64_t h0 = range * shape.h / ranges, reach = (shape.r - 1) * shape.dilation_h;
     int64_t p = std::max<int64_t>(0, ceil_div(h0 + shape.pad_top - reach, shape.stride_h));
     for (int64_t h = h0; h < (range + 1) * shape.h / ranges; ++h) {
       for (; p < shape.p && p * shape.stride_h <= h + shape.pad_top; ++p)
-        give(fold, tile, n, p, packed, no_bias, staged, ring + p % fold.ring * fold.given_floats);
+        compute_products(fold, tile, n, p, packed, no_bias, staged, ring + p % fold.ring * fold.products_floats);
       fold_row(fold, tile, h, ring, rows, row);
       fold.kernels.write_row(row, fold.pixel, fold.dtype, fold.result, n, h, tile.w0, tile.columns);
     }
@@ -194,8 +196,8 @@ void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor&
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape), taps = shape.r * shape.s * c;
   const std::vector<float> no_bias(kernels.width);
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Fold fold(kernels, shape, staged ? grad.channels(g, k) : by.words(ordered, g, k), staged,
-                    write(grad_input).channels(g, c), dtype_of(grad_input));
+    const FoldPlan fold(kernels, shape, staged ? grad.channels(g, k) : by.words(ordered, g, k), staged,
+                        write(grad_input).channels(g, c), dtype_of(grad_input));
     Image columns = read(kernel).filters(g, k);  // (r, s, c) in place of filters, filters in place of channels
     columns.n = taps, columns.n_stride = 1, columns.c = k, columns.c_stride = taps;
     const int64_t panel_floats = fold.words * kernels.width;

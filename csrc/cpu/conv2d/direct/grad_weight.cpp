@@ -20,7 +20,7 @@ constexpr int64_t kLine = 16;  // floats of a cache line
 // Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
 constexpr int64_t kFewChannels = 12;
 
-struct Sum {
+struct WeightSum {
   Conv2dShape shape;
   Image image, grad;  // of one group
   DType dtype;        // of grad
@@ -29,10 +29,9 @@ struct Sum {
   int64_t line_words;          // of an output row
   int64_t block_rows, blocks;  // output rows of a block, blocks of a sample
   bool pairs;                  // both are bfloat16, and copied as words of two pixels
-  bool single;                 // pairs under kernels of one tap: no word is needed twice
   bool pad_image, pad_grad;    // copied with zeros around, or beside the filters
 
-  Sum(const Conv2dProblem& problem, const Image& image_, const Image& grad_, const DirectKernels& kernels)
+  WeightSum(const Conv2dProblem& problem, const Image& image_, const Image& grad_, const DirectKernels& kernels)
       : shape(problem.shape),
         image(image_),
         grad(grad_),
@@ -45,8 +44,6 @@ struct Sum {
     line_words = pairs ? ceil_div(shape.q, 2) : shape.q;
     block_rows = std::clamp<int64_t>(kBlockWords / std::max<int64_t>(1, line_words), 1, std::max<int64_t>(1, shape.p));
     blocks = ceil_div(shape.p, block_rows);
-    const bool padded = shape.pad_top > 0 || shape.pad_bottom > 0 || shape.pad_left > 0 || shape.pad_right > 0;
-    single = pairs && shape.r * shape.s == 1 && !padded;
     pad_image = pairs || (c < kFewChannels && (shape.pad_left > 0 || shape.pad_right > 0 || image.c_stride != 1));
     // Kernels read whole vectors of words.
     pad_grad = pairs || k % (width / 2) != 0 || dtype != DType::float32 || grad.c_stride != 1;
@@ -54,19 +51,16 @@ struct Sum {
   // The copied part of the image for one block.
   int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
   int64_t image_columns() const { return shape.w + shape.pad_left + shape.pad_right; }
-  int64_t image_floats() const {
-    if (single) return block_rows * line_words * round_up(c, width);
-    return pad_image ? round_up(image_rows() * image_columns() * c, kLine) : 0;
-  }
+  int64_t image_floats() const { return pad_image ? round_up(image_rows() * image_columns() * c, kLine) : 0; }
   // A window spread so far over padding that its copy would be mostly zeros.
   bool is_spread() const {
     constexpr double kMostCopied = 4 << 20;
-    return pad_image && !single && static_cast<double>(image_rows()) * image_columns() * c > kMostCopied;
+    return pad_image && static_cast<double>(image_rows()) * image_columns() * c > kMostCopied;
   }
   int64_t grad_floats() const { return pad_grad ? block_rows * line_words * panels * width : 0; }
   // One row of the image with its padding, before it is turned into words: elements as far as the second of the last
   // word.
-  int64_t row_floats() const { return pairs && !single ? ceil_div((image_columns() + shape.stride_w) * c, 2) : 0; }
+  int64_t row_floats() const { return pairs ? ceil_div((image_columns() + shape.stride_w) * c, 2) : 0; }
 };
 
 // Pixels that are windows by themselves, and adjoin from the first image to the last, are cut into rows anew: short
@@ -89,7 +83,7 @@ void regroup_pixels(Conv2dShape& shape, Image& image, Image& grad) {
 
 // Row h of the image with its padding; zeros outside.
 template <class T>
-void copy_padded_row(const Sum& sum, int64_t n, int64_t h, T* to) {
+void copy_padded_row(const WeightSum& sum, int64_t n, int64_t h, T* to) {
   const Image& image = sum.image;
   const int64_t left = sum.shape.pad_left * sum.c, right = sum.shape.pad_right * sum.c, inside = image.w * sum.c;
   if (h < 0 || h >= image.h) {
@@ -109,7 +103,8 @@ void copy_padded_row(const Sum& sum, int64_t n, int64_t h, T* to) {
 }
 
 // The rows from h0 on that a block needs.
-void copy_padded(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t h0, float* to, uint16_t* elements) {
+void copy_padded(const DirectKernels& kernels, const WeightSum& sum, int64_t n, int64_t h0, float* to,
+                 uint16_t* elements) {
   const int64_t row = sum.image_columns() * sum.c, apart = sum.shape.stride_w * sum.c;
   for (int64_t h = h0; h < h0 + sum.image_rows(); ++h, to += row) {
     if (sum.pairs) {
@@ -123,7 +118,7 @@ void copy_padded(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_
 }
 
 // The block's part of grad_output, filters from panel `first` on, beside each other.
-const float* copy_grad(const DirectKernels& kernels, const Sum& sum, int64_t n, Region block, int64_t first,
+const float* copy_grad(const DirectKernels& kernels, const WeightSum& sum, int64_t n, Region block, int64_t first,
                        int64_t pitch, float* to) {
   if (!sum.pairs) {
     kernels_for_this_cpu<StagingKernels>().stage({sum.grad}, sum.dtype, n, block, first * sum.width, pitch, to);
@@ -144,8 +139,8 @@ struct Positions {
 };
 
 // sums[panel][u][v][c][width] += the block's part, for panels [first, last).
-void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
-               float* sums, float* scratch) {
+void add_block(const DirectKernels& kernels, const WeightSum& sum, int64_t n, int64_t block, int64_t first,
+               int64_t last, float* sums, float* scratch) {
   const Conv2dShape& shape = sum.shape;
   const int64_t p0 = block * sum.block_rows, p1 = std::min(p0 + sum.block_rows, shape.p);
   Conv2dShape from = shape;  // as the copy is: no padding
@@ -194,34 +189,8 @@ void add_block(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t 
     }
 }
 
-// The same for words under kernels of one tap: lines follow each other.
-void add_single(const DirectKernels& kernels, const Sum& sum, int64_t n, int64_t block, int64_t first, int64_t last,
-                float* sums, float* scratch) {
-  const Conv2dShape& shape = sum.shape;
-  const int64_t p0 = block * sum.block_rows, rows = std::min(sum.block_rows, shape.p - p0);
-  const int64_t image_pitch = round_up(sum.c, sum.width), grad_pitch = (last - first) * sum.width;
-  for (int64_t i = 0; i < rows; ++i)
-    kernels.pair_pixels(sum.image, n, (p0 + i) * shape.stride_h, shape.stride_w, shape.q, image_pitch,
-                        scratch + i * sum.line_words * image_pitch);
-  const float* const grad =
-      copy_grad(kernels, sum, n, {p0, 0, rows, shape.q}, first, grad_pitch, scratch + sum.image_floats());
-  for (int64_t panel = first; panel < last; ++panel)
-    kernels.add_products({.rows = sum.c,
-                          .columns = std::min(sum.width, sum.k - panel * sum.width),
-                          .lines = 1,
-                          .pixels = rows * sum.line_words,
-                          .a = scratch,
-                          .a_line = 0,
-                          .a_pixel = image_pitch,
-                          .b = grad + (panel - first) * sum.width,
-                          .b_line = 0,
-                          .b_pixel = grad_pitch,
-                          .sums = sums + (panel - first) * sum.panel_size,
-                          .sums_step = sum.width});
-}
-
 // One panel's sums to the weight.
-void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, const float* sums, DType dtype,
+void write_panel(const DirectKernels& kernels, const WeightSum& sum, int64_t panel, const float* sums, DType dtype,
                  const Image& weight) {
   Image tap = {.data = weight.data + panel * sum.width * weight.n_stride * weight.element_size,
                .element_size = weight.element_size,
@@ -241,7 +210,7 @@ void write_panel(const DirectKernels& kernels, const Sum& sum, int64_t panel, co
     }
 }
 
-void correlate_for_weight(const DirectKernels& kernels, const Sum& sum, DType dtype, const Image& weight) {
+void correlate_for_weight(const DirectKernels& kernels, const WeightSum& sum, DType dtype, const Image& weight) {
   // Panels whose sums stay in L2 are computed together: what is copied is copied once for them. Partial sums: enough
   // tasks for 32 cores.
   constexpr int64_t kSumFloats = 128 << 10, kTasks = 32;
@@ -259,7 +228,7 @@ void correlate_for_weight(const DirectKernels& kernels, const Sum& sum, DType dt
     float* const scratch = sums + partials * size + worker * scratch_floats;
     std::fill_n(to, (last - first) * sum.panel_size, 0.f);
     for (int64_t i = partial * all_blocks / partials; i < (partial + 1) * all_blocks / partials; ++i)
-      (sum.single ? add_single : add_block)(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
+      add_block(kernels, sum, i / sum.blocks, i % sum.blocks, first, last, to, scratch);
   });
   for_each_task(sum.panels, workers_for(sum.panels), [&](int64_t panel, int64_t) {
     float* const to = sums + panel * sum.panel_size;
@@ -285,7 +254,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   Image pixels = read(image), grads = read(grad);
   regroup_pixels(regrouped.shape, pixels, grads);
   for (int64_t g = 0; g < shape.groups; ++g) {
-    const Sum sum(regrouped, pixels.channels(g, c), grads.channels(g, k), kernels);
+    const WeightSum sum(regrouped, pixels.channels(g, c), grads.channels(g, k), kernels);
     if (sum.is_spread()) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
     correlate_for_weight(kernels, sum, dtype_of(grad_weight), write(grad_weight).filters(g, k));
   }

@@ -23,7 +23,7 @@ constexpr int64_t kWidth = 2 * kLanes<float>;
 // in cpu/gemm/micro_kernel.h, whose error is this one's.
 struct FloatWords {
   static constexpr int64_t kSumRun = 32;
-  static constexpr bool kFetchesResults = false;  // the larger ones are streamed; of the others it was no gain
+  static constexpr bool kPrefetchesResults = false;  // the larger ones are streamed; of the others it was no gain
   static FloatLanes add(FloatLanes sum, float a, FloatLanes b) { return sum + a * b; }
   template <int kVectors>
   static void write(const FloatLanes (&sum)[kVectors], const DirectLine& line, char* row) {
@@ -101,8 +101,8 @@ void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, ch
     correlate_strip<Words, kTerms, kRows, 1>(line, a, out);
 }
 
-// Asks for the lines that the next strip's results go to: a store that misses holds up those after it.
-void fetch_results(const DirectLine& line, int64_t begin, int64_t end) {
+// Prefetches the lines that the next strip's results go to: a store that misses holds up those after it.
+void prefetch_results(const DirectLine& line, int64_t begin, int64_t end) {
   constexpr int64_t kLine = 64;
   if (line.out_step % kLine != 0) return;  // results that share lines with others are slower for it
   for (int64_t i = begin; i < at_most(end, line.rows); ++i)
@@ -118,7 +118,7 @@ void correlate(const DirectLine& line) {
       one_run ? correlate_strip_of<Words, Terms::one_run, kMaxRows> : correlate_strip_of<Words, Terms::runs, kMaxRows>;
   for (int64_t s = 0; s < strips; ++s) {
     const int64_t begin = s * line.rows / strips, end = (s + 1) * line.rows / strips;
-    if constexpr (Words::kFetchesResults) fetch_results(line, end, (s + 2) * line.rows / strips);
+    if constexpr (Words::kPrefetchesResults) prefetch_results(line, end, (s + 2) * line.rows / strips);
     strip(end - begin, line, line.a + begin * line.a_step, static_cast<char*>(line.out) + begin * line.out_step);
   }
   if (line.stream) finish_streaming();

@@ -14,7 +14,7 @@
 
 namespace tmc::winograd {
 
-void correlate_by_panels(const Correlation& correlation) {
+void correlate_by_panels(const TiledCorrelation& correlation) {
   const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
@@ -54,13 +54,13 @@ void correlate_by_panels(const Correlation& correlation) {
     for (int64_t block = 0; block < blocks.count(); ++block)
       for (int64_t c = 0; c < filters.channels; c += kChannelGroup) {
         const int64_t depth = std::min(kChannelGroup, filters.channels - c);
-        if (!filters.ahead()) filters.transform(block, panel, c, depth, u, u_plane);
+        if (!filters.is_transformed()) filters.transform(block, panel, c, depth, u, u_plane);
         for (int64_t element = 0; element < kernels.elements(); ++element) {
           const bool first = block == 0 && c == 0, skipped = blocks.skipped(block, element);
           if (skipped && !first) continue;
           const auto [begin, end] = places.range(element, kernels.points());
           const float* const b =
-              filters.ahead() ? filters.at(block, element, panel) + c * width : u + element * u_plane;
+              filters.is_transformed() ? filters.at(block, element, panel) + c * width : u + element * u_plane;
           kernels.multiply({.rows = end - begin,
                             .depth = skipped ? 0 : depth,  // in a kernel of two rows: zeros
                             .a = v(task % grid.strips(), c) + element * sizes.v_plane +

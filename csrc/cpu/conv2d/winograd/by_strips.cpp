@@ -19,7 +19,7 @@ namespace {
 // Best of 64, 128, 192 filters on a Zen 5 core over six layers of AlexNet and ResNet, by 1 to 5 %.
 constexpr int64_t kFilterPart = 192;
 
-// Tiles of a strip such that every thread has equally many strips.
+// AxisTiles of a strip such that every thread has equally many strips.
 int64_t even_strips(int64_t tiles, int64_t of_strip) {
   const int64_t strips = round_up(std::max<int64_t>(1, ceil_div(tiles, of_strip)), workers_for(INT64_MAX));
   return ceil_div(tiles, strips);
@@ -31,7 +31,7 @@ constexpr int64_t kFiltersInCache = 512 << 10;  // half of L2
 
 }  // namespace
 
-void correlate_by_strips(const Correlation& correlation) {
+void correlate_by_strips(const TiledCorrelation& correlation) {
   const auto& [filters, source, bias, dtype, output, finite] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
@@ -54,7 +54,7 @@ void correlate_by_strips(const Correlation& correlation) {
     correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels});
     const Places places = grid.places(strip);
     const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places, channels);
-    const Ahead ahead(source, grid, task + 1, kernels.tile);
+    const PrefetchedPixels prefetch(source, grid, task + 1, kernels.tile);
     int64_t piece = 0;
 
     for (int64_t first = 0; first < filters.panels; first += part_panels) {
@@ -80,7 +80,7 @@ void correlate_by_strips(const Correlation& correlation) {
                 v + element * sizes.v_plane + (blocks.row(block) * input_columns + blocks.column(block)) * channels;
             product.b = filters.at(block, element, panel);
             const int64_t panel_floats = filters.channels * kernels.width;
-            product.next = in_cache ? ahead.piece(piece++, panel_floats, product.b) : product.b + panel_floats;
+            product.next = in_cache ? prefetch.piece(piece++, panel_floats, product.b) : product.b + panel_floats;
             kernels.multiply(product);
             product.add = true;
           }

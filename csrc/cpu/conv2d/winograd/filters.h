@@ -1,4 +1,4 @@
-// The transforms of Winograd's kernels, G g G^T and G^T u G (eq. 28), made in double for five points: they run once a
+// The transforms of Winograd's kernels, G w G^T and G^T u G (eq. 28), made in double for five points: they run once a
 // call, or once a panel of filters, not once a tile.
 //
 // Bound: compute. 16 filters and one channel of 3 x 3 taps take 51 ns, and 43 to 46 more where neither filters nor
@@ -160,7 +160,7 @@ bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const 
           [&](int y, int x) {
             const bool skipped = (y == kPoints - 1 && rows < kTaps) || (x == kPoints - 1 && columns < kTaps);
             const float* const from = u.data + (y * kPoints + x) * u.plane + k * u.tile + c;
-            if constexpr (kPoints > 5) __builtin_prefetch(from + u.tile);  // cf. fetch_next
+            if constexpr (kPoints > 5) __builtin_prefetch(from + u.tile);  // cf. prefetch_next_line
             return skipped ? Lanes<Real>{} : widen<Real>(from);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },

@@ -46,8 +46,8 @@ inline void multiply_step(const float* const (&a)[kRows], int64_t offset, const 
   for (int i = 0; i < kRows; ++i) sum[i][0] += a[i][offset] * b0, sum[i][1] += a[i][offset] * b1;
 }
 
-// Cache lines still to be fetched, a few with every run.
-struct Fetch {
+// Cache lines still to be prefetched, a few with every run.
+struct PrefetchedRun {
   const float *at, *end;
   void some() {
 #pragma GCC unroll 4
@@ -59,15 +59,15 @@ struct Fetch {
 // a's rows of the next strip. They come from L3 in pieces too short for the hardware to follow: a group's channels of a
 // tile, or 16 filters of the tiles of a round.
 template <int kRows>
-struct NextRows {
+struct PrefetchedStripRows {
   const float* a[kRows];
   int64_t step;
-  NextRows(const WinogradProduct& p, int64_t first) : step(p.a_step) {
+  PrefetchedStripRows(const WinogradProduct& p, int64_t first) : step(p.a_step) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) a[i] = p.a + p.a_rows[first + i < p.rows ? first + i : p.rows - 1];
   }
   // What corresponds to the run from l on: each row's line, or the line of the last row (and of most others) at each l.
-  void fetch(int64_t l) const {
+  void prefetch(int64_t l) const {
     if (step != 1) {
 #pragma GCC unroll 8
       for (int64_t t = 0; t < kRun; ++t) __builtin_prefetch(a[kRows - 1] + (l + t) * step);
@@ -79,13 +79,13 @@ struct NextRows {
 };
 
 template <int kRows>
-void multiply_strip(const WinogradProduct& p, int64_t first_row, Fetch fetch) {
+void multiply_strip(const WinogradProduct& p, int64_t first_row, PrefetchedRun prefetched) {
   const float* a[kRows];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) a[i] = p.a + p.a_rows[first_row + i];
   float* tile = p.tile + first_row * p.tile_row;
   const float* b = p.b;
-  const NextRows<kRows> next_rows(p, first_row + kRows);
+  const PrefetchedStripRows<kRows> next_rows(p, first_row + kRows);
   const int64_t* b_rows = p.b_rows;
   const int64_t a_step = p.a_step, b_vector = p.b_vector, tile_row = p.tile_row;
 #pragma GCC unroll 8
@@ -99,8 +99,8 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, Fetch fetch) {
     FloatLanes group[kRows][2] = {};
     while (l < end) {
       FloatLanes run[kRows][2] = {};
-      fetch.some();
-      next_rows.fetch(l);
+      prefetched.some();
+      next_rows.prefetch(l);
       if (l + kRun <= end) {
 #pragma GCC unroll 8
         for (int64_t t = 0; t < kRun; ++t) multiply_step<kRows>(a, (l + t) * a_step, b + b_rows[l + t], b_vector, run);
@@ -123,23 +123,23 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, Fetch fetch) {
 }
 
 template <int kRows>
-void multiply_strip_of(int64_t rows, const WinogradProduct& p, int64_t first_row, Fetch fetch) {
+void multiply_strip_of(int64_t rows, const WinogradProduct& p, int64_t first_row, PrefetchedRun prefetched) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return multiply_strip_of<kRows - 1>(rows, p, first_row, fetch);
+    if (rows < kRows) return multiply_strip_of<kRows - 1>(rows, p, first_row, prefetched);
   }
-  multiply_strip<kRows>(p, first_row, fetch);
+  multiply_strip<kRows>(p, first_row, prefetched);
 }
 
 void multiply(const WinogradProduct& p) {
   if (p.rows == 0) return;
-  // Strips of equal height, no thin last one; each fetches its share.
+  // Strips of equal height, no thin last one; each prefetches its share.
   const int64_t strips = (p.rows + kStripRows - 1) / kStripRows, rows = p.rows / strips, taller = p.rows % strips;
   const int64_t share = p.depth * kWidth / strips;
-  Fetch fetch = {p.next, p.next};
+  PrefetchedRun prefetched = {p.next, p.next};
   for (int64_t s = 0, row = 0; s < strips; ++s) {
     const int64_t height = rows + (s < taller);
-    fetch = {fetch.end, fetch.end + share};
-    multiply_strip_of<kStripRows>(height, p, row, fetch);
+    prefetched = {prefetched.end, prefetched.end + share};
+    multiply_strip_of<kStripRows>(height, p, row, prefetched);
     row += height;
   }
 }

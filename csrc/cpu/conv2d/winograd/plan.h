@@ -46,12 +46,12 @@ struct Blocks {
 
 // As many tiles as cover the outputs of an axis. The blocks of a larger kernel read the same tiles, which are then
 // equally far from each other.
-inline Tiles cover(int64_t outputs, int64_t tile, bool single_block) {
+inline AxisTiles cover(int64_t outputs, int64_t tile, bool single_block) {
   const int64_t count = ceil_div(outputs, tile);
   return {count, single_block ? std::max<int64_t>(0, outputs - count * (tile - 1)) : kAllWhole};
 }
 
-// Tiles [first_column, first_column + columns) of the tile rows [begin, end), which are counted through all images.
+// AxisTiles [first_column, first_column + columns) of the tile rows [begin, end), which are counted through all images.
 struct Strip {
   int64_t begin, end, first_column, columns;
 };
@@ -62,11 +62,11 @@ struct Places {
   std::vector<int64_t> of_tiles;  // from left to right and down, image by image
   int64_t counts[4];
 
-  struct Range {
+  struct PlaceRange {
     int64_t begin, end;
   };
   // Those that have a product of this element.
-  Range range(int64_t element, int64_t points) const {
+  PlaceRange range(int64_t element, int64_t points) const {
     const bool whole_down = element / points == points - 1, whole_across = element % points == points - 1;
     return {whole_across ? counts[0] : 0,
             counts[0] + counts[1] + (whole_down ? 0 : counts[2]) + (whole_down || whole_across ? 0 : counts[3])};
@@ -76,8 +76,8 @@ struct Places {
 // The tiles of a batch of output images, cut into strips of about `tiles` of them.
 struct TileGrid {
   int64_t images;
-  Tiles down, across;     // of an image
-  int64_t rows, columns;  // their counts
+  AxisTiles down, across;  // of an image
+  int64_t rows, columns;   // their counts
   int64_t strip_rows, strip_columns, strips_down, strips_across;
 
   TileGrid(const Image& output, const Blocks& blocks, int64_t tiles)
@@ -100,8 +100,8 @@ struct TileGrid {
     return {begin, end, left, right - left};
   }
   // `count` tile rows from `begin` on, and a strip's columns with `more` to the right of them.
-  Tiles rows_from(int64_t begin, int64_t count) const { return {count, std::max<int64_t>(0, down.whole - begin)}; }
-  Tiles columns_of(const Strip& strip, int64_t more = 0) const {
+  AxisTiles rows_from(int64_t begin, int64_t count) const { return {count, std::max<int64_t>(0, down.whole - begin)}; }
+  AxisTiles columns_of(const Strip& strip, int64_t more = 0) const {
     return {strip.columns + more, std::max<int64_t>(0, across.whole - strip.first_column)};
   }
   // Calls body(n, begin, end) for the strip's tile rows [begin, end) of each image n.
@@ -118,10 +118,10 @@ struct TileGrid {
 
 // The pixels that a strip reads, as far as the rows of the image adjoin in memory: what is fetched while the strip
 // before it is multiplied.
-struct Ahead {
+struct PrefetchedPixels {
   const float *begin = nullptr, *end = nullptr;
 
-  Ahead(const PhasedImage& source, const TileGrid& grid, int64_t strip, int64_t tile) {
+  PrefetchedPixels(const PhasedImage& source, const TileGrid& grid, int64_t strip, int64_t tile) {
     const Image& image = source.image;
     if (strip >= grid.strips() || image.c_stride != 1 || image.w_stride != image.c) return;
     const Strip rows = grid.strip(strip);
@@ -143,7 +143,7 @@ struct Ahead {
 class Filters {
  public:
   Filters(const WinogradKernels& kernels, const Image& weight, DType dtype, bool ahead);
-  bool ahead() const { return memory_.has_value(); }
+  bool is_transformed() const { return memory_.has_value(); }
   const float* at(int64_t block, int64_t element, int64_t panel) const {
     return start(block, panel) + element * plane_;
   }
@@ -197,7 +197,7 @@ struct StripMemory {
 };
 
 // One correlation, cut into strips of output tiles.
-struct Correlation {
+struct TiledCorrelation {
   const Filters& filters;
   const PhasedImage& source;
   const float* bias;  // as many as the panels hold filters
@@ -209,7 +209,7 @@ struct Correlation {
     return output.n * ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
   }
   int64_t channels() const { return round_up(filters.channels, filters.kernels.lanes); }
-  // B^T d B of channels [c, c + count) of the tiles that a strip reads.
+  // B^T x B of channels [c, c + count) of the tiles that a strip reads.
   void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
                        Planes v) const;
   // Where in a plane of V the strip's tiles are, in the order of their places, if a tile takes `tile_row` floats.
@@ -219,8 +219,8 @@ struct Correlation {
   void transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k, int64_t count,
                         Planes m, float* pixels) const;
 };
-void correlate_by_strips(const Correlation& correlation);  // filters transformed ahead
-void correlate_by_panels(const Correlation& correlation);
+void correlate_by_strips(const TiledCorrelation& correlation);  // filters transformed ahead
+void correlate_by_panels(const TiledCorrelation& correlation);
 
 // output = source correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
 // whose result is not finite everywhere.

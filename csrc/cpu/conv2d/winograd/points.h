@@ -1,11 +1,11 @@
 // The one-dimensional transforms of Winograd's convolution F(m, r) (eq. 27, 28), a vector of channels, or of filters,
-// at a time: values of polynomials at opposite pairs of points p, -p and at infinity.
+// at a time: values of polynomials at opposite pairs of points a, -a and at infinity.
 //
-//   B^T d     n_{p,l} are the coefficients of (x + p) * prod (x^2 - q^2) over the other pairs q: the same sums over the
-//             even and the odd d serve p and -p
-//   A y       y(p) = even(p^2) + p * odd(p^2) by Horner's rule; at infinity the last coefficient
-//   A^T m     sum over pairs of p^j * (m(p) + m(-p)), or the difference for odd j
-//   G, G^T    as A and A^T, divided by N_p(p)
+//   B^T x     m_{a,l} are the coefficients of (t + a) * prod (t^2 - b^2) over the other pairs b: the same sums over the
+//             even and the odd x serve a and -a
+//   A z       z(a) = even(a^2) + a * odd(a^2) by Horner's rule; at infinity the last coefficient
+//   A^T m     sum over pairs of a^j * (m(a) + m(-a)), or the difference for odd j
+//   G, G^T    as A and A^T, divided by M_a(a)
 //
 // Points: of all pairs of eighths these amplify rounding errors least (eq. 28), and every constant of A^T and B^T is
 // exact in float32, but for the highest powers of eleven points. The reciprocals are all in G.
@@ -29,8 +29,8 @@ template <int kPoints>
 struct PointConstants {
   static constexpr int kPairs = kPoints / 2;
   float power[kPairs][kPoints];
-  float others[kPairs][kPairs];  // the product over the other pairs, by powers of x^2
-  double scale[kPairs];          // 1 / N_p(p); N_-p(-p) has the other sign
+  float others[kPairs][kPairs];  // the product over the other pairs, by powers of t^2
+  double scale[kPairs];          // 1 / M_a(a); M_-a(-a) has the other sign
 
   constexpr PointConstants() : power{}, others{}, scale{} {
     for (int i = 0; i < kPairs; ++i) {
@@ -57,7 +57,7 @@ struct Points {
   static constexpr int kPairs = kPoints / 2;
   static constexpr PointConstants<kPoints> k = {};
 
-  // B^T d.
+  // B^T x.
   template <class V>
   static void of_input(const V (&d)[kPoints], V (&v)[kPoints]) {
 #pragma GCC unroll 5
@@ -67,7 +67,7 @@ struct Points {
       for (int l = kPairs - 2; l >= 0; --l) even += k.others[i][l] * d[2 * l], odd += k.others[i][l] * d[2 * l + 1];
       v[2 * i] = odd + k.power[i][1] * even, v[2 * i + 1] = odd - k.power[i][1] * even;
       if (i > 0) continue;
-      V last = d[2 * kPairs];  // x^2 - p^2 times the product over the others
+      V last = d[2 * kPairs];  // t^2 - a^2 times the product over the others
 #pragma GCC unroll 5
       for (int l = kPairs - 2; l >= 0; --l) last += k.others[0][l] * d[2 * l + 2];
       v[2 * kPairs] = last - k.power[0][2] * even;
@@ -110,7 +110,7 @@ struct Points {
     }
   }
 
-  // G g.
+  // G w.
   template <int kCount, class V>
   static void of_filter(const V (&g)[kCount], V (&u)[kPoints]) {
     of_polynomial(g, u);
@@ -128,7 +128,7 @@ struct Points {
   }
 
  private:
-  // By N_p(p); at infinity by 1.
+  // By M_a(a); at infinity by 1.
   template <class V>
   static void divide(V (&u)[kPoints]) {
     using Real = decltype(u[0][0] + 0);

@@ -60,15 +60,15 @@ Places TileGrid::places(const Strip& strip) const {
   return places;
 }
 
-void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
-                                  Planes v) const {
+void TiledCorrelation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count,
+                                       float* pixels, Planes v) const {
   const WinogradKernels& kernels = filters.kernels;
   const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
-  const Tiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
+  const AxisTiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
   const int64_t left = grid.across.begin(strip.first_column, kernels.tile);
   const int64_t width = across.begin(across.count - 1, kernels.tile) + kernels.points();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-    const Tiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
+    const AxisTiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
     const int64_t height = down.begin(down.count - 1, kernels.tile) + kernels.points();
     staging.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
     kernels.transform_input(pixels, width, count, down, across, nullptr, v);
@@ -76,8 +76,8 @@ void Correlation::transform_input(const TileGrid& grid, const Strip& strip, int6
   });
 }
 
-std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
-                                            int64_t tile_row) const {
+std::vector<int64_t> TiledCorrelation::tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
+                                                 int64_t tile_row) const {
   const int64_t columns = strip.columns + filters.blocks.columns() - 1;
   std::vector<int64_t> result(places.of_tiles.size());
   const int64_t* place = places.of_tiles.data();
@@ -90,19 +90,19 @@ std::vector<int64_t> Correlation::tile_rows(const TileGrid& grid, const Strip& s
   return result;
 }
 
-void Correlation::transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k,
-                                   int64_t count, Planes m, float* pixels) const {
+void TiledCorrelation::transform_output(const TileGrid& grid, const Strip& strip, const Places& places, int64_t k,
+                                        int64_t count, Planes m, float* pixels) const {
   const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
   const Image part = output.channels_from(k, count);
   const int64_t tile = filters.kernels.tile;
   const bool in_place = output.c_stride == 1 && dtype == DType::float32;
-  const Tiles across = grid.columns_of(strip);
+  const AxisTiles across = grid.columns_of(strip);
   const int64_t* place = places.of_tiles.data();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-    const Tiles down = grid.rows_from(begin, end - begin);
+    const AxisTiles down = grid.rows_from(begin, end - begin);
     const Region region = {grid.down.begin(begin, tile), grid.across.begin(strip.first_column, tile),
                            down.begin(down.count, tile), across.begin(across.count, tile)};
-    Pixels to = {pixels, region.columns * count, count, region.rows, region.columns, count};
+    PixelGrid to = {pixels, region.columns * count, count, region.rows, region.columns, count};
     if (in_place)
       to = {reinterpret_cast<float*>(part.data) + n * output.n_stride + region.h0 * output.h_stride +
                 region.w0 * output.w_stride,
@@ -117,45 +117,18 @@ void Correlation::transform_output(const TileGrid& grid, const Strip& strip, con
   });
 }
 
-namespace {
-
-// By panels V is read once for each of them. A large one is therefore made in parts, of some images each, which stay in
-// L3 beside what others keep there, though the filters are then transformed for each part: 384 channels of 32 images of
-// 13 x 13 pixels, 16 MB, take 0.78 of the time so on a busy Zen 5, and as long as before on an idle one. Best of 6, 9,
-// 12 MB.
-constexpr int64_t kTransformed = 12 << 20;
-
-int64_t images_at_once(const Filters& filters, const Image& output) {
-  if (filters.ahead() || output.n == 0) return output.n;
-  const int64_t tiles = ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
-  const int64_t bytes = filters.kernels.elements() * tiles * filters.channels * static_cast<int64_t>(sizeof(float));
-  return ceil_div(output.n, std::max<int64_t>(1, ceil_div(output.n * bytes, kTransformed)));
-}
-
-}  // namespace
-
 std::vector<int64_t> correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
                                const Image& output) {
+  std::unique_ptr<std::atomic<bool>[]> finite(new std::atomic<bool>[output.n]);
+  for (int64_t n = 0; n < output.n; ++n) finite[n] = true;
+  const TiledCorrelation correlation = {filters, source, bias, dtype, output, std::move(finite)};
+  if (filters.is_transformed() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
+    correlate_by_strips(correlation);
+  else if (output.n > 0)
+    correlate_by_panels(correlation);
   std::vector<int64_t> not_finite;
-  const int64_t at_once = images_at_once(filters, output);
-  for (int64_t first = 0; first < output.n; first += at_once) {
-    const int64_t count = std::min(at_once, output.n - first);
-    PhasedImage part = source;
-    part.image = source.image.images(first, count);
-    const Correlation correlation = {filters,
-                                     part,
-                                     bias,
-                                     dtype,
-                                     output.images(first, count),
-                                     std::unique_ptr<std::atomic<bool>[]>(new std::atomic<bool>[count])};
-    for (int64_t n = 0; n < count; ++n) correlation.finite[n] = true;
-    if (filters.ahead() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
-      correlate_by_strips(correlation);
-    else
-      correlate_by_panels(correlation);
-    for (int64_t n = 0; n < count; ++n)
-      if (!correlation.finite[n]) not_finite.push_back(first + n);
-  }
+  for (int64_t n = 0; n < output.n; ++n)
+    if (!correlation.finite[n]) not_finite.push_back(n);
   return not_finite;
 }
 

@@ -11,7 +11,7 @@
 namespace tmc {
 namespace {
 
-// T x T^T: `along` on each column, then on each row. load(i, j) gives x; store_row(i, values) takes a row.
+// T X T^T: `along` on each column, then on each row. load(i, j) gives X; store_row(i, values) takes a row.
 template <int kFrom, int kTo, class Lanes_, class Load, class Along, class StoreRow>
 inline void transform(const Load& load, const Along& along, const StoreRow& store_row) {
   Lanes_ half[kTo][kFrom];
@@ -35,7 +35,7 @@ inline void transform(const Load& load, const Along& along, const StoreRow& stor
 // Where a plane goes on, while the present line is written or read: 81 planes are more streams than the hardware
 // follows, and grad_weight is 1.2 times faster so (AlexNet in bfloat16, Zen 5); 25 it does follow.
 template <int kPoints, bool kToWrite>
-inline void fetch_next(const float* line) {
+inline void prefetch_next_line(const float* line) {
   if constexpr (kPoints > 5) __builtin_prefetch(line + kLanes<float>, kToWrite);
 }
 
@@ -43,14 +43,14 @@ template <int kPoints>
 inline void store_points(const FloatLanes (&values)[kPoints], float* to, int64_t plane) {
 #pragma GCC unroll 11
   for (int x = 0; x < kPoints; ++x) {
-    fetch_next<kPoints, true>(to + x * plane);
+    prefetch_next_line<kPoints, true>(to + x * plane);
     store_lanes(values[x], to + x * plane);
   }
 }
 
 // Every tile of a staged region, every vector of its channels.
 template <int kTile, int kPoints>
-void transform_input(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+void transform_input(const float* pixels, int64_t columns, int64_t channels, AxisTiles down, AxisTiles across,
                      const int64_t* places, Planes v) {
   for (int64_t i = 0; i < down.count; ++i)
     for (int64_t j = 0; j < across.count; ++j) {
@@ -65,7 +65,7 @@ void transform_input(const float* pixels, int64_t columns, int64_t channels, Til
 }
 
 template <int kTile, int kPoints>
-void transform_grad_output(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+void transform_grad_output(const float* pixels, int64_t columns, int64_t channels, AxisTiles down, AxisTiles across,
                            const int64_t* places, Planes g) {
   for (int64_t i = 0; i < down.count; ++i)
     for (int64_t j = 0; j < across.count; ++j) {
@@ -92,8 +92,8 @@ inline bool all_finite(const Lanes_& zeros) {
 
 // What a tile with one output fewer has not been given, at infinity, is in none of the outputs that it has.
 template <int kTile, int kPoints>
-KERNEL bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
-                             const Pixels& pixels) {
+KERNEL bool transform_output(Planes m, const int64_t* places, AxisTiles down, AxisTiles across, const float* bias,
+                             const PixelGrid& pixels) {
   FloatLanes zeros = {};
   for (int64_t i = 0; i < down.count; ++i)
     for (int64_t j = 0; j < across.count; ++j) {
@@ -108,7 +108,7 @@ KERNEL bool transform_output(Planes m, const int64_t* places, Tiles down, Tiles 
         transform<kPoints, kTile, FloatLanes>(
             [&](int y, int x) {
               const float* const from = transformed + (y * kPoints + x) * m.plane;
-              fetch_next<kPoints, false>(from);
+              prefetch_next_line<kPoints, false>(from);
               return load_lanes(from);
             },
             [](const auto& at, auto& y) { Points<kPoints>::to_coefficients(at, y); },

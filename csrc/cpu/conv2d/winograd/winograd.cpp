@@ -22,7 +22,7 @@ bool suffices(const WinogradKernels& kernels, const Conv2dProblem& problem) {
 // of fewer taps has none, nor has a tile of fewer outputs.
 int64_t products(const WinogradKernels& kernels, int64_t outputs, int64_t taps) {
   const int64_t whole = taps / kernels.taps, rest = taps % kernels.taps != 0;
-  const Tiles tiles = cover(outputs, kernels.tile, whole + rest == 1);
+  const AxisTiles tiles = cover(outputs, kernels.tile, whole + rest == 1);
   return tiles.count * (whole * kernels.points() + rest * (kernels.points() - 1)) -
          (rest ? 0 : std::max<int64_t>(0, tiles.count - tiles.whole));
 }
@@ -35,7 +35,7 @@ int64_t products(const WinogradKernels& kernels, Conv2dPass pass, const Conv2dSh
 }
 
 // Taps in reverse order, along both axes.
-Image turned_round(Image weight) {
+Image flipped(Image weight) {
   weight.data += ((weight.h - 1) * weight.h_stride + (weight.w - 1) * weight.w_stride) * weight.element_size;
   weight.h_stride = -weight.h_stride, weight.w_stride = -weight.w_stride;
   return weight;
@@ -100,7 +100,7 @@ std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& proble
   auto filters = std::make_shared<std::deque<Filters>>();
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Image group = kernel.filters(g, k);
-    filters->emplace_back(kernels, to_input ? turned_round(group.swapped()) : group, problem.dtype, ahead);
+    filters->emplace_back(kernels, to_input ? flipped(group.swapped()) : group, problem.dtype, ahead);
   }
   return filters;
 }
@@ -125,7 +125,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
 }
 
 // Row h of the input is read by tap r for output row h + pad - r (eq. 5): a correlation of grad_output with the kernel
-// turned round, from row h + pad - (r - 1) on.
+// channels_are_rows round, from row h + pad - (r - 1) on.
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const PreparedWeight& weight,
                 Tensor& grad_input) {
   const Conv2dShape& shape = problem.shape;

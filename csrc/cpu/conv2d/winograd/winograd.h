@@ -1,9 +1,9 @@
 // Winograd's convolution F(m x m, r x r) (eq. 27-29): stride 1, m x m outputs from r x r taps by (m + r - 1)^2
 // products.
 //
-//   tile of the input      d: (m + r - 1)^2 pixels, the next one m pixels on    V = B^T d B
-//   block of the kernel    g: r x r taps                                        U = G g G^T
-//   tile of the output     y: m x m pixels                                      y = A^T (sum_c U * V) A
+//   tile of the input      x: (m + r - 1)^2 pixels, the next one m pixels on    V = B^T x B
+//   block of the kernel    w: r x r taps                                        U = G w G^T
+//   tile of the output     z: m x m pixels                                      z = A^T (sum_c U * V) A
 //
 // `*` multiplies element by element. Each element, a value of polynomials at one pair of points, is a matrix product of
 // its own, [tiles x channels] * [channels x filters].
@@ -22,8 +22,8 @@
 // each: their highest coefficient is zero, and with it their product at infinity (eq. 28). 13 outputs are 3 + 3 + 3 + 2
 // + 2: 23 products instead of 25.
 //
-// Gradients: grad_input is the same with the kernel turned round; grad_weight sums A dy A^T * B^T d B over all tiles
-// and ends with G^T U G (eq. 29).
+// Gradients: grad_input is the same with the kernel channels_are_rows round; grad_weight sums A dz A^T * B^T x B over
+// all tiles and ends with G^T U G (eq. 29).
 #pragma once
 #include "conv2d.h"
 #include "cpu/image/staging.h"
@@ -32,8 +32,8 @@ namespace tmc {
 
 inline constexpr int64_t kChannelGroup = 64;  // after so many terms the sums of a product are added to memory
 
-// Tiles side by side along an axis: the first ones `whole`, the others with one output fewer.
-struct Tiles {
+// AxisTiles side by side along an axis: the first ones `whole`, the others with one output fewer.
+struct AxisTiles {
   int64_t count, whole;
   // The first output of tile i; of tile `count`, where they end.
   int64_t begin(int64_t i, int64_t tile) const { return i * tile - (i > whole ? i - whole : 0); }
@@ -47,7 +47,7 @@ struct Planes {
 };
 
 // Where `rows` x `columns` pixels of `channels` floats lie.
-struct Pixels {
+struct PixelGrid {
   float* data;
   int64_t row, column;  // floats from one to the next
   int64_t rows, columns, channels;
@@ -55,7 +55,7 @@ struct Pixels {
 
 // rows x width results of one of these products: tile[i, v] = (add ? tile[i, v] : 0) + sum_l a[i, l] * b[l, v].
 // a[i, l] is at a[a_rows[i] + l * a_step]; b's row l is two vectors, at b[b_rows[l]] and b_vector floats on. From
-// `next` on lies what the next product will call b: it is fetched into L2 meanwhile.
+// `next` on lies what the next product will call b: it is prefetched into L2 meanwhile.
 struct WinogradProduct {
   int64_t rows, depth;
   const float* a;
@@ -75,21 +75,21 @@ struct WinogradKernels {
   int64_t tile, taps;  // outputs of a tile and taps of a block, along an axis
   int64_t lanes;       // floats of a vector
   int64_t width;       // floats that the product computes side by side: two vectors
-  // B^T d B of tiles whose pixels are staged in rows of `columns` pixels. `places` numbers them in v, from left to
+  // B^T x B of tiles whose pixels are staged in rows of `columns` pixels. `places` numbers them in v, from left to
   // right and down; null: in this order.
-  void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
+  void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, AxisTiles down, AxisTiles across,
                           const int64_t* places, Planes v);
-  // A dy A^T of tiles of staged pixels.
-  void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, Tiles down, Tiles across,
-                                const int64_t* places, Planes g);
-  // G g G^T of the block of taps from (r0, s0) on, for filters [k0, k0 + width) and all channels: u + element * plane
+  // A dz A^T of tiles of staged pixels.
+  void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, AxisTiles down,
+                                AxisTiles across, const int64_t* places, Planes g);
+  // G w G^T of the block of taps from (r0, s0) on, for filters [k0, k0 + width) and all channels: u + element * plane
   // + c * width. Computed in double, rounded once.
   void (*transform_filters)(const Image& weight, DType dtype, int64_t k0, int64_t r0, int64_t s0, float* u,
                             int64_t plane);
   void (*multiply)(const WinogradProduct& product);
   // A^T m A + bias of the tiles that cover those pixels, which `places` numbers in m. False if one is not finite.
-  bool (*transform_output)(Planes m, const int64_t* places, Tiles down, Tiles across, const float* bias,
-                           const Pixels& pixels);
+  bool (*transform_output)(Planes m, const int64_t* places, AxisTiles down, AxisTiles across, const float* bias,
+                           const PixelGrid& pixels);
   // G^T u G: the block of taps from (r0, s0) on of all filters and of one panel of channels, at most `width` of them.
   // False if one is not finite.
   bool (*transform_grad_weight)(Planes u, int64_t r0, int64_t s0, DType dtype, const Image& grad_weight);
