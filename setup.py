@@ -235,8 +235,11 @@ def is_fresh(unit):
 
 
 def compile_unit(unit):
+    started = time.time()
     run(command_for(unit))
-    (ROOT / unit.stamp).write_text(json.dumps(made_by(unit), indent=0))
+    stamp = made_by(unit)
+    if all((ROOT / file).stat().st_mtime < started for file in stamp["files"]):  # else it may be of older contents
+        (ROOT / unit.stamp).write_text(json.dumps(stamp, indent=0))
     return unit
 
 

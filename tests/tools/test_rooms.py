@@ -34,7 +34,11 @@ ROOMS = {
 # The entry points of a backend see all of its rooms; the files of csrc/ itself see no backend.
 FILES = sorted(f for f in CSRC.rglob("*") if f.suffix in (".h", ".cpp", ".cu", ".cuh"))
 # A fused stage is made of whole operators: of their rooms it sees only these doors.
-DOORS_FOR_STAGES = {"cpu/conv2d": {"core.h"}, "cpu/pool2d": {"core.h", "winners.h"}, "cpu/elementwise": {"activations.h"}}
+DOORS_FOR_STAGES = {
+    "cpu/conv2d": {"core.h"},
+    "cpu/pool2d": {"core.h", "winners.h"},
+    "cpu/elementwise": {"activations.h"},
+}
 
 
 def room_of(path):
