@@ -2,9 +2,9 @@
 //
 //   eq. 1   output[n,k,p,q] = bias[k] + sum_{c,r,s} input[n, c, p*stride_h - pad_top  + r*dilation_h,
 //                                                             q*stride_w - pad_left + s*dilation_w] * weight[k,c,r,s]
-//   eq. 3   grad_weight[k,c,r,s] = sum_{n,p,q} grad_output[n,k,p,q] * input[n,c,h(p,r),w(q,s)]        (lecture: A)
+//   eq. 3   grad_weight[k,c,r,s] = sum_{n,p,q} grad_output[n,k,p,q] * input[n,c,row(p,r),col(q,s)]    (lecture: A)
 //   eq. 4   grad_bias[k]         = sum_{n,p,q} grad_output[n,k,p,q]
-//   eq. 5   grad_input[n,c,h,w]  = sum over k and all (p,r),(q,s) with h(p,r) = h, w(q,s) = w of
+//   eq. 5   grad_input[n,c,h,w]  = sum over k and all (p,r),(q,s) with row(p,r) = h, col(q,s) = w of
 //                                  grad_output[n,k,p,q] * weight[k,c,r,s]                            (lecture: B, C)
 //
 // Positions outside the input read as zero. Channels come in `groups` independent blocks: output channel k sees

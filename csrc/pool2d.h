@@ -1,9 +1,9 @@
-// Pooling over rectangular windows, each channel alone: what is computed. W(p,q) is the window of output (p,q),
-// clipped to the input.
+// Pooling over rectangular windows, each channel alone: what is computed. window(p,q) holds the positions of output
+// (p,q) that lie in the input.
 //
-//   eq. 6   max      output[p,q] = max over (h,w) in W(p,q) of input[h,w]; its winner is the first maximum,
+//   eq. 6   max      output[p,q] = max over (h,w) in window(p,q) of input[h,w]; its winner is the first maximum,
 //                    or the last NaN (torch's rule)
-//   eq. 7   average  output[p,q] = sum over (h,w) in W(p,q) of input[h,w] / divisor(p,q); sum pooling: divisor = 1
+//   eq. 7   average  output[p,q] = sum over (h,w) in window(p,q) of input[h,w] / divisor(p,q); sum pooling: divisor = 1
 //   eq. 8   max      grad_input[h,w] = sum of grad_output[p,q] over the windows whose winner is (h,w)
 //   eq. 9   average  grad_input[h,w] = sum of grad_output[p,q] / divisor(p,q) over the windows that contain (h,w)
 //   eq. 10  select   output[p,q] = input[winner(p,q)], the transpose of eq. 8

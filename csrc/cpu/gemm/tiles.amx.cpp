@@ -2,8 +2,9 @@
 //
 //   tile[i, j] += sum_l a[i, l] * b[l, j]       32 x 32 sums in four of the eight tiles; 32 l an instruction
 //
-// A product of two elements of three parts each is the sum of the six largest products of parts; the other three are
-// below 2^-24 of it ("highest"). Two parts give three products and 2^-16 ("high"), one gives one and 2^-8 ("medium").
+// A product of two elements of three parts each is the sum of the six largest products of parts; the other three
+// together are below 2^-24 of it ("highest"). Two parts give three products and 2^-15 ("high"), one gives one and 2^-7
+// ("medium") (eq. 30).
 // float16 is two parts exactly, and all four of their products are added.
 //
 // Tiles: 4 of sums, 2 of a (16 rows each), 2 of b (16 columns each). A loaded part serves as long as it can: per 32 l,
