@@ -25,7 +25,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,11 +149,16 @@ class BuildExt(build_ext):
         OBJECTS.mkdir(parents=True, exist_ok=True)
         units = {e.name: [u for source in e.sources for u in compiled_as(source)] for e in self.extensions}
         stale = [u for u in dict.fromkeys(itertools.chain(*units.values())) if not is_fresh(u)]
-        started, done = time.monotonic(), 0
+        stale.sort(key=lambda unit: not unit.source.endswith(".cu"))  # the longest first
+        started = time.monotonic()
         with ThreadPoolExecutor(jobs()) as pool:
-            for unit in pool.map(compile_unit, sorted(stale, key=lambda unit: not unit.source.endswith(".cu"))):
-                done += 1
-                print(f"[{done}/{len(stale)}, {time.monotonic() - started:.0f} s] {unit}", flush=True)
+            compiling = [pool.submit(compile_unit, unit) for unit in stale]
+            try:
+                for done, unit in enumerate(as_completed(compiling), 1):
+                    print(f"[{done}/{len(stale)}, {time.monotonic() - started:.0f} s] {unit.result()}", flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what has not begun need not
+                raise
         for extension in self.extensions:
             self.link(extension, [str(unit.object) for unit in units[extension.name]])
 
