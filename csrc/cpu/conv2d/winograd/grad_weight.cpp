@@ -6,8 +6,8 @@
 // every thread makes those of some channels, then the products, each thread owning columns of U. So every element of U
 // is one sum in one order. A round adds to U once: 2 operations a tile for a float that is read from L3 and
 // written back. AlexNet's first layer is 48 rows of phases by 64 columns of filters: the other way round a quarter of
-// the products would be of columns that do not exist. While a round is multiplied, what the next one reads is prefetched
-// from memory: waiting for it would take a quarter of that layer's time (Zen 5).
+// the products would be of columns that do not exist. While a round is multiplied, what the next one reads is
+// prefetched from memory: waiting for it would take a quarter of that layer's time (Zen 5).
 #include <atomic>
 
 #include "cpu/conv2d/winograd/plan.h"
@@ -136,7 +136,8 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
     });
     const int64_t depth = static_cast<int64_t>(tile_rows.size()), piece_floats = depth * width;
     // While they multiply they prefetch what the next round reads: first the input, then grad_output.
-    const int64_t image_pieces = ceil_div(image_prefetch.end - image_prefetch.begin, std::max<int64_t>(1, piece_floats));
+    const int64_t image_pieces =
+        ceil_div(image_prefetch.end - image_prefetch.begin, std::max<int64_t>(1, piece_floats));
     const int64_t products = elements * blocks.count() * panels;
     for_each_task(products, std::min(workers, products), [&](int64_t product, int64_t) {
       const int64_t panel = product % panels, block = product / panels % blocks.count();
@@ -146,19 +147,19 @@ bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_outp
       const float* const b = columns.data + element * columns.plane + panel * columns.tiles * width +
                              (blocks.row(block) * input_columns + blocks.column(block)) * lanes;
       const float* const next_b = b + columns.tiles * width;
-      kernels.multiply(
-          {.rows = rows.count,
-           .depth = end - begin,
-           .a = rows.data + element * rows.plane + begin * lanes,
-           .a_rows = row_starts.data(),
-           .a_step = lanes,
-           .b = b,
-           .b_rows = tile_rows.data() + begin,
-           .b_vector = columns.tiles * lanes,
-           .next = image_prefetch.piece(product, piece_floats, grad_prefetch.piece(product - image_pieces, piece_floats, next_b)),
-           .tile = u + block * u_block + element * u_plane + panel * rows.count * width,
-           .tile_row = width,
-           .add = index > 0});
+      kernels.multiply({.rows = rows.count,
+                        .depth = end - begin,
+                        .a = rows.data + element * rows.plane + begin * lanes,
+                        .a_rows = row_starts.data(),
+                        .a_step = lanes,
+                        .b = b,
+                        .b_rows = tile_rows.data() + begin,
+                        .b_vector = columns.tiles * lanes,
+                        .next = image_prefetch.piece(product, piece_floats,
+                                                     grad_prefetch.piece(product - image_pieces, piece_floats, next_b)),
+                        .tile = u + block * u_block + element * u_plane + panel * rows.count * width,
+                        .tile_row = width,
+                        .add = index > 0});
     });
   };
   if (grid.strips() == 0) round(0);  // an empty batch: zeros
