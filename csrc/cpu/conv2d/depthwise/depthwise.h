@@ -8,6 +8,10 @@
 // holds kBlock neighbouring output channels, whatever their groups, each with weights of its own; its operand is the
 // image copied into that order, `depth` times, so that lane o of copy d holds the channel that output o multiplies.
 //
+// In: images whose channels or columns adjoin, of any dtype, and the weight. Out: output, grad_input or grad_weight.
+// Bound: memory where groups are one channel of 3 x 3 taps. Two forms: in place, where images are channels_last and
+// groups one channel; else a band of rows is copied first.
+//
 // The driver (cpu/conv2d/depthwise/depthwise.cpp) describes the call in a plan; the kernels
 // (cpu/conv2d/depthwise/kernels.h) are compiled once for each instruction set.
 #pragma once

@@ -1,5 +1,10 @@
 // Direct convolution: eq. 1 on channels_last images where they are, without a patch matrix.
 //
+// In: images of any layout in float32, float16 or bfloat16, copied once to channels_last where they are not
+// (operands.h), and the weight. Out: the output, grad_input or grad_weight, in place. direct.cpp is the forward and
+// grad_input, fold.cpp grad_input of few channels, grad_weight.cpp the third; kernels.h has their micro-kernels. Bound:
+// compute, and for 1 x 1 kernels of few channels memory.
+//
 // The channels of neighbouring pixels adjoin in memory, so a window's taps in one kernel row are one run of S * C
 // floats, and the window of the next output pixel is the same runs, stride * C floats further on. The micro-kernel
 // reads each factor from there and multiplies it with a vector of filters. What the matrix product of cpu/gemm/gemm.h
@@ -51,7 +56,7 @@ struct DirectSums {
   int64_t sums_step;
 };
 
-// Pixels of a sum over taps that lie in several rows:
+// Sums over taps that lie in several rows, one for each of some pixels:
 //
 //   out[i * out_step + c] = sum_{u, v} rows[u][i * step + v * v_step + c]
 //

@@ -1,14 +1,13 @@
-// grad_input of few channels (cpu/conv2d/direct/direct.h): what each pixel of grad_output gives to the channels of
-// every tap,
+// grad_input of few channels (cpu/conv2d/direct/direct.h). The products of each pixel of grad_output with all taps,
 //
 //   products[p, q; u, v, c] = sum_k grad_output[k, p, q] * weight[k, c, u, v]
 //
 // is a correlation of one tap, whose R * S * C columns fill the vectors that C channels would leave almost empty. A
-// pixel of grad_input is the sum over the taps that met it (eq. 2): rows of `products` are folded. Every product is one
-// that eq. 5 has, whatever the stride (eq. 24).
+// pixel of grad_input is the sum over the taps that met it (eq. 2): rows of `products` are summed (the fold). Every
+// product is one that eq. 5 has, whatever the stride (eq. 24).
 //
 // A task computes rows of one sample, in a tile of columns, and keeps the rows of `products` that the next one needs in
-// a ring. It stays in L2. Bound: compute, the products.
+// a ring buffer, which stays in L2. Bound: compute, the products.
 #include <vector>
 
 #include "cpu/conv2d/direct/operands.h"

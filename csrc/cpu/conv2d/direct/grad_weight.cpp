@@ -1,8 +1,8 @@
 // grad_weight by direct convolution (cpu/conv2d/direct/direct.h, eq. 3): rows are taps and channels, columns filters,
 // and the sum runs over output pixels. Both factors are read from the images where they are; pairs of bfloat16 pixels
 // have to be copied: of grad_output, pixels 2j and 2j + 1 of a row; of the image, whose window moves on by stride * C
-// elements from one output pixel to the next, each element with the one so many further on. The windows of pixels 2j
-// and 2j + 1 are then one window of words.
+// elements from one output pixel to the next, element i is paired with element i + stride * C. One word then
+// holds the same tap of output pixels 2j and 2j + 1.
 //
 // The sum is made in blocks of output rows of one sample, each added to memory once. A fixed number of partial sums,
 // which depends on the shapes only, take every so many blocks and are added in order at the end.

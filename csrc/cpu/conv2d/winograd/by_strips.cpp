@@ -9,8 +9,8 @@
 //   U   25 x C x K                  7.4 MB for K = 384, common to all tasks: read from L3 once for each strip
 //
 // A panel of U is loaded once for the 16 strips of the micro-kernel that a strip of 112 tiles makes: 4.4 bytes a
-// nanosecond, and the next panel is fetched while the present one is multiplied. A small U (AlexNet's first layer: 48
-// channels, 64 filters, 0.3 MB) stays in L2; there the pixels are what comes from afar.
+// nanosecond, and the next panel is prefetched while the present one is multiplied. A small U (AlexNet's first layer:
+// 48 channels, 64 filters, 0.3 MB) stays in L2; there the pixels are what comes from afar.
 #include "cpu/conv2d/winograd/plan.h"
 
 namespace tmc::winograd {
@@ -25,8 +25,8 @@ int64_t even_strips(int64_t tiles, int64_t of_strip) {
   return ceil_div(tiles, strips);
 }
 
-// Filters that stay in L2 need not be fetched; then the pixels of the next strip are, a piece with every product: from
-// memory, where waiting for them would be a tenth of the time of AlexNet's first layer (Zen 5).
+// Filters that stay in L2 need no prefetch. Then the pixels of the next strip are prefetched, a piece with every
+// product: from memory, where waiting for them would be a tenth of the time of AlexNet's first layer (Zen 5).
 constexpr int64_t kFiltersInCache = 512 << 10;  // half of L2
 
 }  // namespace

@@ -116,8 +116,8 @@ struct TileGrid {
   Places places(const Strip& strip) const;
 };
 
-// The pixels that a strip reads, as far as the rows of the image adjoin in memory: what is fetched while the strip
-// before it is multiplied.
+// The pixels that a strip reads, as far as the rows of the image adjoin in memory: what is prefetched while the
+// strip before it is multiplied.
 struct PrefetchedPixels {
   const float *begin = nullptr, *end = nullptr;
 

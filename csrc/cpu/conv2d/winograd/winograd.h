@@ -1,6 +1,12 @@
 // Winograd's convolution F(m x m, r x r) (eq. 27-29): stride 1, m x m outputs from r x r taps by (m + r - 1)^2
 // products.
 //
+// In: images of any layout in float32 or a half type, and the weight. Out: output, grad_input or grad_weight.
+// phases.cpp brings strides and dilations into this form, winograd.cpp the padding and groups; by_strips.cpp and
+// by_panels.cpp are two orders of the same sums, grad_weight.cpp the third product; transforms.h, filters.h and
+// multiply.h have the kernels. Bound: compute, the products (multiply.h), and L3 where transformed tiles or filters
+// outgrow L2.
+//
 //   tile of the input      x: (m + r - 1)^2 pixels, the next one m pixels on    V = B^T x B
 //   block of the kernel    w: r x r taps                                        U = G w G^T
 //   tile of the output     z: m x m pixels                                      z = A^T (sum_c U * V) A
