@@ -146,7 +146,7 @@ class BuildExt(build_ext):
         super().run()
 
     def build_extensions(self):
-        OBJECTS.mkdir(parents=True, exist_ok=True)
+        (ROOT / OBJECTS).mkdir(parents=True, exist_ok=True)
         units = {e.name: [u for source in e.sources for u in compiled_as(source)] for e in self.extensions}
         stale = [u for u in dict.fromkeys(itertools.chain(*units.values())) if not is_fresh(u)]
         stale.sort(key=lambda unit: not unit.source.endswith(".cu"))  # the longest first
