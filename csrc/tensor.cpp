@@ -93,6 +93,15 @@ const char* name_of(ScalarType dtype) {
 
 }  // namespace
 
+DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return DType::float64;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Half: return DType::float16;
+    default: return DType::float32;
+  }
+}
+
 void check_floating(const char* op, const char* name, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Double:

@@ -7,6 +7,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include "common.h"
+#include "dtype.h"
 
 namespace tmc {
 
@@ -24,6 +25,9 @@ inline Dims sizes(const Tensor& tensor) {
 
 // Fails unless `tensor` holds float64, float32, bfloat16 or float16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);
+
+// Of a tensor that has passed check_floating.
+DType dtype_of(const Tensor& tensor);
 
 // Fails unless `tensor` has dtype `wanted`; `rule` says when that is asked for.
 void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted, const char* rule);

@@ -4,34 +4,6 @@
 
 namespace tmc {
 
-DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::Float: return DType::float32;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    default: return DType::float16;
-  }
-}
-
-namespace {
-
-Image image_of(const Tensor& tensor, void* data) {
-  return {static_cast<char*>(data), static_cast<int64_t>(tensor.element_size()),
-          tensor.size(0),           tensor.size(1),
-          tensor.size(2),           tensor.size(3),
-          tensor.stride(0),         tensor.stride(1),
-          tensor.stride(2),         tensor.stride(3)};
-}
-
-}  // namespace
-
-Image read(const Tensor& tensor) {
-  return image_of(tensor, const_cast<void*>(tensor.const_data_ptr()));
-}
-Image write(Tensor& tensor) {
-  return image_of(tensor, tensor.mutable_data_ptr());
-}
-
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Conv2dAlgorithm& algorithm = choose_algorithm(pass, problem);
   return {weight, &algorithm, algorithm.prepare(pass, problem, weight)};

@@ -12,16 +12,6 @@ namespace tmc {
 
 using torch::stable::accelerator::DeviceGuard;
 
-// For a tensor that has passed check_floating.
-inline DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Double: return DType::float64;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    case ScalarType::Half: return DType::float16;
-    default: return DType::float32;
-  }
-}
-
 // The stream that torch is using on the tensor's device.
 inline void* current_stream(const Tensor& tensor) {
   void* stream = nullptr;

@@ -6,14 +6,10 @@
 
 #include "conv2d.h"
 #include "cpu/conv2d/algorithm.h"
-#include "cpu/image/image.h"
+#include "cpu/image/of_tensor.h"
 #include "tensor.h"
 
 namespace tmc {
-
-DType dtype_of(const Tensor& tensor);
-Image read(const Tensor& tensor);
-Image write(Tensor& tensor);
 
 // The weight for the algorithm that is chosen for this problem: chosen here, once, for all parts of a batch.
 PreparedWeight prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);

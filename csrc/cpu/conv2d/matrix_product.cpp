@@ -88,7 +88,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
              Tensor& output, MatrixUnit unit) {
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
-  const Image image = read(ordered), kernel = read(weight), result = write(output);
+  const Image image = image_of(ordered), kernel = image_of(weight), result = mutable_image_of(output);
   const Tensor dense_bias = bias ? dense(*bias, false) : output;
   const Windows h = forward_windows(shape.p, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h);
   const Windows w = forward_windows(shape.q, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w);
@@ -125,7 +125,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
                 MatrixUnit unit) {
   const Conv2dShape& shape = problem.shape;
   const Tensor ordered = in_packing_order(grad_output, shape, filters_per_group(shape));
-  const Image image = read(ordered), kernel = read(weight).swapped(), result = write(grad_input);
+  const Image image = image_of(ordered), kernel = image_of(weight).swapped(), result = mutable_image_of(grad_input);
   const TapOrder order = tap_order(image);
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   for (const Windows& h : residues(c, shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h))
@@ -143,7 +143,7 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Tensor ordered_grad = in_packing_order(grad_output, shape, filters_per_group(shape));
   const Tensor ordered = in_packing_order(input, shape, channels_per_group(shape));
-  const Image grad = read(ordered_grad), image = read(ordered), result = write(grad_weight);
+  const Image grad = image_of(ordered_grad), image = image_of(ordered), result = mutable_image_of(grad_weight);
   const TapOrder order = tap_order(image);
   std::vector<Gemm> gemms;
   for (int64_t g = 0; g < shape.groups; ++g) {

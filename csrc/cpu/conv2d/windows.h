@@ -2,9 +2,8 @@
 // windows share.
 #pragma once
 #include <algorithm>
-#include <numeric>
 
-#include "common.h"
+#include "conv2d.h"
 
 namespace tmc {
 
@@ -28,25 +27,19 @@ inline Windows forward_windows(int64_t count, int64_t pad, int64_t stride, int64
   return {{count, -pad, stride, kernel, dilation}, all_taps(kernel), pixels(count)};
 }
 
-// ---- grad_input. Row h of the input is read by the taps r and output rows p with p * stride = h + pad - r * dilation.
-// With h + pad = stride * y + f, the residue f fixes which taps those are: r = first + u * tap_step, and then
-// p = y + (f - first * dilation) / stride - u * p_step: for each f a dense correlation of grad_output, of stride 1.
-
-// The windows of residues f .. f + joint - 1 along one axis. Joint residues are further columns of one product; their
-// kernels are filled up with zeros to equal length (dilation 1 only, where first = f).
+// grad_input: the windows of residues f .. f + joint - 1 along one axis (eq. 24, residue_of in conv2d.h): a dense
+// correlation of grad_output, whose taps run backwards. Joint residues are further columns of one product; their
+// kernels are filled up with zeros to the length of the first (dilation 1 only, where a residue's first tap is f).
 inline Windows residue_windows(int64_t f, int64_t joint, int64_t extent, int64_t pad, int64_t stride, int64_t kernel,
                                int64_t dilation) {
-  const int64_t common = std::gcd(stride, dilation), tap_step = stride / common, p_step = dilation / common;
-  int64_t first = 0;
-  while (first < kernel && first < tap_step && (f - first * dilation) % stride != 0) ++first;
-  const bool any = first < kernel && (f - first * dilation) % stride == 0;
-  const int64_t taps = any ? ceil_div(kernel - first, tap_step) : 0;
-  const int64_t shift = any ? (f - first * dilation) / stride : 0;
-  const int64_t y_begin = ceil_div(pad - f - joint + 1, stride), y_end = floor_div(extent - 1 + pad - f, stride) + 1;
-  const int64_t count = std::max<int64_t>(0, y_end - y_begin);
-  return {{count, y_begin + shift - (taps - 1) * p_step, 1, taps, p_step},
-          {joint, first + (taps - 1) * tap_step, 1, taps, -tap_step},
-          {count, stride * y_begin + f - pad, stride, joint, 1}};
+  const Residue residue = residue_of(f, extent, pad, kernel, stride, dilation);
+  const int64_t last = residue.taps - 1;
+  // The first position of the last residue may lie a stride before that of the first one.
+  const int64_t before = ceil_div(pad - f, stride) - ceil_div(pad - f - joint + 1, stride);
+  const int64_t count = residue.count + before;
+  return {{count, residue.first_output - before - last * residue.output_step, 1, residue.taps, residue.output_step},
+          {joint, residue.first_tap + last * residue.tap_step, 1, residue.taps, -residue.tap_step},
+          {count, residue.first - before * stride, stride, joint, 1}};
 }
 
 // All residues that occur along one axis.

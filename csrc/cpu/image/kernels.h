@@ -7,21 +7,17 @@
 namespace tmc {
 namespace {
 
-inline int64_t at_most(int64_t a, int64_t limit) {
-  return a < limit ? a : limit;
-}
-
 // The part of [begin, begin + count) inside [0, extent), counted from begin.
 struct Inside {
   int64_t begin, end;
 };
 inline Inside inside(int64_t begin, int64_t count, int64_t extent) {
-  const int64_t first = begin < 0 ? at_most(-begin, count) : 0, last = at_most(extent - begin, count);
+  const int64_t first = begin < 0 ? min(-begin, count) : 0, last = min(extent - begin, count);
   return {first, last > first ? last : first};
 }
 
 inline void clear(float* to, int64_t floats) {
-  for (int64_t i = 0; i < floats; i += kLanes<float>) store(FloatLanes{}, to + i, at_most(floats - i, kLanes<float>));
+  for (int64_t i = 0; i < floats; i += kLanes<float>) store(FloatLanes{}, to + i, min(floats - i, kLanes<float>));
 }
 
 template <class T>
@@ -52,7 +48,7 @@ void stage_row(const T* from, const Image& image, int64_t count, int64_t present
   if (image.c_stride == 1) {
     for (int64_t w = 0; w < count; ++w)
       for (int64_t c = 0; c < channels; c += kLanes<float>) {
-        const int64_t left = at_most(present - c, kLanes<float>);
+        const int64_t left = min(present - c, kLanes<float>);
         prefetch<Prefetch::read_from_l2>(from + prefetch_distance + w * image.w_stride + c);
         store(left > 0 ? load(from + w * image.w_stride + c, left) : FloatLanes{}, to + w * channels + c);
       }
@@ -60,7 +56,7 @@ void stage_row(const T* from, const Image& image, int64_t count, int64_t present
   }
   for (int64_t w = 0; w < count; w += kLanes<float>)
     for (int64_t c = 0; c < channels; c += kLanes<float>) {
-      const int64_t pixels = at_most(count - w, kLanes<float>);
+      const int64_t pixels = min(count - w, kLanes<float>);
       FloatLanes values[kLanes<float>];
       load_transposed(from + c * image.c_stride + w * image.w_stride, image, present - c, pixels, values);
 #pragma GCC unroll 16
@@ -73,7 +69,7 @@ template <class T>
 void stage_image(const PhasedImage& source, int64_t n, Region region, int64_t first, int64_t channels, float* pixels) {
   const Image& image = source.image;
   const int64_t h0 = region.h0 - source.top, w0 = region.w0 - source.left, row = region.columns * channels;
-  const int64_t present = at_most(image.c - first, channels);
+  const int64_t present = min(image.c - first, channels);
   const Inside h = inside(h0, region.rows, image.h), w = inside(w0, region.columns, image.w);
   const int64_t prefetch_distance = (h.end - h.begin) * image.h_stride;  // the next region, or image
   for (int64_t i = 0; i < region.rows; ++i, pixels += row) {
@@ -101,8 +97,8 @@ void stage_runs(const T* row, const Image& image, int64_t w0, int64_t step, Insi
   const bool adjoin = image.c_stride == 1 && image.w_stride == c;
   const int64_t first = w0 * c + part.begin, run = step * c;
   // Runs [begin, end) lie in the row as a whole.
-  const int64_t begin = at_most(first < 0 ? (-first + run - 1) / run : 0, count);
-  const int64_t end = first + length > floats ? begin : at_most((floats - first - length) / run + 1, count);
+  const int64_t begin = min(first < 0 ? (-first + run - 1) / run : 0, count);
+  const int64_t end = first + length > floats ? begin : min((floats - first - length) / run + 1, count);
   for (int64_t x = 0; x < count; ++x) {
     if (x == begin && begin < end) x = end;
     if (x == count) break;
@@ -112,7 +108,7 @@ void stage_runs(const T* row, const Image& image, int64_t w0, int64_t step, Insi
     clear(to + x * channels + in.end, length - in.end);
   }
   for (int64_t i = 0; adjoin && i < length; i += kLanes<float>) {
-    const int64_t lanes = at_most(length - i, kLanes<float>);
+    const int64_t lanes = min(length - i, kLanes<float>);
     for (int64_t x = begin; x < end; ++x) {
       prefetch<Prefetch::read_from_l2>(row + first + x * run + i + step * image.h_stride);
       store(load(row + first + x * run + i, lanes), to + x * channels + i, lanes);
@@ -122,7 +118,7 @@ void stage_runs(const T* row, const Image& image, int64_t w0, int64_t step, Insi
   const Inside pixels = inside(w0, count * step, image.w);
   for (int64_t w = pixels.begin; w < pixels.end; w += kLanes<float>)
     for (int64_t c0 = 0; c0 < c; c0 += kLanes<float>) {
-      const int64_t present = at_most(pixels.end - w, kLanes<float>), lanes = at_most(c - c0, kLanes<float>);
+      const int64_t present = min(pixels.end - w, kLanes<float>), lanes = min(c - c0, kLanes<float>);
       FloatLanes values[kLanes<float>];
       load_transposed(row + (w0 + w) * image.w_stride + c0 * image.c_stride, image, lanes, present, values);
       int64_t x = w / step, j = w % step;
@@ -148,7 +144,7 @@ template <class T>
 void stage_phases(const PhasedImage& source, int64_t n, Region region, int64_t first, int64_t channels, float* pixels) {
   const Image& image = source.image;
   const int64_t run = source.step_w * image.c, w0 = region.w0 * source.step_w - source.left;
-  const int64_t present = at_most(source.step_h * run - first, channels);
+  const int64_t present = min(source.step_h * run - first, channels);
   for (int64_t y = 0; y < region.rows; ++y, pixels += region.columns * channels) {
     if (present < channels) clear(pixels, region.columns * channels);
     for (int64_t i = first / run; i * run < first + present; ++i) {
@@ -177,11 +173,11 @@ void unstage_row(const float* from, int64_t channels, const Image& image, int64_
   if (c_stride == 1) {
     for (int64_t w = 0; w < count; ++w)
       for (int64_t c = 0; c < image.c; c += kLanes<float>)
-        store(load(from + w * channels + c), to + w * w_stride + c, at_most(image.c - c, kLanes<float>));
+        store(load(from + w * channels + c), to + w * w_stride + c, min(image.c - c, kLanes<float>));
   } else if (w_stride == 1) {
     for (int64_t w = 0; w < count; w += kLanes<float>)
       for (int64_t c = 0; c < image.c; c += kLanes<float>) {
-        const int64_t pixels = at_most(count - w, kLanes<float>);
+        const int64_t pixels = min(count - w, kLanes<float>);
         FloatLanes rows[kLanes<float>];
 #pragma GCC unroll 16
         for (int64_t i = 0; i < kLanes<float>; ++i)

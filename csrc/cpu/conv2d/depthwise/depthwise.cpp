@@ -6,7 +6,6 @@
 #include "cpu/conv2d/depthwise/depthwise.h"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 #include "cpu/conv2d/algorithms.h"
@@ -45,20 +44,20 @@ std::vector<ColumnClass> forward_columns(const Conv2dShape& shape) {
 // Column w of grad_input is reached by the taps v for which w + pad - v * dilation is a multiple of the stride: the
 // same ones for every w of one residue (eq. 24).
 std::vector<ColumnClass> transposed_columns(const Conv2dShape& shape) {
-  const int64_t stride = shape.stride_w, dilation = shape.dilation_w, common = std::gcd(stride, dilation);
+  const int64_t stride = shape.stride_w;
   std::vector<ColumnClass> classes;
   for (int64_t w = 0; w < std::min(stride, shape.w); ++w) {
-    int64_t first = 0;
-    while (first < shape.s && (w + shape.pad_left - first * dilation) % stride != 0) ++first;
-    classes.push_back({.out_begin = w,
+    const Residue residue =
+        residue_of((w + shape.pad_left) % stride, shape.w, shape.pad_left, shape.s, stride, shape.dilation_w);
+    classes.push_back({.out_begin = residue.first,
                        .out_step = stride,
-                       .count = ceil_div(shape.w - w, stride),
-                       .in_begin = (w + shape.pad_left - first * dilation) / stride,
+                       .count = residue.count,
+                       .in_begin = residue.first_output,
                        .in_step = 1,
-                       .in_tap_step = -dilation / common,
-                       .first_tap = first,
-                       .tap_step = stride / common,
-                       .taps = first < shape.s ? ceil_div(shape.s - first, stride / common) : 0});
+                       .in_tap_step = -residue.output_step,
+                       .first_tap = residue.first_tap,
+                       .tap_step = residue.tap_step,
+                       .taps = residue.taps});
   }
   return classes;
 }
@@ -169,18 +168,18 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
              Tensor& output) {
   const Tensor image = readable(input);
   const Tensor dense_bias = bias ? dense(*bias, false) : image;
-  correlate(DepthwiseCall(problem, false, read(image), write(output), read(weight),
+  correlate(DepthwiseCall(problem, false, image_of(image), mutable_image_of(output), image_of(weight),
                           bias ? dense_bias.const_data_ptr() : nullptr));
 }
 
 void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight, Tensor& grad_input) {
   const Tensor image = readable(grad_output);
-  correlate(DepthwiseCall(problem, true, read(image), write(grad_input), read(weight), nullptr));
+  correlate(DepthwiseCall(problem, true, image_of(image), mutable_image_of(grad_input), image_of(weight), nullptr));
 }
 
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
   const Tensor image = readable(input), grad = readable(grad_output);
-  const DepthwiseCall call(problem, false, read(image), read(grad), write(grad_weight), nullptr);
+  const DepthwiseCall call(problem, false, image_of(image), image_of(grad), mutable_image_of(grad_weight), nullptr);
   const DepthwisePlan& plan = call.plan;
   // A chunk of (sample, band) pairs has sums of its own: as many chunks as there is memory for.
   const int64_t sum_bytes = plan.blocks * call.sum_bytes, bands = plan.out.n * plan.bands;

@@ -270,8 +270,8 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const Tensor& we
     for (int64_t g = 0; g < shape.groups; ++g) read_floats(*bias, g * k, k, biases.data() + g * round_up(k, width));
   std::vector<GroupCorrelation> all;
   for (int64_t g = 0; g < shape.groups; ++g)
-    all.emplace_back(by.words(ordered, g, c), read(kernel).filters(g, k), write(output).channels(g, k), h, w,
-                     biases.data() + g * round_up(k, width));
+    all.emplace_back(by.words(ordered, g, c), image_of(kernel).filters(g, k), mutable_image_of(output).channels(g, k),
+                     h, w, biases.data() + g * round_up(k, width));
   correlate(by.kernels, std::move(all), problem.dtype);
 }
 
@@ -290,8 +290,8 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const T
   for (int64_t g = 0; g < shape.groups; ++g)
     for_each_residue(shape.h, shape.pad_top, shape.stride_h, shape.r, shape.dilation_h, [&](const Windows& h) {
       for_each_residue(shape.w, shape.pad_left, shape.stride_w, shape.s, shape.dilation_w, [&](const Windows& w) {
-        all.emplace_back(by.words(ordered, g, k), read(kernel).filters(g, k).swapped(),
-                         write(grad_input).channels(g, c), h, w, no_bias.data());
+        all.emplace_back(by.words(ordered, g, k), image_of(kernel).filters(g, k).swapped(),
+                         mutable_image_of(grad_input).channels(g, c), h, w, no_bias.data());
       });
     });
   correlate(by.kernels, std::move(all), problem.dtype);

@@ -12,12 +12,13 @@
 
 #include "cpu/conv2d/direct/operands.h"
 #include "cpu/conv2d/windows.h"
+#include "cpu/lanes/prefetch.h"
 #include "cpu/machine/tasks.h"
 
 namespace tmc::direct {
 namespace {
 
-constexpr int64_t kLine = 16;  // floats of a cache line
+constexpr int64_t kLineFloats = kCacheLine / sizeof(float);
 // The ring fills up to a half of L2 (1 MiB on Zen 5), and twice as much where a tile has the fewest columns.
 constexpr int64_t kRingFloats = 128 << 10, kLeastColumns = 32;
 
@@ -74,8 +75,8 @@ struct FoldPlan {
     const int64_t count = ceil_div(shape.w, columns);
     for (int64_t i = 0; i < count; ++i) {
       const ColumnTile& tile = tiles.emplace_back(shape, i * shape.w / count, (i + 1) * shape.w / count);
-      products_floats = std::max(products_floats, (tile.high - tile.low) * pitch + kLine);
-      row_floats = std::max(row_floats, round_up(tile.columns * pixel, kLine) + kLine);
+      products_floats = std::max(products_floats, (tile.high - tile.low) * pitch + kLineFloats);
+      row_floats = std::max(row_floats, round_up(tile.columns * pixel, kLineFloats) + kLineFloats);
       if (staged) staged_floats = std::max(staged_floats, (tile.end - tile.begin) * staged_pitch);
     }
   }
@@ -106,7 +107,7 @@ void compute_products(const FoldPlan& fold, const ColumnTile& tile, int64_t n, i
   const int64_t step = fold.staged ? fold.staged_pitch : fold.grad.w_stride;
   float* out = products + (tile.begin - tile.low) * fold.pitch;
   for (int64_t q = 0; q < there; q += kPixels, from += kPixels * step, out += kPixels * fold.pitch) {
-    for (int64_t i = 0; !fold.staged && i < kPixels * step; i += kLine) __builtin_prefetch(from + kAhead * step + i);
+    if (!fold.staged) prefetch_run(from + kAhead * step, kPixels * step);
     for (int64_t panel = 0; panel < fold.panels; ++panel)
       fold.kernels.correlate({.rows = std::min(kPixels, there - q),
                               .columns = fold.kernels.width,
@@ -154,7 +155,7 @@ void compute(const FoldPlan& fold, const float* packed, const float* no_bias) {
   // Each range of rows computes the first rows of its ring anew: as few as keep the threads busy.
   const int64_t ranges = std::min(shape.h, ceil_div(threads, std::max<int64_t>(1, shape.n * tiles)));
   const int64_t tasks = shape.n * tiles * ranges, workers = workers_for(tasks);
-  const int64_t worker_floats = round_up(fold.scratch_floats(), kLine);
+  const int64_t worker_floats = round_up(fold.scratch_floats(), kLineFloats);
   const Workspace memory(workers * worker_floats * static_cast<int64_t>(sizeof(float)));
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
     const int64_t range = task % ranges, n = task / ranges / tiles;
@@ -188,7 +189,7 @@ bool is_folded(const Conv2dShape& shape) {
 void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor& grad_output, const Tensor& kernel,
                      Tensor& grad_input) {
   const DirectKernels& kernels = by.kernels;
-  const Image grad = read(grad_output);
+  const Image grad = image_of(grad_output);
   const bool pairs = kernels.per_word == 2, planes = grad.c_stride != 1 && grad.w_stride == 1;
   const bool staged = pairs ? planes : grad.c_stride != 1 || dtype_of(grad_output) != DType::float32;
   const Tensor ordered = staged ? grad_output : by.image(grad_output);
@@ -196,8 +197,8 @@ void fold_grad_input(const Operands& by, const Conv2dShape& shape, const Tensor&
   const std::vector<float> no_bias(kernels.width);
   for (int64_t g = 0; g < shape.groups; ++g) {
     const FoldPlan fold(kernels, shape, staged ? grad.channels(g, k) : by.words(ordered, g, k), staged,
-                        write(grad_input).channels(g, c), dtype_of(grad_input));
-    Image columns = read(kernel).filters(g, k);  // (r, s, c) in place of filters, filters in place of channels
+                        mutable_image_of(grad_input).channels(g, c), dtype_of(grad_input));
+    Image columns = image_of(kernel).filters(g, k);  // (r, s, c) in place of filters, filters in place of channels
     columns.n = taps, columns.n_stride = 1, columns.c = k, columns.c_stride = taps;
     const int64_t panel_floats = fold.words * kernels.width;
     const Workspace packed(fold.panels * panel_floats * static_cast<int64_t>(sizeof(float)));

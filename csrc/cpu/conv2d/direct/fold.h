@@ -57,7 +57,7 @@ void write_planes(const float* row, const Image& image, int64_t count, T* to) {
     split_lanes(values[0], values[2]), split_lanes(values[1], values[3]);
 #pragma GCC unroll 4
     for (int64_t c = 0; c < kFoldLanes; ++c)
-      if (c < image.c) store(values[c], to + c * image.c_stride + w, at_most(count - w, kLanes<float>));
+      if (c < image.c) store(values[c], to + c * image.c_stride + w, min(count - w, kLanes<float>));
   }
 }
 
@@ -68,7 +68,7 @@ void write_pixels(float* row, int64_t quads, const Image& image, int64_t count, 
   for (int64_t w = 0; w < count; ++w)
     for (int64_t c = 0; c < quads; c += kFoldLanes) store_quad(load_quad(row + w * quads + c), row + w * image.c + c);
   for (int64_t i = 0; i < count * image.c; i += kLanes<float>) {
-    const int64_t there = at_most(count * image.c - i, kLanes<float>);
+    const int64_t there = min(count * image.c - i, kLanes<float>);
     store(load(row + i, there), to + i, there);
   }
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/conv2d/direct/operands.h"
+#include "cpu/lanes/prefetch.h"
 #include "cpu/machine/tasks.h"
 
 namespace tmc::direct {
@@ -16,7 +17,7 @@ namespace {
 
 // Words of a block: the filters' part of it, a panel wide, is 32 KiB and stays in L1 for all taps.
 constexpr int64_t kBlockWords = 256;
-constexpr int64_t kLine = 16;  // floats of a cache line
+constexpr int64_t kLineFloats = kCacheLine / sizeof(float);
 // Fewer channels than this are multiplied together with those of the neighbouring taps, which must then be there.
 constexpr int64_t kFewChannels = 12;
 
@@ -51,7 +52,7 @@ struct WeightSum {
   // The copied part of the image for one block.
   int64_t image_rows() const { return (block_rows - 1) * shape.stride_h + (shape.r - 1) * shape.dilation_h + 1; }
   int64_t image_columns() const { return shape.w + shape.pad_left + shape.pad_right; }
-  int64_t image_floats() const { return pad_image ? round_up(image_rows() * image_columns() * c, kLine) : 0; }
+  int64_t image_floats() const { return pad_image ? round_up(image_rows() * image_columns() * c, kLineFloats) : 0; }
   // A window spread so far over padding that its copy would be mostly zeros.
   bool is_spread() const {
     constexpr double kMostCopied = 4 << 20;
@@ -218,7 +219,7 @@ void correlate_for_weight(const DirectKernels& kernels, const WeightSum& sum, DT
   const int64_t groups = ceil_div(sum.panels, together), all_blocks = sum.shape.n * sum.blocks;
   const int64_t partials = std::clamp<int64_t>(ceil_div(kTasks, groups), 1, std::max<int64_t>(1, all_blocks));
   const int64_t size = sum.panels * sum.panel_size, tasks = groups * partials, workers = workers_for(tasks);
-  const int64_t scratch_floats = round_up(sum.image_floats() + sum.grad_floats() + sum.row_floats(), kLine);
+  const int64_t scratch_floats = round_up(sum.image_floats() + sum.grad_floats() + sum.row_floats(), kLineFloats);
   const Workspace memory((partials * size + workers * scratch_floats) * static_cast<int64_t>(sizeof(float)));
   float* const sums = reinterpret_cast<float*>(memory.at(0));
   for_each_task(tasks, workers, [&](int64_t task, int64_t worker) {
@@ -249,14 +250,14 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   // Few channels are copied by blocks, and so is grad_output, where they are not as the kernels read them.
   const bool few = c < kFewChannels && shape.r * shape.s > 1 && (pairs || problem.dtype == DType::float32);
   const Tensor image = few ? input : pairs ? dense(input, true) : float_channels_last(input);
-  const Tensor grad = pairs && read(grad_output).w_stride != 1 ? dense(grad_output, true) : grad_output;
+  const Tensor grad = pairs && image_of(grad_output).w_stride != 1 ? dense(grad_output, true) : grad_output;
   Conv2dProblem regrouped = problem;
-  Image pixels = read(image), grads = read(grad);
+  Image pixels = image_of(image), grads = image_of(grad);
   regroup_pixels(regrouped.shape, pixels, grads);
   for (int64_t g = 0; g < shape.groups; ++g) {
     const WeightSum sum(regrouped, pixels.channels(g, c), grads.channels(g, k), kernels);
     if (sum.is_spread()) return matrix_product::grad_weight(problem, grad_output, input, grad_weight);
-    correlate_for_weight(kernels, sum, dtype_of(grad_weight), write(grad_weight).filters(g, k));
+    correlate_for_weight(kernels, sum, dtype_of(grad_weight), mutable_image_of(grad_weight).filters(g, k));
   }
   // What lies in the padding is left out above, but zero times infinity is NaN.
   if (!all_finite(grad_weight)) matrix_product::grad_weight(problem, grad_output, input, grad_weight);

@@ -34,7 +34,7 @@ struct FloatWords {
     } else {
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j)
-        store(sum[j], to + j * kLanes<float>, at_most(line.columns - j * kLanes<float>, kLanes<float>));
+        store(sum[j], to + j * kLanes<float>, min(line.columns - j * kLanes<float>, kLanes<float>));
     }
   }
 };
@@ -56,7 +56,7 @@ void correlate_strip(DirectLine line, const float* a, char* out) {
       const float* a_run = a + u * line.a_u_step + v * line.a_v_step;
       const float* b_run = line.b + u * line.b_u_step + v * line.b_v_step;
       for (int64_t l = 0; l < line.run;) {
-        const int64_t end = at_most(l + Words::kSumRun, line.run);
+        const int64_t end = min(l + Words::kSumRun, line.run);
         terms += end - l;
         for (; l < end; ++l) {
           FloatLanes b[kVectors];
@@ -103,10 +103,9 @@ void correlate_strip_of(int64_t rows, const DirectLine& line, const float* a, ch
 
 // Prefetches the lines that the next strip's results go to: a store that misses holds up those after it.
 void prefetch_results(const DirectLine& line, int64_t begin, int64_t end) {
-  constexpr int64_t kLine = 64;
-  if (line.out_step % kLine != 0) return;  // results that share lines with others are slower for it
-  for (int64_t i = begin; i < at_most(end, line.rows); ++i)
-    __builtin_prefetch(static_cast<char*>(line.out) + i * line.out_step, 1);
+  if (line.out_step % kCacheLine != 0) return;  // results that share lines with others are slower for it
+  for (int64_t i = begin; i < min(end, line.rows); ++i)
+    prefetch<Prefetch::write>(static_cast<char*>(line.out) + i * line.out_step);
 }
 
 // Strips of equal height: no thin last one.
@@ -135,7 +134,7 @@ void add_products_strip(const DirectSums& p, int64_t first) {
     const float* a = p.a + first + y * p.a_line;
     const float* b = p.b + y * p.b_line;
     for (int64_t x = 0; x < p.pixels;) {
-      const int64_t end = at_most(x + Words::kSumRun, p.pixels);
+      const int64_t end = min(x + Words::kSumRun, p.pixels);
       terms += end - x;
       for (; x < end; ++x, a += a_pixel, b += b_pixel) {
         FloatLanes b_x[kVectors];
@@ -189,10 +188,10 @@ void add_products(const DirectSums& p) {
 void pack_tap(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
   const float* from =
       reinterpret_cast<const float*>(weight.data) + k0 * weight.n_stride + r * weight.h_stride + s * weight.w_stride;
-  const int64_t filters = at_most(weight.n - k0, kWidth);
+  const int64_t filters = min(weight.n - k0, kWidth);
   for (int64_t c = 0; c < weight.c; c += kLanes<float>)
     for (int64_t k = 0; k < kWidth; k += kLanes<float>) {
-      const int64_t channels = at_most(weight.c - c, kLanes<float>), count = at_most(filters - k, kLanes<float>);
+      const int64_t channels = min(weight.c - c, kLanes<float>), count = min(filters - k, kLanes<float>);
       const float* block = from + k * weight.n_stride + c * weight.c_stride;
       float* panel = to + c * kWidth + k;
       if (count > 0 && (weight.c_stride == 1 || weight.c == 1))

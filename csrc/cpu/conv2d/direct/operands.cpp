@@ -28,9 +28,9 @@ Tensor float_channels_last(const Tensor& tensor) {
   constexpr int64_t kTiny = 2048;
   const DType dtype = dtype_of(tensor);
   if (dtype == DType::float32 && is_channels_last(tensor)) return dense(tensor, true);
-  const Image from = read(tensor);
+  const Image from = image_of(tensor);
   Tensor copy = empty_nchw(tensor, from.n, from.c, from.h, from.w, true, ScalarType::Float);
-  const Image to = write(copy);
+  const Image to = mutable_image_of(copy);
   if (copy.numel() <= kTiny) {
     TMC_DISPATCH_FLOATING(tensor, "conv2d", [&] { copy_pixels<scalar_t>(from, to); });
     return copy;
@@ -89,9 +89,9 @@ void copy_three_with_zero(const uint16_t* from, int64_t w_stride, int64_t c_stri
 
 // Channels last, and one of zeros more.
 Tensor with_even_channels(const Tensor& tensor) {
-  const Image from = read(tensor);
+  const Image from = image_of(tensor);
   Tensor copy = empty_nchw(tensor, from.n, from.c + 1, from.h, from.w, true);
-  const Image to = write(copy);
+  const Image to = mutable_image_of(copy);
   for_each_task(from.n * from.h, workers_for(from.n * from.h), [&](int64_t row, int64_t) {
     const int64_t n = row / from.h, h = row % from.h;
     const auto* const pixels = reinterpret_cast<const uint16_t*>(from.data) + n * from.n_stride + h * from.h_stride;
@@ -129,7 +129,7 @@ Tensor Operands::weight(const Tensor& tensor) const {
 }
 
 Image Operands::words(const Tensor& image, int64_t group, int64_t count) const {
-  Image words = read(image).channels(group, count);
+  Image words = image_of(image).channels(group, count);
   if (!pairs()) return words;
   words.element_size *= 2, words.c = ceil_div(count, 2);
   words.n_stride /= 2, words.h_stride /= 2, words.w_stride /= 2;

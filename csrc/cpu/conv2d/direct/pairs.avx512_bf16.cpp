@@ -24,7 +24,7 @@ struct PairWords {
     if (line.columns < kVectors * kLanes<float>) {
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j)
-        store(sum[j], to + j * kLanes<float>, at_most(line.columns - j * kLanes<float>, kLanes<float>));
+        store(sum[j], to + j * kLanes<float>, min(line.columns - j * kLanes<float>, kLanes<float>));
     } else if constexpr (kVectors == 2) {
       _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(sum[1], sum[0]));
     } else {
@@ -36,20 +36,20 @@ struct PairWords {
 // Results adjoin, and a strip's are complete before those of the next. Prefetched meanwhile: the lines of the next
 // results, and the pixels four strips ahead, with which 32 channels at 112 x 112 are 1.35 times as fast (Zen 5).
 void correlate_pixels(const DirectLine& line) {
-  constexpr int64_t kLine = 64, kAhead = 4;
+  constexpr int64_t kAhead = 4;
   const float* a = line.a;
   char* to = static_cast<char*>(line.out);
   const int64_t a_strip = kMaxRows * line.a_step, strip = kMaxRows * line.out_step;
   for (int64_t p = 0; p < line.rows; p += kMaxRows, a += a_strip, to += strip) {
-    const int64_t rows = at_most(line.rows - p, kMaxRows);
+    const int64_t rows = min(line.rows - p, kMaxRows);
     if (rows == kMaxRows) {
-      for (int64_t i = 0; i < strip; i += kLine) __builtin_prefetch(to + strip + i, 1);
-      for (int64_t i = 0; i < a_strip; i += kLine / sizeof(float)) __builtin_prefetch(a + kAhead * a_strip + i);
+      prefetch_run<Prefetch::write>(to + strip, strip);
+      prefetch_run(a + kAhead * a_strip, a_strip);
     }
     DirectLine panel = line;
     char* out = to;
     for (int64_t k = 0; k < line.columns; k += kWidth, out += kWidth * sizeof(BFloat16)) {
-      panel.columns = at_most(line.columns - k, kWidth);
+      panel.columns = min(line.columns - k, kWidth);
       correlate_strip_of<PairWords, Terms::one_tap, kMaxRows>(rows, panel, a, out);
       panel.b += line.run * kWidth, panel.bias += kWidth;
     }
@@ -60,7 +60,7 @@ void correlate_pixels(const DirectLine& line) {
 void pack_tap_pairs(const Image& weight, int64_t k0, int64_t r, int64_t s, float* to) {
   const auto* from =
       reinterpret_cast<const BFloat16*>(weight.data) + k0 * weight.n_stride + r * weight.h_stride + s * weight.w_stride;
-  const int64_t filters = at_most(weight.n - k0, kWidth);
+  const int64_t filters = min(weight.n - k0, kWidth);
   const bool whole = weight.c % 2 == 0 && weight.n_stride % 2 == 0;
   if (weight.c_stride == 1 && whole) {  // the pairs are there, and are moved like floats
     Image words = weight;
@@ -84,7 +84,7 @@ void pair_planes(const BFloat16* from, const Image& image, int64_t count, int64_
   constexpr int64_t kElements = 2 * kLanes<float>;
   for (int64_t w = 0; w < count; w += kElements)
     for (int64_t c = 0; c < pitch; c += kLanes<float>) {
-      const int64_t there = at_most(count - w, kElements), pairs = (there + 1) / 2;
+      const int64_t there = min(count - w, kElements), pairs = (there + 1) / 2;
       FloatLanes values[kLanes<float>];
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLanes<float>; ++i)
@@ -116,7 +116,7 @@ void pair_channels(const Image& image, int64_t n, int64_t h, int64_t w0, int64_t
   const auto* from = reinterpret_cast<const BFloat16*>(image.data) + n * image.n_stride + h * image.h_stride + w0;
   for (int64_t w = 0; w < count; w += kLanes<float>)
     for (int64_t l = 0; l < pitch; l += kLanes<float>) {
-      const int64_t there = at_most(count - w, kLanes<float>);
+      const int64_t there = min(count - w, kLanes<float>);
       const auto channel = [&](int64_t c) {
         return c < image.c ? resize<Bits32>(load_raw<uint16_t, kLanes<float>>(from + c * image.c_stride + w, there))
                            : Bits32{};
@@ -134,7 +134,7 @@ void pair_channels(const Image& image, int64_t n, int64_t h, int64_t w0, int64_t
 
 void pair_elements(const uint16_t* elements, int64_t apart, int64_t count, float* words) {
   for (int64_t i = 0; i < count; i += kLanes<float>) {
-    const int64_t there = at_most(count - i, kLanes<float>);
+    const int64_t there = min(count - i, kLanes<float>);
     const Bits32 low = resize<Bits32>(load_raw<uint16_t, kLanes<float>>(elements + i, there));
     const Bits32 high = resize<Bits32>(load_raw<uint16_t, kLanes<float>>(elements + i + apart, there));
     store(bits_as<FloatLanes>(low | high << 16), words + i, there);

@@ -51,10 +51,10 @@ void stage_taps_as(const Image& weight, int64_t rows, int64_t columns,
   const bool row_at_once = span(columns, s_stride) <= kLanes<float>;
   const bool block_at_once = span(rows, r_stride) + span(columns, s_stride) - 1 <= kLanes<float>;
   const int64_t r_step = block_at_once ? rows : 1, s_step = row_at_once ? columns : 1;
-  const int64_t first = at_most((r_step - 1) * r_stride, 0) + at_most((s_step - 1) * s_stride, 0);
+  const int64_t first = min((r_step - 1) * r_stride, 0) + min((s_step - 1) * s_stride, 0);
   const int64_t length = span(r_step, r_stride) + span(s_step, s_stride) - 1;
   for (int64_t k = 0; k < kWidth; k += kLanes<float>, from += kLanes<float> * k_stride) {
-    const int64_t count = at_most(filters - k, kLanes<float>);
+    const int64_t count = min(filters - k, kLanes<float>);
     if (k_stride == 1) {
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t r = 0; r < rows; ++r)
@@ -96,11 +96,11 @@ void transform_filters(const Image& weight, DType dtype, int64_t k0, int64_t r0,
   using Real = FilterReal<kPoints>;
   Image from = weight;
   from.data += (k0 * weight.n_stride + r0 * weight.h_stride + s0 * weight.w_stride) * weight.element_size;
-  from.n = at_most(weight.n - k0, kWidth);
-  const int64_t rows = at_most(weight.h - r0, kTaps), columns = at_most(weight.w - s0, kTaps);
+  from.n = min(weight.n - k0, kWidth);
+  const int64_t rows = min(weight.h - r0, kTaps), columns = min(weight.w - s0, kTaps);
   alignas(kVectorBytes) float taps[kLanes<float>][kTaps * kTaps][kWidth] = {};
   for (int64_t c0 = 0; c0 < weight.c; c0 += kLanes<float>) {
-    const int64_t channels = at_most(weight.c - c0, kLanes<float>);
+    const int64_t channels = min(weight.c - c0, kLanes<float>);
     stage_taps<kTaps>(from.channels_from(c0, channels), dtype, rows, columns, taps);
     for (int64_t c = 0; c < channels; ++c, u += kWidth)
       for (int64_t k = 0; k < kWidth; k += kLanes<Real>) {
@@ -124,7 +124,7 @@ void store_taps_as(const float (&taps)[kTaps * kTaps][kWidth], const Image& grad
     for (int64_t s = 0; s < columns; ++s)
       for (int64_t c0 = 0; c0 < grad_weight.c; c0 += kLanes<float>) {
         const FloatLanes values = load(taps[r * kTaps + s] + c0);
-        const int64_t count = at_most(grad_weight.c - c0, kLanes<float>);
+        const int64_t count = min(grad_weight.c - c0, kLanes<float>);
         T* const to_c0 = to + c0 * grad_weight.c_stride + r * grad_weight.h_stride + s * grad_weight.w_stride;
         if (grad_weight.c_stride == 1) {
           store(values, to_c0, count);
@@ -151,7 +151,7 @@ bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const 
   using Real = FilterReal<kPoints>;
   Image filter = grad_weight;
   filter.data += (r0 * grad_weight.h_stride + s0 * grad_weight.w_stride) * grad_weight.element_size;
-  const int64_t rows = at_most(grad_weight.h - r0, kTaps), columns = at_most(grad_weight.w - s0, kTaps);
+  const int64_t rows = min(grad_weight.h - r0, kTaps), columns = min(grad_weight.w - s0, kTaps);
   Vector<float, kLanes<Real>> zeros = {};
   for (int64_t k = 0; k < grad_weight.n; ++k) {
     alignas(kVectorBytes) float taps[kTaps * kTaps][kWidth];
@@ -160,7 +160,7 @@ bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const 
           [&](int y, int x) {
             const bool skipped = (y == kPoints - 1 && rows < kTaps) || (x == kPoints - 1 && columns < kTaps);
             const float* const from = u.data + (y * kPoints + x) * u.plane + k * u.tile + c;
-            if constexpr (kPoints > 5) __builtin_prefetch(from + u.tile);  // cf. prefetch_next_line
+            if constexpr (kPoints > 5) prefetch(from + u.tile);  // cf. prefetch_next_line
             return skipped ? Lanes<Real>{} : widen<Real>(from);
           },
           [](const auto& at, auto& g) { Points<kPoints>::to_filter(at, g); },
@@ -171,7 +171,7 @@ bool transform_grad_weight(Planes u, int64_t r0, int64_t s0, DType dtype, const 
     store_taps<kTaps>(taps, dtype, filter, rows, columns);
     filter.data += grad_weight.n_stride * grad_weight.element_size;
   }
-  return all_finite(zeros);
+  return no_nan(zeros);
 }
 
 template <int kTile, int kTaps>

@@ -16,6 +16,7 @@
 #pragma once
 #include "cpu/conv2d/winograd/winograd.h"
 #include "cpu/lanes/lanes.h"
+#include "cpu/lanes/prefetch.h"
 
 namespace tmc {
 namespace {
@@ -26,22 +27,14 @@ constexpr int kStripRows = 7;
 constexpr int kStripRows = 3;
 #endif
 constexpr int64_t kRun = 8;
-constexpr int kLinesPerRun = 2, kFloatsPerLine = 16;
+constexpr int kLinesPerRun = 2;
+constexpr int64_t kLineFloats = kCacheLine / sizeof(float);
 constexpr int64_t kWidth = 2 * kLanes<float>;
-
-inline FloatLanes load_lanes(const float* from) {
-  FloatLanes values;
-  __builtin_memcpy(&values, from, sizeof values);
-  return values;
-}
-inline void store_lanes(FloatLanes values, float* to) {
-  __builtin_memcpy(to, &values, sizeof values);
-}
 
 template <int kRows>
 inline void multiply_step(const float* const (&a)[kRows], int64_t offset, const float* b, int64_t b_vector,
                           FloatLanes (&sum)[kRows][2]) {
-  const FloatLanes b0 = load_lanes(b), b1 = load_lanes(b + b_vector);
+  const FloatLanes b0 = load(b), b1 = load(b + b_vector);
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) sum[i][0] += a[i][offset] * b0, sum[i][1] += a[i][offset] * b1;
 }
@@ -52,7 +45,7 @@ struct PrefetchedRun {
   void some() {
 #pragma GCC unroll 4
     for (int i = 0; i < kLinesPerRun; ++i)
-      if (at < end) __builtin_prefetch(at, 0, 2), at += kFloatsPerLine;
+      if (at < end) prefetch<Prefetch::read_from_l2>(at), at += kLineFloats;
   }
 };
 
@@ -67,13 +60,13 @@ struct PrefetchedStripRows {
     for (int i = 0; i < kRows; ++i) a[i] = p.a + p.a_rows[first + i < p.rows ? first + i : p.rows - 1];
   }
   // What corresponds to the run from l on: each row's line, or the line of the last row (and of most others) at each l.
-  void prefetch(int64_t l) const {
+  void prefetch_run(int64_t l) const {
     if (step != 1) {
 #pragma GCC unroll 8
-      for (int64_t t = 0; t < kRun; ++t) __builtin_prefetch(a[kRows - 1] + (l + t) * step);
-    } else if (l % kFloatsPerLine == 0) {
+      for (int64_t t = 0; t < kRun; ++t) prefetch(a[kRows - 1] + (l + t) * step);
+    } else if (l % kLineFloats == 0) {
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) __builtin_prefetch(a[i] + l);
+      for (int i = 0; i < kRows; ++i) prefetch(a[i] + l);
     }
   }
 };
@@ -91,7 +84,7 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, PrefetchedRun p
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) __builtin_prefetch(tile + i * tile_row + v * kLanes<float>, 1, 3);
+    for (int v = 0; v < 2; ++v) prefetch<Prefetch::write>(tile + i * tile_row + v * kLanes<float>);
   bool add = p.add;
   int64_t l = 0;
   do {  // once even for depth 0, whose result is zero
@@ -100,7 +93,7 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, PrefetchedRun p
     while (l < end) {
       FloatLanes run[kRows][2] = {};
       prefetched.some();
-      next_rows.prefetch(l);
+      next_rows.prefetch_run(l);
       if (l + kRun <= end) {
 #pragma GCC unroll 8
         for (int64_t t = 0; t < kRun; ++t) multiply_step<kRows>(a, (l + t) * a_step, b + b_rows[l + t], b_vector, run);
@@ -116,7 +109,7 @@ void multiply_strip(const WinogradProduct& p, int64_t first_row, PrefetchedRun p
 #pragma GCC unroll 2
       for (int v = 0; v < 2; ++v) {
         float* to = tile + i * tile_row + v * kLanes<float>;
-        store_lanes(add ? load_lanes(to) + group[i][v] : group[i][v], to);
+        store(add ? load(to) + group[i][v] : group[i][v], to);
       }
     add = true;
   } while (l < p.depth);

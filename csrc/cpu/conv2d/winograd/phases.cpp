@@ -63,7 +63,7 @@ Tensor split(const Tensor& image, const Phases& p, int64_t height, int64_t width
   const int64_t count = p.step_h * p.step_w, as_channels = p.as_channels ? count : 1;
   Tensor phased =
       empty_nchw(image, image.size(0) * (count / as_channels), image.size(1) * as_channels, height, width, true);
-  for_each_run(read(ordered), write(phased), p, [](char* run, const char* from, int64_t bytes) {
+  for_each_run(image_of(ordered), mutable_image_of(phased), p, [](char* run, const char* from, int64_t bytes) {
     if (from == nullptr)
       std::memset(run, 0, bytes);
     else
@@ -80,7 +80,7 @@ void join(const Tensor& phased, const Phases& p, Tensor& image) {
       in_order ? image : empty_nchw(image, image.size(0), image.size(1), image.size(2), image.size(3), true);
   if (phased.size(2) * p.step_h - p.top < image.size(2) || phased.size(3) * p.step_w - p.left < image.size(3))
     torch::stable::zero_(ordered);
-  for_each_run(write(ordered), read(source), p, [](char* run, char* to, int64_t bytes) {
+  for_each_run(mutable_image_of(ordered), image_of(source), p, [](char* run, char* to, int64_t bytes) {
     if (to != nullptr) std::memcpy(to, run, bytes);
   });
   if (!in_order) torch::stable::copy_(image, ordered);
@@ -103,7 +103,7 @@ struct Dense {
 
   // A stride's phases, read where they are.
   PhasedImage source(const Tensor& image) const {
-    return {read(image), input.top, input.left, input.step_h, input.step_w};
+    return {image_of(image), input.top, input.left, input.step_h, input.step_w};
   }
   // A dilation's.
   Tensor split_input(const Tensor& image) const { return split(image, input, problem.shape.h, problem.shape.w); }
@@ -117,7 +117,7 @@ struct Dense {
 
 // The samples of a dense result that are not finite everywhere.
 std::vector<int64_t> not_finite(DType dtype, Tensor& result) {
-  const Image image = write(result);
+  const Image image = mutable_image_of(result);
   const int64_t bytes = image.c * image.h * image.w * image.element_size;
   std::vector<char> finite(image.n);
   for_each_task(image.n, workers_for(image.n), [&](int64_t n, int64_t) {
@@ -206,7 +206,9 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
     const winograd::Filters& filters = winograd::filters_of(kernel.made).front();
     const std::vector<float> floats = winograd::padded_bias(bias, problem.dtype, 0, problem.shape.k, filters);
     return repeat(
-        problem, winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, write(output)), again);
+        problem,
+        winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, mutable_image_of(output)),
+        again);
   }
   for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
     const Conv2dShape& shape = dense.problem.shape;
@@ -242,7 +244,8 @@ void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const 
   if (dense.strided) {
     Tensor phased = empty_nchw(grad_weight, shape.k, shape.c, shape.r, shape.s, false);
     finite = winograd::correlate_for_weight(winograd::kernels_for(Conv2dPass::grad_weight, dense.problem),
-                                            read(grad_output), dense.source(input), problem.dtype, write(phased));
+                                            image_of(grad_output), dense.source(input), problem.dtype,
+                                            mutable_image_of(phased));
     join(phased, dense.weight, grad_weight);
   } else {
     winograd::grad_weight(dense.problem, dense.split_output(grad_output), dense.split_input(input), grad_weight);

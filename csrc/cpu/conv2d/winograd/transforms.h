@@ -34,17 +34,17 @@ inline void transform(const Load& load, const Along& along, const StoreRow& stor
 
 // Where a plane goes on, while the present line is written or read: 81 planes are more streams than the hardware
 // follows, and grad_weight is 1.2 times faster so (AlexNet in bfloat16, Zen 5); 25 it does follow.
-template <int kPoints, bool kToWrite>
+template <int kPoints, Prefetch kFor>
 inline void prefetch_next_line(const float* line) {
-  if constexpr (kPoints > 5) __builtin_prefetch(line + kLanes<float>, kToWrite);
+  if constexpr (kPoints > 5) prefetch<kFor>(line + kLanes<float>);
 }
 
 template <int kPoints>
 inline void store_points(const FloatLanes (&values)[kPoints], float* to, int64_t plane) {
 #pragma GCC unroll 11
   for (int x = 0; x < kPoints; ++x) {
-    prefetch_next_line<kPoints, true>(to + x * plane);
-    store_lanes(values[x], to + x * plane);
+    prefetch_next_line<kPoints, Prefetch::write>(to + x * plane);
+    store(values[x], to + x * plane);
   }
 }
 
@@ -58,7 +58,7 @@ void transform_input(const float* pixels, int64_t columns, int64_t channels, Axi
       float* transformed = v.data + (places ? *places++ : i * across.count + j) * v.tile;
       for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += v.vector)
         transform<kPoints, kPoints, FloatLanes>(
-            [&](int y, int x) { return load_lanes(tile + (y * columns + x) * channels + c); },
+            [&](int y, int x) { return load(tile + (y * columns + x) * channels + c); },
             [](const auto& d, auto& at) { Points<kPoints>::of_input(d, at); },
             [&](int y, const auto& values) { store_points(values, transformed + y * kPoints * v.plane, v.plane); });
     }
@@ -75,7 +75,7 @@ void transform_grad_output(const float* pixels, int64_t columns, int64_t channel
       for (int64_t c = 0; c < channels; c += kLanes<float>, transformed += g.vector)
         transform<kTile, kPoints, FloatLanes>(
             [&](int y, int x) {
-              return y < rows && x < tile_columns ? load_lanes(tile + (y * columns + x) * channels + c) : FloatLanes{};
+              return y < rows && x < tile_columns ? load(tile + (y * columns + x) * channels + c) : FloatLanes{};
             },
             [](const auto& y, auto& at) { Points<kPoints>::of_polynomial(y, at); },
             [&](int y, const auto& values) { store_points(values, transformed + y * kPoints * g.plane, g.plane); });
@@ -84,7 +84,7 @@ void transform_grad_output(const float* pixels, int64_t columns, int64_t channel
 
 // Infinity and NaN times zero are NaN: a sum that has met one is not equal to itself.
 template <class Lanes_>
-inline bool all_finite(const Lanes_& zeros) {
+inline bool no_nan(const Lanes_& zeros) {
   bool finite = true;
   for (unsigned i = 0; i < sizeof zeros / sizeof zeros[0]; ++i) finite &= zeros[i] == zeros[i];
   return finite;
@@ -98,18 +98,18 @@ KERNEL bool transform_output(Planes m, const int64_t* places, AxisTiles down, Ax
   for (int64_t i = 0; i < down.count; ++i)
     for (int64_t j = 0; j < across.count; ++j) {
       const int64_t row = down.begin(i, kTile), column = across.begin(j, kTile), place = *places++;
-      const int64_t rows = at_most(pixels.rows - row, kTile - (i >= down.whole));
-      const int64_t columns = at_most(pixels.columns - column, kTile - (j >= across.whole));
+      const int64_t rows = min(pixels.rows - row, kTile - (i >= down.whole));
+      const int64_t columns = min(pixels.columns - column, kTile - (j >= across.whole));
       for (int64_t c = 0; c < pixels.channels; c += kLanes<float>) {
         const float* transformed = m.data + place * m.tile + c / kLanes<float> * m.vector;
         float* tile = pixels.data + row * pixels.row + column * pixels.column + c;
-        const int64_t count = at_most(pixels.channels - c, kLanes<float>);
-        const FloatLanes bias_c = load_lanes(bias + c);
+        const int64_t count = min(pixels.channels - c, kLanes<float>);
+        const FloatLanes bias_c = load(bias + c);
         transform<kPoints, kTile, FloatLanes>(
             [&](int y, int x) {
               const float* const from = transformed + (y * kPoints + x) * m.plane;
-              prefetch_next_line<kPoints, false>(from);
-              return load_lanes(from);
+              prefetch_next_line<kPoints, Prefetch::read>(from);
+              return load(from);
             },
             [](const auto& at, auto& y) { Points<kPoints>::to_coefficients(at, y); },
             [&](int y, auto& values) {
@@ -126,7 +126,7 @@ KERNEL bool transform_output(Planes m, const int64_t* places, AxisTiles down, Ax
             });
       }
     }
-  return all_finite(zeros);
+  return no_nan(zeros);
 }
 
 }  // namespace

@@ -95,7 +95,7 @@ std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& proble
   const int64_t rows = ceil_div(to_input ? shape.h : shape.p, kernels.tile);
   const int64_t columns = ceil_div(to_input ? shape.w : shape.q, kernels.tile);
   const bool ahead = shape.n * rows * columns > few_tiles(kernels);
-  const Image kernel = read(weight);
+  const Image kernel = image_of(weight);
   const int64_t k = filters_per_group(shape);
   auto filters = std::make_shared<std::deque<Filters>>();
   for (int64_t g = 0; g < shape.groups; ++g) {
@@ -109,7 +109,7 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
              const std::optional<Tensor>& bias, Tensor& output) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  const Image image = read(input), result = write(output);
+  const Image image = image_of(input), result = mutable_image_of(output);
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = filters_of(weight.made)[g];
@@ -130,7 +130,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
                 Tensor& grad_input) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  const Image image = read(grad_output), result = write(grad_input);
+  const Image image = image_of(grad_output), result = mutable_image_of(grad_input);
   const int64_t top = shape.r - 1 - shape.pad_top, left = shape.s - 1 - shape.pad_left;
   std::vector<int64_t> not_finite;
   for (int64_t g = 0; g < shape.groups; ++g) {
@@ -149,7 +149,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
-  const Image grad = read(grad_output), image = read(input), result = write(grad_weight);
+  const Image grad = image_of(grad_output), image = image_of(input), result = mutable_image_of(grad_weight);
   bool finite = true;
   for (int64_t g = 0; g < shape.groups; ++g)
     finite &= correlate_for_weight(kernels_for(Conv2dPass::grad_weight, problem), grad.channels(g, k),
