@@ -15,7 +15,7 @@
 namespace tmc::winograd {
 
 void correlate_by_panels(const TiledCorrelation& correlation) {
-  const auto& [filters, source, bias, dtype, output, finite] = correlation;
+  const auto& [filters, source, bias, dtype, output, spoiled] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
   const int64_t width = kernels.width, channels = correlation.channels(), threads = workers_for(INT64_MAX);
@@ -30,18 +30,25 @@ void correlate_by_panels(const TiledCorrelation& correlation) {
   const StripMemory sizes(grid, filters, tile_row, width, width);  // sizes.v: of one group
   const int64_t u_plane = kChannelGroup * width + kPlanePadding, size = static_cast<int64_t>(sizeof(float));
   const int64_t worker_floats = sizes.m + sizes.input_pixels + sizes.output_pixels + kernels.elements() * u_plane;
-  const Workspace memory((grid.strips() * groups * sizes.v + workers * worker_floats) * size);
+  const Workspace memory((grid.strips() * groups * sizes.v + workers * worker_floats + reads * sizes.largest) * size);
   float* const all_v = reinterpret_cast<float*>(memory.at(0));
   float* const scratch = all_v + grid.strips() * groups * sizes.v;
+  float* const largest = scratch + workers * worker_floats;  // of each slice of channels
   const auto v = [&](int64_t strip, int64_t c) { return all_v + (strip * groups + c / kChannelGroup) * sizes.v; };
   int64_t panel_rows[kChannelGroup];
   for (int64_t c = 0; c < kChannelGroup; ++c) panel_rows[c] = c * width;
 
   for_each_task(reads, workers_for(reads), [&](int64_t task, int64_t worker) {
     const int64_t strip = task / slices, c = task % slices * width;
-    correlation.transform_input(grid, grid.strip(strip), c, std::min(width, channels - c),
-                                scratch + worker * worker_floats,
-                                {v(strip, c) + c % kChannelGroup, sizes.v_plane, kernels.lanes, tile_row});
+    correlation.transform_input(
+        grid, grid.strip(strip), c, std::min(width, channels - c), scratch + worker * worker_floats,
+        {v(strip, c) + c % kChannelGroup, sizes.v_plane, kernels.lanes, tile_row}, largest + task * sizes.largest);
+  });
+  for_each_task(grid.strips(), workers_for(grid.strips()), [&](int64_t strip, int64_t) {
+    float* const all = largest + strip * slices * sizes.largest;
+    for (int64_t i = 0; i < sizes.largest; ++i)
+      for (int64_t slice = 1; slice < slices; ++slice) all[i] = std::max(all[i], all[slice * sizes.largest + i]);
+    correlation.find_uneven_tiles(grid, grid.strip(strip), all);
   });
   for_each_task(tasks, workers_for(tasks), [&](int64_t task, int64_t worker) {
     const int64_t panel = task / grid.strips();

@@ -32,7 +32,7 @@ constexpr int64_t kFiltersInCache = 512 << 10;  // half of L2
 }  // namespace
 
 void correlate_by_strips(const TiledCorrelation& correlation) {
-  const auto& [filters, source, bias, dtype, output, finite] = correlation;
+  const auto& [filters, source, bias, dtype, output, spoiled] = correlation;
   const WinogradKernels& kernels = filters.kernels;
   const Blocks& blocks = filters.blocks;
   const TileGrid grid(output, blocks, even_strips(correlation.tiles(), strip_tiles(kernels)));
@@ -51,7 +51,9 @@ void correlate_by_strips(const TiledCorrelation& correlation) {
     float* const v = reinterpret_cast<float*>(memory.at(worker * sizes.bytes()));
     float* const m = v + sizes.v;
     float* const pixels = m + sizes.m;
-    correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels});
+    float* const largest = pixels + sizes.input_pixels + sizes.output_pixels;
+    correlation.transform_input(grid, strip, 0, channels, pixels, {v, sizes.v_plane, kernels.lanes, channels}, largest);
+    correlation.find_uneven_tiles(grid, strip, largest);
     const Places places = grid.places(strip);
     const std::vector<int64_t> tile_rows = correlation.tile_rows(grid, strip, places, channels);
     const PrefetchedPixels prefetch(source, grid, task + 1, kernels.tile);

@@ -182,6 +182,7 @@ constexpr WinogradKernels winograd_kernels() {
           .lanes = kLanes<float>,
           .width = kWidth,
           .transform_input = transform_input<kTile, kPoints>,
+          .largest_of_pixels = largest_of_pixels,
           .transform_grad_output = transform_grad_output<kTile, kPoints>,
           .transform_filters = transform_filters<kTaps, kPoints>,
           .multiply = multiply,

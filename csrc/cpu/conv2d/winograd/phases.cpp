@@ -190,7 +190,8 @@ Conv2dProblem dense_problem(const Conv2dProblem& problem) {
 std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Dense dense(problem);
   PreparedWeight kernel = {dense.split_weight(weight)};
-  kernel.made = winograd::prepare(pass, dense.problem, kernel.weight);
+  kernel.made = dense.strided ? winograd::prepare_phases(pass, dense.problem, kernel.weight)
+                              : winograd::prepare(pass, dense.problem, kernel.weight);
   return std::make_shared<const PreparedWeight>(kernel);
 }
 
@@ -205,10 +206,9 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
   if (whole.strided) {
     const winograd::Filters& filters = winograd::filters_of(kernel.made).front();
     const std::vector<float> floats = winograd::padded_bias(bias, problem.dtype, 0, problem.shape.k, filters);
-    return repeat(
-        problem,
-        winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, mutable_image_of(output)),
-        again);
+    const winograd::Boxes boxes =
+        winograd::correlate(filters, whole.source(input), floats.data(), problem.dtype, mutable_image_of(output));
+    return winograd::forward_in(boxes, problem, input, weight.weight, bias, output);
   }
   for_each_chunk(whole, problem, weight.weight, [&](const Dense& dense, int64_t n, int64_t count) {
     const Conv2dShape& shape = dense.problem.shape;

@@ -1,9 +1,9 @@
 // How Winograd's convolution is cut into blocks of the kernel, strips of tiles and panels of filters: what its drivers
 // share.
 #pragma once
-#include <atomic>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -142,7 +142,7 @@ struct PrefetchedPixels {
 // are made ahead, or each panel when it is needed: then U never leaves the cache.
 class Filters {
  public:
-  Filters(const WinogradKernels& kernels, const Image& weight, DType dtype, bool ahead);
+  Filters(const WinogradKernels& kernels, const Image& weight, DType dtype, bool ahead, bool last_taps_in_all);
   bool is_transformed() const { return memory_.has_value(); }
   const float* at(int64_t block, int64_t element, int64_t panel) const {
     return start(block, panel) + element * plane_;
@@ -155,6 +155,7 @@ class Filters {
   int64_t channels, count;
   Blocks blocks;
   int64_t panels;
+  bool last_taps_in_all;  // or, in phases of a strided kernel, only in some channels
 
  private:
   float* start(int64_t block, int64_t panel) const {
@@ -166,6 +167,9 @@ class Filters {
   int64_t plane_;
   std::optional<Workspace> memory_;
 };
+
+// winograd::prepare for a weight whose last taps are zero in some channels, as those of a strided kernel's phases are.
+std::shared_ptr<const void> prepare_phases(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight);
 
 // What winograd::prepare makes: the filters of each group.
 inline const std::deque<Filters>& filters_of(const std::shared_ptr<const void>& made) {
@@ -190,10 +194,42 @@ inline int64_t few_tiles(const WinogradKernels& kernels) {
 
 // What one strip needs at most, in floats.
 struct StripMemory {
-  int64_t v_plane, m_plane, v, m, input_pixels, output_pixels;
+  int64_t v_plane, m_plane, v, m, input_pixels, output_pixels, largest;
   // `input_channels` are transformed at once, results of `part` filters back.
   StripMemory(const TileGrid& grid, const Filters& filters, int64_t channels, int64_t input_channels, int64_t part);
-  int64_t bytes() const { return (v + m + input_pixels + output_pixels) * static_cast<int64_t>(sizeof(float)); }
+  int64_t bytes() const {
+    return (v + m + input_pixels + output_pixels + largest) * static_cast<int64_t>(sizeof(float));
+  }
+};
+
+// Of each image, the box of outputs that have to be computed again, or an empty one.
+using Boxes = std::vector<Region>;
+inline Region joined(const Region& a, const Region& b) {
+  if (a.rows == 0 || b.rows == 0) return a.rows == 0 ? b : a;
+  const int64_t h0 = std::min(a.h0, b.h0), w0 = std::min(a.w0, b.w0);
+  return {h0, w0, std::max(a.h0 + a.rows, b.h0 + b.rows) - h0, std::max(a.w0 + a.columns, b.w0 + b.columns) - w0};
+}
+
+// Which results are not those of eq. 1, within rounding: found out by all threads, in any order.
+struct Spoiled {
+  struct Output {
+    int64_t n, h, w;
+  };
+  Boxes boxes;
+  std::vector<Output> blind;  // their windows hold nothing but zeros: they are the bias
+
+  explicit Spoiled(int64_t images) : boxes(images) {}
+  void add(int64_t n, const Region& box) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    boxes[n] = joined(boxes[n], box);
+  }
+  void add(const std::vector<Output>& outputs) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    blind.insert(blind.end(), outputs.begin(), outputs.end());
+  }
+
+ private:
+  std::mutex mutex_;
 };
 
 // One correlation, cut into strips of output tiles.
@@ -203,15 +239,21 @@ struct TiledCorrelation {
   const float* bias;  // as many as the panels hold filters
   DType dtype;
   Image output;
-  std::unique_ptr<std::atomic<bool>[]> finite;  // for each image: whether its results are
+  Spoiled& spoiled;
 
   int64_t tiles() const {
     return output.n * ceil_div(output.h, filters.kernels.tile) * ceil_div(output.w, filters.kernels.tile);
   }
   int64_t channels() const { return round_up(filters.channels, filters.kernels.lanes); }
-  // B^T x B of channels [c, c + count) of the tiles that a strip reads.
-  void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels,
-                       Planes v) const;
+  // What the tile rows [begin, end) of a strip read of one image.
+  Region input_region(const TileGrid& grid, const Strip& strip, int64_t begin, int64_t end) const;
+  // B^T x B of channels [c, c + count) of the tiles that a strip reads, and the largest magnitude in these channels of
+  // each pixel of each input_region.
+  void transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count, float* pixels, Planes v,
+                       float* largest) const;
+  // Tells `spoiled` of the strip's tiles whose pixels differ too much in magnitude (cpu/conv2d/winograd/locality.cpp).
+  // `largest`, of all channels, is overwritten.
+  void find_uneven_tiles(const TileGrid& grid, const Strip& strip, float* largest) const;
   // Where in a plane of V the strip's tiles are, in the order of their places, if a tile takes `tile_row` floats.
   std::vector<int64_t> tile_rows(const TileGrid& grid, const Strip& strip, const Places& places,
                                  int64_t tile_row) const;
@@ -222,10 +264,15 @@ struct TiledCorrelation {
 void correlate_by_strips(const TiledCorrelation& correlation);  // filters transformed ahead
 void correlate_by_panels(const TiledCorrelation& correlation);
 
-// output = source correlated with the filters, + bias (as many floats as the panels hold filters). Returns the images
-// whose result is not finite everywhere.
-std::vector<int64_t> correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
-                               const Image& output);
+// eq. 1 and eq. 5 as a matrix product, in these boxes alone. grad_input: for a stride and a dilation of 1.
+void forward_in(const Boxes& boxes, const Conv2dProblem& problem, const Tensor& input, const Tensor& weight,
+                const std::optional<Tensor>& bias, Tensor& output);
+void grad_input_in(const Boxes& boxes, const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& weight,
+                   Tensor& grad_input);
+
+// output = source correlated with the filters, + bias (as many floats as the panels hold filters), but for the boxes
+// that it returns: uneven tiles, and images whose result is not finite everywhere.
+Boxes correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype, const Image& output);
 
 // grad_weight of one group; whether it is finite.
 bool correlate_for_weight(const WinogradKernels& kernels, const Image& grad_output, const PhasedImage& source,

@@ -4,12 +4,13 @@
 
 namespace tmc::winograd {
 
-Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dtype, bool ahead)
+Filters::Filters(const WinogradKernels& kernels_, const Image& weight, DType dtype, bool ahead, bool last_taps_in_all_)
     : kernels(kernels_),
       channels(weight.c),
       count(weight.n),
       blocks(weight, kernels_),
       panels(ceil_div(weight.n, kernels.width)),
+      last_taps_in_all(last_taps_in_all_),
       weight_(weight),
       dtype_(dtype),
       plane_(panels * weight.c * kernels.width + kPlanePadding) {
@@ -41,6 +42,7 @@ StripMemory::StripMemory(const TileGrid& grid, const Filters& filters, int64_t c
   const int64_t tile = filters.kernels.tile, halo = filters.kernels.taps - 1;
   input_pixels = (input_rows * tile + halo) * (input_columns * tile + halo) * input_channels;
   output_pixels = rows * tile * grid.strip_columns * tile * part;
+  largest = (v_rows * tile + grid.strip_images() * halo) * (input_columns * tile + halo);
 }
 
 Places TileGrid::places(const Strip& strip) const {
@@ -60,19 +62,38 @@ Places TileGrid::places(const Strip& strip) const {
   return places;
 }
 
+// So many pixels are staged, compared and transformed before the next: what fits in L2 beside their transforms.
+constexpr int64_t kStagedBytes = 256 << 10;
+
+Region TiledCorrelation::input_region(const TileGrid& grid, const Strip& strip, int64_t begin, int64_t end) const {
+  const int64_t tile = filters.kernels.tile, points = filters.kernels.points();
+  const AxisTiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
+  const AxisTiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
+  return {grid.down.begin(begin, tile), grid.across.begin(strip.first_column, tile),
+          down.begin(down.count - 1, tile) + points, across.begin(across.count - 1, tile) + points};
+}
+
 void TiledCorrelation::transform_input(const TileGrid& grid, const Strip& strip, int64_t c, int64_t count,
-                                       float* pixels, Planes v) const {
+                                       float* pixels, Planes v, float* largest) const {
   const WinogradKernels& kernels = filters.kernels;
   const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
   const AxisTiles across = grid.columns_of(strip, filters.blocks.columns() - 1);
-  const int64_t left = grid.across.begin(strip.first_column, kernels.tile);
-  const int64_t width = across.begin(across.count - 1, kernels.tile) + kernels.points();
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
-    const AxisTiles down = grid.rows_from(begin, end - begin + filters.blocks.rows() - 1);
-    const int64_t height = down.begin(down.count - 1, kernels.tile) + kernels.points();
-    staging.stage(source, dtype, n, {grid.down.begin(begin, kernels.tile), left, height, width}, c, count, pixels);
-    kernels.transform_input(pixels, width, count, down, across, nullptr, v);
-    v.data += down.count * across.count * v.tile;
+    const int64_t tile_rows = end - begin + filters.blocks.rows() - 1;
+    const Region region = input_region(grid, strip, begin, end);
+    const int64_t row = region.columns * count, tile = kernels.tile;
+    const int64_t at_once = std::max<int64_t>(1, kStagedBytes / (tile * row * static_cast<int64_t>(sizeof(float))));
+    for (int64_t first = 0, staged = 0; first < tile_rows; first += at_once) {
+      const AxisTiles down = grid.rows_from(begin + first, std::min(at_once, tile_rows - first));
+      const int64_t top = grid.down.begin(begin + first, tile) - region.h0;
+      const int64_t next = top + down.begin(down.count - 1, tile) + kernels.points();
+      float* const fresh = pixels + staged * row;
+      staging.stage(source, dtype, n, {region.h0 + staged, region.w0, next - staged, region.columns}, c, count, fresh);
+      kernels.largest_of_pixels(fresh, (next - staged) * region.columns, count, largest);
+      kernels.transform_input(pixels + top * row, region.columns, count, down, across, nullptr, v);
+      v.data += down.count * across.count * v.tile, largest += (next - staged) * region.columns;
+      staged = next;
+    }
   });
 }
 
@@ -111,25 +132,25 @@ void TiledCorrelation::transform_output(const TileGrid& grid, const Strip& strip
             std::min(region.rows, output.h - region.h0),
             std::min(region.columns, output.w - region.w0),
             part.c};
-    if (!filters.kernels.transform_output(m, place, down, across, bias + k, to)) finite[n] = false;
+    if (!filters.kernels.transform_output(m, place, down, across, bias + k, to))
+      spoiled.add(n, {0, 0, output.h, output.w});
     if (!in_place) staging.unstage(pixels, count, region, n, dtype, part);
     place += down.count * across.count;
   });
 }
 
-std::vector<int64_t> correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
-                               const Image& output) {
-  std::unique_ptr<std::atomic<bool>[]> finite(new std::atomic<bool>[output.n]);
-  for (int64_t n = 0; n < output.n; ++n) finite[n] = true;
-  const TiledCorrelation correlation = {filters, source, bias, dtype, output, std::move(finite)};
+Boxes correlate(const Filters& filters, const PhasedImage& source, const float* bias, DType dtype,
+                const Image& output) {
+  Spoiled spoiled(output.n);
+  const TiledCorrelation correlation = {filters, source, bias, dtype, output, spoiled};
   if (filters.is_transformed() && correlation.tiles() >= kLeastStripTiles * workers_for(INT64_MAX))
     correlate_by_strips(correlation);
   else if (output.n > 0)
     correlate_by_panels(correlation);
-  std::vector<int64_t> not_finite;
-  for (int64_t n = 0; n < output.n; ++n)
-    if (!correlation.finite[n]) not_finite.push_back(n);
-  return not_finite;
+  const StagingKernels& staging = kernels_for_this_cpu<StagingKernels>();
+  for (const auto& [n, h, w] : spoiled.blind)
+    staging.unstage(bias, filters.panels * filters.kernels.width, {h, w, 1, 1}, n, dtype, output);
+  return spoiled.boxes;
 }
 
 }  // namespace tmc::winograd

@@ -82,6 +82,32 @@ void transform_grad_output(const float* pixels, int64_t columns, int64_t channel
     }
 }
 
+// NaN is larger than nothing.
+inline FloatLanes larger_magnitude(FloatLanes largest, FloatLanes values) {
+  const FloatLanes magnitude = bits_as<FloatLanes>(bits_as<Bits32>(values) & 0x7FFFFFFFu);
+  return magnitude > largest ? magnitude : largest;
+}
+
+// As many pixels as lanes at a time. Their vectors are zipped and compared two by two, until one is left: as in
+// transpose(), which leaves the pixels in their order.
+inline void largest_of_pixels(const float* pixels, int64_t count, int64_t channels, float* largest) {
+  constexpr int64_t kCount = kLanes<float>;
+  for (int64_t first = 0; first < count; first += kCount, pixels += kCount * channels) {
+    const int64_t present = min(count - first, kCount);
+    FloatLanes values[kCount] = {};
+    for (int64_t i = 0; i < present; ++i)
+      for (int64_t c = 0; c < channels; c += kCount)
+        values[i] = larger_magnitude(values[i], load(pixels + i * channels + c));
+#pragma GCC unroll 4
+    for (int64_t half = kCount / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < half; ++i)
+        values[i] = larger_magnitude(zip<0>(values[i], values[i + half], AllLanes<kCount>{}),
+                                     zip<kCount / 2>(values[i], values[i + half], AllLanes<kCount>{}));
+    store(values[0], largest + first, present);
+  }
+}
+
 // Infinity and NaN times zero are NaN: a sum that has met one is not equal to itself.
 template <class Lanes_>
 inline bool no_nan(const Lanes_& zeros) {

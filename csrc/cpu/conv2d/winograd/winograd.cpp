@@ -3,6 +3,7 @@
 // Transforms mix the pixels of a tile, so that an infinite or NaN pixel, or one so large that a transform overflows,
 // makes every output of its tiles NaN. An image with an output that is not finite is therefore computed again as a
 // matrix product, alone; so is a whole grad_weight. The results are those of eq. 1, for a sample whatever its batch.
+// So are tiles whose pixels differ too much in magnitude (cpu/conv2d/winograd/locality.cpp).
 #include "cpu/conv2d/winograd/plan.h"
 #include "cpu/lanes/half.h"
 #include "cpu/machine/machine.h"
@@ -41,16 +42,9 @@ Image flipped(Image weight) {
   return weight;
 }
 
-Conv2dProblem one_image(Conv2dProblem problem) {
-  problem.shape.n = 1;
-  return problem;
-}
-
-// The images that some group found not to be finite, each once.
-void merge(std::vector<int64_t>& all, const std::vector<int64_t>& more) {
-  all.insert(all.end(), more.begin(), more.end());
-  std::sort(all.begin(), all.end());
-  all.erase(std::unique(all.begin(), all.end()), all.end());
+// What some group found is computed again in all of them.
+void join(Boxes& all, const Boxes& more) {
+  for (size_t n = 0; n < more.size(); ++n) all[n] = joined(all[n], more[n]);
 }
 
 }  // namespace
@@ -88,7 +82,9 @@ double saving(Conv2dPass pass, const Conv2dProblem& problem) {
   return static_cast<double>(outputs * shape.r * shape.s) / products(kernels_for(pass, problem), pass, shape);
 }
 
-std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+namespace {
+std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight,
+                                    bool last_taps_in_all) {
   const Conv2dShape& shape = problem.shape;
   const WinogradKernels& kernels = kernels_for(pass, problem);
   const bool to_input = pass == Conv2dPass::grad_input;
@@ -100,9 +96,17 @@ std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& proble
   auto filters = std::make_shared<std::deque<Filters>>();
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Image group = kernel.filters(g, k);
-    filters->emplace_back(kernels, to_input ? flipped(group.swapped()) : group, problem.dtype, ahead);
+    filters->emplace_back(kernels, to_input ? flipped(group.swapped()) : group, problem.dtype, ahead, last_taps_in_all);
   }
   return filters;
+}
+}  // namespace
+
+std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  return prepare(pass, problem, weight, true);
+}
+std::shared_ptr<const void> prepare_phases(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
+  return prepare(pass, problem, weight, false);
 }
 
 void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWeight& weight,
@@ -110,18 +114,14 @@ void forward(const Conv2dProblem& problem, const Tensor& input, const PreparedWe
   const Conv2dShape& shape = problem.shape;
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Image image = image_of(input), result = mutable_image_of(output);
-  std::vector<int64_t> not_finite;
+  Boxes again(shape.n);
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = filters_of(weight.made)[g];
     const std::vector<float> bias_g = padded_bias(bias, problem.dtype, g * k, k, filters);
-    merge(not_finite, correlate(filters, {image.channels(g, c), shape.pad_top, shape.pad_left}, bias_g.data(),
-                                problem.dtype, result.channels(g, k)));
+    join(again, correlate(filters, {image.channels(g, c), shape.pad_top, shape.pad_left}, bias_g.data(), problem.dtype,
+                          result.channels(g, k)));
   }
-  for (const int64_t n : not_finite) {
-    Tensor input_n = torch::stable::narrow(const_cast<Tensor&>(input), 0, n, 1),
-           output_n = torch::stable::narrow(output, 0, n, 1);
-    matrix_product::forward(one_image(problem), input_n, weight.weight, bias, output_n);
-  }
+  forward_in(again, problem, input, weight.weight, bias, output);
 }
 
 // Row h of the input is read by tap r for output row h + pad - r (eq. 5): a correlation of grad_output with the kernel
@@ -132,18 +132,14 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
   const int64_t c = channels_per_group(shape), k = filters_per_group(shape);
   const Image image = image_of(grad_output), result = mutable_image_of(grad_input);
   const int64_t top = shape.r - 1 - shape.pad_top, left = shape.s - 1 - shape.pad_left;
-  std::vector<int64_t> not_finite;
+  Boxes again(shape.n);
   for (int64_t g = 0; g < shape.groups; ++g) {
     const Filters& filters = filters_of(weight.made)[g];
     const std::vector<float> no_bias = padded_bias(std::nullopt, problem.dtype, 0, 0, filters);
-    merge(not_finite,
-          correlate(filters, {image.channels(g, k), top, left}, no_bias.data(), problem.dtype, result.channels(g, c)));
+    join(again,
+         correlate(filters, {image.channels(g, k), top, left}, no_bias.data(), problem.dtype, result.channels(g, c)));
   }
-  for (const int64_t n : not_finite) {
-    Tensor grad_output_n = torch::stable::narrow(const_cast<Tensor&>(grad_output), 0, n, 1),
-           grad_input_n = torch::stable::narrow(grad_input, 0, n, 1);
-    matrix_product::grad_input(one_image(problem), grad_output_n, weight.weight, grad_input_n);
-  }
+  grad_input_in(again, problem, grad_output, weight.weight, grad_input);
 }
 
 void grad_weight(const Conv2dProblem& problem, const Tensor& grad_output, const Tensor& input, Tensor& grad_weight) {

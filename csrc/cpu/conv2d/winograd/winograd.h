@@ -85,6 +85,8 @@ struct WinogradKernels {
   // right and down; null: in this order.
   void (*transform_input)(const float* pixels, int64_t columns, int64_t channels, AxisTiles down, AxisTiles across,
                           const int64_t* places, Planes v);
+  // largest[i] = the largest magnitude in the channels of pixel i, of staged pixels one after the other.
+  void (*largest_of_pixels)(const float* pixels, int64_t count, int64_t channels, float* largest);
   // A dz A^T of tiles of staged pixels.
   void (*transform_grad_output)(const float* pixels, int64_t columns, int64_t channels, AxisTiles down,
                                 AxisTiles across, const int64_t* places, Planes g);
