@@ -38,6 +38,7 @@ def run_command(options):
     if options.get("resume"):
         state = checkpoint.load(options["resume"])
         values |= parse_values(state["config"], options["resume"])
+        values["data"] = find_data(values.get("data"), checkpoint.find(options["resume"]))
     config = TrainConfig(**(values | options)).resolved()
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -50,11 +51,18 @@ def run_command(options):
     return 0
 
 
+def find_data(data, run):
+    """The folder of a run's images. One whose relative name means nothing here is looked for above the run."""
+    places = (parent / (data or "") for parent in Path(run).resolve().parents)
+    return data if not data or Path(data).is_dir() else str(next(filter(Path.is_dir, places), data))
+
+
 def train(config, device, out, state=None):
     """One run from its config to its files. Returns the Trainer."""
     from . import distributed
     from .data import open_data
     from .engine import Trainer
+    from .images import printable
     from .report import Report
 
     split = open_data(config)
@@ -63,6 +71,8 @@ def train(config, device, out, state=None):
     if state is not None:
         trainer.restore(state, config.resume)
     report.line(describe(config, split, trainer.model, device))
+    if split.left_out and report.speaks:
+        report.warn(f"left out of {printable(config.data)}: {split.left_out}")
     if config.eval_only:
         report.line(report.scores(trainer.evaluate()))
         return trainer

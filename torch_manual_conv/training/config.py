@@ -5,6 +5,7 @@ This file does not import torch, so that a mistyped option is reported at once.
 
 import argparse
 import difflib
+import os
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -34,12 +35,13 @@ class TrainConfig:
 
     data: str | None = option(
         None,
-        "folder with train/<class>/* and val/<class>/* (JPEG, PNG) [the built-in 12,000 images of Fashion-MNIST]",
+        "folder of images, train/<class>/* and val/<class>/* [the built-in 12,000 images of Fashion-MNIST]",
         group="data",
     )
     synthetic: bool = option(False, "drawn images instead of files: to try a set-up or measure speed", group="data")
     image_size: int | None = option(None, "pixels a side [28 for the built-in images, 224 for a folder]", group="data")
     min_crop: float = option(0.25, "smallest share of a training photograph that a random crop keeps", group="data")
+    max_pixels: int = option(64_000_000, "larger images are refused; JPEGs may have four times as many", group="data")
     workers: int | None = option(None, "processes that read images [up to 4; 0 for the built-in images]", group="data")
 
     model: str | None = option(
@@ -129,7 +131,8 @@ class TrainConfig:
             "epochs": 20 if self.is_tree else 8,
             "batch_size": 32 if self.is_tree else 64,
         }
-        chosen = replace(self, init=init, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+        data = self.data and os.path.abspath(os.path.expanduser(self.data))  # a resumed run may start anywhere
+        chosen = replace(self, data=data, init=init, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         chosen.check()
         return chosen
 
@@ -138,6 +141,7 @@ class TrainConfig:
         rules = [
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("max_pixels", self.max_pixels >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 2 or not self.batch_norm, "at least 2 with batch norm"),
             ("lr", 0 < self.lr < float("inf"), "positive"),
             (

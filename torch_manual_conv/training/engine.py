@@ -79,6 +79,8 @@ class Trainer:
 
     def fit(self):
         """Trains to the last epoch. Returns the record of that epoch."""
+        if self.epoch < self.config.epochs:
+            self.look_at_held_out_images()
         while self.epoch < self.config.epochs:
             self.epoch += 1
             started = time.perf_counter()
@@ -91,6 +93,13 @@ class Trainer:
             self.warn_if_guessing(train_loss)
             self.save()
         return self.history[-1]
+
+    def look_at_held_out_images(self):
+        """What is wrong with one is said before an epoch is spent."""
+        with self.report.progress("looking at held-out images", len(self.val_loader)) as advance:
+            for step, batch in enumerate(self.val_loader, start=1):
+                self.report.bad_images(batch.problems)
+                advance(step, None)
 
     def train_epoch(self):
         config, steps = self.config, len(self.train_loader)

@@ -1,0 +1,115 @@
+"""A folder of train/<class>/ and val/<class>/: its classes, their image files, and what is left out."""
+
+import os
+
+from .config import RunError
+from .images import SUFFIXES, printable
+
+
+class DataError(RunError):
+    """A folder that cannot be trained on; the message says what to change."""
+
+    def __init__(self, message):
+        super().__init__(printable(message))
+
+
+class LeftOut(dict):
+    """Paths of what is not read, by what it is."""
+
+    def add(self, kind, path):
+        self.setdefault(kind, []).append(path)
+
+    def __str__(self):
+        kinds = sorted(self, key=lambda kind: -len(self[kind]))
+        counts = [f"{kind} {len(self[kind]):,}" for kind in kinds[:6]]
+        if kinds[6:]:
+            counts.append(f"others {sum(len(self[kind]) for kind in kinds[6:]):,}")
+        return printable(f"{', '.join(counts)}; such as {self[kinds[0]][0]}")
+
+
+def check_tree(root, left_out):
+    """The class names of a folder that can be trained on. Raises: DataError saying what is wrong with it."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected one with train/<class>/ and val/<class>/")
+    names = {}
+    for split in ("train", "val"):
+        folder = root / split
+        if not folder.is_dir():
+            there = ", ".join(entry.name for entry in _entries(root)[:5]) or "nothing"
+            raise DataError(f"{root} has no folder {split}/; expected train/<class>/ and val/<class>/, found {there}")
+        names[split] = []
+        for entry in _entries(folder):
+            if (kind := _kind(entry)) == "folders":
+                names[split].append(entry.name)
+            else:
+                left_out.add("images beside the classes' folders" if kind == "images" else kind, entry.path)
+    for one, other in (("train", "val"), ("val", "train")):
+        missing = sorted(set(names[one]) - set(names[other]))
+        if missing:
+            raise DataError(f"{root}: {other}/ lacks {len(missing)} of the classes in {one}/: {', '.join(missing[:5])}")
+    if len(names["train"]) < 2:
+        raise DataError(f"{root}/train holds {len(names['train'])} classes; at least 2 are needed to tell apart")
+    return names["train"]
+
+
+def image_files(folder, left_out):
+    """The images anywhere below `folder`, links followed, in the order of their paths. Raises: DataError without any.
+
+    No folder is entered twice, nor one that holds `folder`: links in a circle end, and bring in no other class.
+    """
+    seen = {_identity(path) for path in (*folder.absolute().parents, *folder.resolve().parents)}
+    found, own, waiting = [], LeftOut(), [str(folder)]
+    while waiting:
+        here = waiting.pop()
+        if _identity(here) in seen:
+            own.add("folders that were read already", here)
+            continue
+        seen.add(_identity(here))
+        try:
+            entries = _entries(here)
+        except DataError:
+            own.add("folders that cannot be listed", here)
+            continue
+        for entry in reversed(entries):
+            kind = _kind(entry)
+            if kind == "images":
+                found.append(entry.path)
+            elif kind == "folders":
+                waiting.append(entry.path)
+            else:
+                own.add(kind, entry.path)
+    if not found:
+        raise DataError(f"class {folder} is empty: no file ends in {', '.join(SUFFIXES)}" + (own and f", but: {own}"))
+    for kind, paths in own.items():
+        left_out.setdefault(kind, []).extend(paths)
+    return sorted(found)
+
+
+def _entries(folder):
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _identity(folder):
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _kind(entry):
+    """ "folders", "images", or a plural for what is left out."""
+    hidden = entry.name.startswith(".")
+    try:
+        if entry.is_dir():
+            return "hidden folders" if hidden else "folders"
+        if not entry.is_file():
+            os.stat(entry.path)
+            return "special files"  # FIFOs, sockets, devices: opening one may wait for ever
+    except OSError:
+        return "links that lead nowhere"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if hidden:
+        return "hidden files"
+    return "images" if suffix in SUFFIXES else suffix or "files without a suffix"
