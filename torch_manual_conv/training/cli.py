@@ -72,7 +72,7 @@ def train(config, device, out, state=None):
         trainer.restore(state, config.resume)
     report.line(describe(config, split, trainer.model, device))
     if split.left_out and report.speaks:
-        report.warn(f"left out of {printable(config.data)}: {split.left_out}")
+        report.warn(f"skipped in {printable(config.data)}: {split.left_out}")
     if config.eval_only:
         report.line(report.scores(trainer.evaluate()))
         return trainer

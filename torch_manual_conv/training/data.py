@@ -68,10 +68,11 @@ class FolderImages(Dataset):
 
     def __init__(self, root, classes, image_size, seed, min_crop=None, max_pixels=MAX_PIXELS, left_out=None):
         self.image_size, self.seed, self.min_crop, self.max_pixels = image_size, seed, min_crop, max_pixels
+        self.folders = [root / name for name in classes]
         self.paths, self.targets, self.class_range = [], [], []
         self.stand_in = {}  # of the files that could not be read: with many bad ones, each is tried once
-        for target, name in enumerate(classes):
-            paths = image_files(root / name, LeftOut() if left_out is None else left_out)
+        for target, folder in enumerate(self.folders):
+            paths = image_files(folder, LeftOut() if left_out is None else left_out)
             self.class_range.append(range(len(self.paths), len(self.paths) + len(paths)))
             self.paths += paths
             self.targets += [target] * len(paths)
@@ -91,7 +92,8 @@ class FolderImages(Dataset):
         return random_resized_crop_flip(image, self.image_size, self.min_crop, stream(self.seed, epoch, index))
 
     def read(self, index, problems):
-        own, bad = self.class_range[self.targets[index]], []
+        target, bad = self.targets[index], []
+        own = self.class_range[target]
         while len(bad) < len(own):
             index = self.stand_in.get(index, index)
             try:
@@ -104,7 +106,7 @@ class FolderImages(Dataset):
                 self.stand_in |= dict.fromkeys(bad, index)
                 return image
         path, reason = problems[-1]
-        raise DataError(f"not one image in {Path(path).parent} can be read; {Path(path).name}: {reason}")
+        raise DataError(f"not one image in {self.folders[target]} can be read; {Path(path).name}: {reason}")
 
 
 class DrawnImages(Dataset):

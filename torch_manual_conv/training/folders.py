@@ -29,16 +29,13 @@ class LeftOut(dict):
 
 def check_tree(root, left_out):
     """The class names of a folder that can be trained on. Raises: DataError saying what is wrong with it."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected one with train/<class>/ and val/<class>/")
+    expected = "expected one with train/<class>/ and val/<class>/"
+    there = [entry.name for entry in _entries(root, f"{root} is not a folder; {expected}")]
     names = {}
     for split in ("train", "val"):
-        folder = root / split
-        if not folder.is_dir():
-            there = ", ".join(entry.name for entry in _entries(root)[:5]) or "nothing"
-            raise DataError(f"{root} has no folder {split}/; expected train/<class>/ and val/<class>/, found {there}")
+        missing = f"{root} has no folder {split}/; {expected}, found {', '.join(there[:5]) or 'nothing'}"
         names[split] = []
-        for entry in _entries(folder):
+        for entry in _entries(root / split, missing):
             if (kind := _kind(entry)) == "folders":
                 names[split].append(entry.name)
             else:
@@ -61,15 +58,15 @@ def image_files(folder, left_out):
     found, own, waiting = [], LeftOut(), [str(folder)]
     while waiting:
         here = waiting.pop()
-        if _identity(here) in seen:
+        try:
+            identity, entries = _identity(here), _entries(here)
+        except OSError as error:
+            own.add(f"folders that cannot be listed ({error.strerror})", here)
+            continue
+        if identity in seen:
             own.add("folders that were read already", here)
             continue
-        seen.add(_identity(here))
-        try:
-            entries = _entries(here)
-        except DataError:
-            own.add("folders that cannot be listed", here)
-            continue
+        seen.add(identity)
         for entry in reversed(entries):
             kind = _kind(entry)
             if kind == "images":
@@ -85,12 +82,16 @@ def image_files(folder, left_out):
     return sorted(found)
 
 
-def _entries(folder):
+def _entries(folder, missing=None):
+    """What is in a folder, in the order of the names. Raises: DataError, if `missing` is the message for no folder."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{folder} cannot be listed: {error.strerror}") from error
+        if missing is None:
+            raise
+        is_none = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        raise DataError(missing if is_none else f"{folder} cannot be listed: {error.strerror}") from error
 
 
 def _identity(folder):

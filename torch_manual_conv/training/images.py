@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 MAX_PIXELS = 64_000_000  # a header that claims more is refused before anything is allocated
-MAX_JPEG_SCANS = 200  # an honest progressive file has about ten; each costs a pass over all pixels, and few bytes
+MAX_JPEG_SCANS = 100  # an honest progressive file has about ten; each costs a pass over all pixels, and few bytes
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # JPEG includes MPO, the stereo and burst photographs
 SUFFIXES = (
@@ -59,7 +59,8 @@ class ImageError(ValueError):
 
 def printable(text):
     """For a message: what a name may hold beside readable characters, line ends and terminal codes say, is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    text = str(text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read_image(path, mode="RGB", max_pixels=MAX_PIXELS):
@@ -156,6 +157,10 @@ def _opaque_8_bits(image):
         image = _from_32_bits(image)
     elif image.mode == "La":
         image = image.convert("LA")
+    elif image.mode == "LAB":
+        spaces = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        flags = ImageCms.Flags.NOOPTIMIZE  # its tables are up to 17 of 255 off, in dark colours
+        image = ImageCms.buildTransform(*spaces, "LAB", "RGB", flags=flags).apply(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         ground = Image.new("RGB", image.size, "white")
@@ -180,7 +185,10 @@ def _from_16_bits(image):
 def _from_32_bits(image):
     """Of integers and floats of 32 bits a TIFF does not say which is white: 1 (floats), 255 or 65,535 is taken, the
     least of them that no pixel exceeds. Other formats use 16 of the bits."""
-    low, high = image.getextrema()
+    dtype = torch.float32 if image.mode == "F" else torch.int32
+    low, high = (
+        value.item() for value in torch.frombuffer(bytearray(image.tobytes()), dtype=dtype).aminmax()
+    )  # NaN stays
     whites = [65535] if image.format != "TIFF" and image.mode == "I" else [255, 65535]
     whites = [1] * (image.mode == "F") + whites
     white = next((white for white in whites if low >= 0 and high <= white), None)
@@ -207,7 +215,7 @@ def _identify(path):
         head = file.read(64)
     for name, magic in MAGIC.items():
         if re.match(magic, head, re.DOTALL):
-            return f"is a damaged {name}" if name in FORMATS else f"is {name}, which is not read"
+            return f"is {name}, but cannot be decoded" if name in FORMATS else f"is {name}, which is not read"
     return f"is none of {', '.join(FORMATS)}"
 
 
