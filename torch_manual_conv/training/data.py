@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from .config import RunError
 from .images import SUFFIXES, ImageError, random_resized_crop_flip, read_image, resized_center_crop, stream, to_tensor
+from .loading import Loader
 
 FASHION_PNG = Path(__file__).parent / "data" / "fashion_mnist_12k.png"
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -228,16 +229,11 @@ def make_loader(dataset, config, *, train, rank, world, pin_memory):
     workers = config.workers
     if workers is None:
         workers = 0 if isinstance(dataset, MemoryImages) else min(4, max(1, (os.cpu_count() or 1) // world))
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the one that dropout uses, as often as there are workers
     )
-
-
-def _as_is(batch):
-    return batch
