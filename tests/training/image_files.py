@@ -34,7 +34,9 @@ def png(values, bits, colour_type, palette=None, transparency=None, exif=None):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
 
 
-def tiff(pixels, width, height, bits, photometric, *, order="<", sample_format=None, extra=None, palette=None, turn=None):
+def tiff(
+    pixels, width, height, bits, photometric, *, order="<", sample_format=None, extra=None, palette=None, turn=None
+):
     """One uncompressed strip of `pixels`, bytes in the byte order `order`.
 
     photometric: 0 grey from white, 1 grey from black, 2 RGB, 3 palette, 5 CMYK, 6 YCbCr, 8 L*a*b*.

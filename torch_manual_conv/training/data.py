@@ -11,19 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from .folders import DataError, LeftOut, check_tree, image_files
-from .images import (
-    MAX_PIXELS,
-    ImageError,
-    printable,
-    random_resized_crop_flip,
-    read_image,
-    resized_center_crop,
-    stream,
-    to_tensor,
-)
+from .images import MAX_PIXELS, ImageError, random_resized_crop_flip, read_image, resized_center_crop, stream, to_tensor
+from .loading import Loader
 
 FASHION_PNG = Path(__file__).parent / "data" / "fashion_mnist_12k.png"
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -99,7 +91,7 @@ class FolderImages(Dataset):
             try:
                 image = read_image(self.paths[index], max_pixels=self.max_pixels)
             except ImageError as error:
-                problems.append((printable(self.paths[index]), str(error)))
+                problems.append((self.paths[index], str(error)))
                 bad.append(index)
                 index = own[(index - own.start + 1) % len(own)]
             else:
@@ -244,16 +236,11 @@ def make_loader(dataset, config, *, train, rank, world, pin_memory):
     if workers is None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # those of other machines have CPUs of their own
         workers = 0 if isinstance(dataset, MemoryImages) else min(4, max(1, usable_cpus() // here))
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the one that dropout uses, as often as there are workers
     )
-
-
-def _as_is(batch):
-    return batch

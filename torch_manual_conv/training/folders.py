@@ -2,15 +2,12 @@
 
 import os
 
-from .config import RunError
-from .images import SUFFIXES, printable
+from .._command import RunError
+from .images import SUFFIXES
 
 
 class DataError(RunError):
     """A folder that cannot be trained on; the message says what to change."""
-
-    def __init__(self, message):
-        super().__init__(printable(message))
 
 
 class LeftOut(dict):
@@ -24,7 +21,7 @@ class LeftOut(dict):
         counts = [f"{kind} {len(self[kind]):,}" for kind in kinds[:6]]
         if kinds[6:]:
             counts.append(f"others {sum(len(self[kind]) for kind in kinds[6:]):,}")
-        return printable(f"{', '.join(counts)}; such as {self[kinds[0]][0]}")
+        return f"{', '.join(counts)}; such as {self[kinds[0]][0]}"
 
 
 def check_tree(root, left_out):

@@ -57,12 +57,6 @@ class ImageError(ValueError):
     """A file that cannot be used as an image; the message says why."""
 
 
-def printable(text):
-    """For a message: what a name may hold beside readable characters, line ends and terminal codes say, is escaped."""
-    text = str(text)
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def read_image(path, mode="RGB", max_pixels=MAX_PIXELS):
     """The decoded image, upright, in `mode` "RGB" or "L". Of an animation it is the first frame.
 
@@ -88,9 +82,9 @@ def read_image(path, mode="RGB", max_pixels=MAX_PIXELS):
     except Image.UnidentifiedImageError:
         raise ImageError(_identify(path)) from None
     except OSError as error:
-        raise ImageError(printable(error.strerror or error)) from error
+        raise ImageError(error.strerror or str(error)) from error
     except Exception as error:  # on broken files Pillow raises SyntaxError, struct.error, MemoryError, ...
-        raise ImageError(printable(error) or type(error).__name__) from error
+        raise ImageError(str(error) or type(error).__name__) from error
 
 
 def _limit(max_pixels):
