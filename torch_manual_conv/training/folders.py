@@ -18,9 +18,9 @@ class LeftOut(dict):
 
     def __str__(self):
         kinds = sorted(self, key=lambda kind: -len(self[kind]))
-        counts = [f"{kind} {len(self[kind]):,}" for kind in kinds[:6]]
-        if kinds[6:]:
-            counts.append(f"others {sum(len(self[kind]) for kind in kinds[6:]):,}")
+        counts = [f"{kind} {len(self[kind]):,}" for kind in kinds[:8]]
+        if kinds[8:]:
+            counts.append(f"others {sum(len(self[kind]) for kind in kinds[8:]):,}")
         return f"{', '.join(counts)}; such as {self[kinds[0]][0]}"
 
 

@@ -97,7 +97,7 @@ def _check_file(status, max_pixels):
     if status.st_size == 0:
         raise ImageError("is empty")
     if status.st_size > 16 * max_pixels:  # twice what the widest pixels fill; some decoders read all of a file first
-        raise ImageError(f"has {status.st_size:,} bytes, too many for an image: {_limit(max_pixels)}")
+        raise ImageError(f"has {status.st_size:,} bytes, too many for an image; {_limit(max_pixels)}")
 
 
 @contextmanager

@@ -6,18 +6,18 @@ import zlib
 import numpy as np
 
 
-def packed(values, bits):
+def packed(values, bits, order=">"):
     """[H, W, C] integers as rows of samples of `bits` bits, the first sample in the highest bits of a byte."""
     values = np.asarray(values)
     rows = values.reshape(len(values), -1)
-    if bits >= 8:
-        return [row.astype(f">u{bits // 8}").tobytes() for row in rows]
+    if bits % 8 == 0:
+        return [row.astype(f"{order}u{bits // 8}").tobytes() for row in rows]
     each = (rows[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
     return [np.packbits(row.reshape(-1)).tobytes() for row in each]
 
 
-def png(values, bits, colour_type, palette=None, transparency=None, exif=None):
-    """colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha."""
+def png(values, bits, colour_type, palette=None, palette_alpha=None, clear=None, exif=None):
+    """colour_type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha; `clear`, a colour, is transparent."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -26,8 +26,10 @@ def png(values, bits, colour_type, palette=None, transparency=None, exif=None):
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))]
     if palette is not None:
         parts.append(chunk(b"PLTE", np.asarray(palette, np.uint8).tobytes()))
-    if transparency is not None:
-        parts.append(chunk(b"tRNS", transparency))
+    if palette_alpha is not None:
+        parts.append(chunk(b"tRNS", np.asarray(palette_alpha, np.uint8).tobytes()))
+    if clear is not None:
+        parts.append(chunk(b"tRNS", np.asarray(clear, ">u2").tobytes()))
     if exif is not None:
         parts.append(chunk(b"eXIf", exif))
     parts.append(chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in packed(values, bits)))))
