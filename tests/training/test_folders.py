@@ -1,5 +1,6 @@
 """What lies in a folder of images: found, passed over and said, or refused, but never waited for."""
 
+import errno
 import os
 import shutil
 import socket
@@ -232,6 +233,15 @@ def test_scans_without_end(tmp_path):
     path.write_bytes(content[:-2] + 200 * last + content[-2:])
     with pytest.raises(images.ImageError, match="is a progressive JPEG of 206 scans, more than 100"):
         images.read_image(path)
+
+
+def test_no_image_is_blamed_for_too_many_open_files(tree, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        images.read_image(tree / "train" / "bag" / "01.png")
 
 
 def test_each_bad_file_is_tried_once(tree, monkeypatch):

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-Image = pytest.importorskip("PIL.Image")
-
+PIL = pytest.importorskip("PIL")
+from PIL import Image, PngImagePlugin  # noqa: E402
 from written_images import packed, png, tiff  # noqa: E402
 
 from torch_manual_conv.training import images  # noqa: E402
@@ -94,8 +94,9 @@ def tiff_kinds(order):
         yield f"grey {bits}", grey, (bits,), 1, shown, 0, {}
         yield f"grey {bits} from white", grey, (bits,), 0, 255 - shown, 0, {}
         palette = RANDOM.integers(0, 256, (3, 2**bits))
-        options = {"palette": [257 * int(v) for v in palette.flat]}
-        yield f"palette {bits}", grey, (bits,), 3, palette.T[grey[..., 0]], 0, options
+        for scale in (257, 1):  # as the standard says, and as some programs write
+            options = {"palette": [scale * int(v) for v in palette.flat]}
+            yield f"palette {bits} of {scale}", grey, (bits,), 3, palette.T[grey[..., 0]], 0, options
     grey = some(1, 65536)
     yield "grey 16", grey, (16,), 1, grey >> 8, 0, {}
     if order == "<":  # Pillow knows these in this byte order only
@@ -180,9 +181,16 @@ def upright(stored, orientation):
 WRITTEN = {f"PNG {name}": rest for name, *rest in png_files()} | {f"TIFF {name}": rest for name, *rest in tiff_files()}
 
 
+NEW_IN_PILLOW_13 = ("TIFF grey and unused", "TIFF grey times alpha", "TIFF YCbCr", "TIFF CMYK 16 >")
+
+
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_png_and_tiff(kind, tmp_path):
     data, *expected = WRITTEN[kind]
+    if kind.startswith(NEW_IN_PILLOW_13) and int(PIL.__version__.partition(".")[0]) < 13:
+        with pytest.raises(images.ImageError):
+            read(data, tmp_path)
+        pytest.skip(f"Pillow {PIL.__version__} cannot decode it")
     check(read(data, tmp_path), *expected)
 
 
@@ -310,6 +318,18 @@ def test_grey_without_a_white_is_refused(values, tmp_path):
     (tmp_path / "a.tif").write_bytes(saved(Image.fromarray(np.array([values], np.float32)), "TIFF"))
     with pytest.raises(images.ImageError, match=r"holds values from .* white must be 1 or 255 or 65535"):
         images.read_image(tmp_path / "a.tif")
+
+
+def test_long_text_costs_no_pixels(tmp_path):
+    """Some programs write megabytes of notes into a PNG."""
+    values = some(3)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    check(read(saved(colour_image(values), "PNG", pnginfo=info), tmp_path), values)
+    info.add_text("bomb", "x" * 100_000_000, zip=True)
+    with pytest.raises(images.ImageError, match="(?i)too large"):
+        read(saved(colour_image(values), "PNG", pnginfo=info), tmp_path)
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 1 << 20  # Pillow's own, for all others
 
 
 # ---- Orientation

@@ -1,5 +1,6 @@
 """One image file to one uint8 tensor: decode, turn upright, reduce to opaque 8 bits, crop, flip, resize."""
 
+import errno
 import math
 import os
 import random
@@ -10,9 +11,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps, ImagePalette, PngImagePlugin
 
 MAX_PIXELS = 64_000_000  # a header that claims more is refused before anything is allocated
+MAX_PNG_TEXT = 1 << 26  # bytes, unpacked
 MAX_JPEG_SCANS = 100  # an honest progressive file has about ten; each costs a pass over all pixels, and few bytes
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]  # JPEG includes MPO, the stereo and burst photographs
@@ -67,11 +69,12 @@ def read_image(path, mode="RGB", max_pixels=MAX_PIXELS):
     """
     try:
         _check_file(os.stat(path), max_pixels)
-        with warnings.catch_warnings(), _pillow_limit(4 * max_pixels):
+        # Given a path instead of a file Pillow maps it into memory: whoever shortens it meanwhile kills the process.
+        with open(path, "rb") as file, warnings.catch_warnings(), _pillow_limits(4 * max_pixels):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(image, path, max_pixels)
-                _match_transparency(image)
+            with Image.open(file, formats=FORMATS) as image:
+                _check_size(image, file, max_pixels)
+                _match_palette(image)
                 image.load()
                 _turn_upright(image)
                 return _opaque_8_bits(image).convert(mode)
@@ -82,6 +85,8 @@ def read_image(path, mode="RGB", max_pixels=MAX_PIXELS):
     except Image.UnidentifiedImageError:
         raise ImageError(_identify(path)) from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the image
+            raise
         raise ImageError(error.strerror or str(error)) from error
     except Exception as error:  # on broken files Pillow raises SyntaxError, struct.error, MemoryError, ...
         raise ImageError(str(error) or type(error).__name__) from error
@@ -101,16 +106,21 @@ def _check_file(status, max_pixels):
 
 
 @contextmanager
-def _pillow_limit(pixels):
-    """Pillow's own guard, at our limit; it refuses twice what it is set to."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels // 2
+def _pillow_limits(pixels):
+    """Pillow's own guards, at our limits: it refuses twice MAX_IMAGE_PIXELS, and of text or a profile in a PNG 1 MB,
+    which is less than some programs write."""
+    limits = {(Image, "MAX_IMAGE_PIXELS"): pixels // 2, (PngImagePlugin, "MAX_TEXT_CHUNK"): MAX_PNG_TEXT}
+    before = {(module, name): getattr(module, name) for module, name in limits}
     try:
+        for (module, name), limit in limits.items():
+            setattr(module, name, limit)
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        for (module, name), limit in before.items():
+            setattr(module, name, limit)
 
 
-def _check_size(image, path, max_pixels):
+def _check_size(image, file, max_pixels):
     is_jpeg, is_progressive = image.format in ("JPEG", "MPO"), "progressive" in image.info
     width, height = image.size
     if is_jpeg and not is_progressive and width * height > max_pixels:
@@ -118,19 +128,25 @@ def _check_size(image, path, max_pixels):
     if image.width * image.height > max_pixels:
         raise ImageError(f"has {width} x {height} pixels; {_limit(max_pixels)}")
     if is_jpeg and is_progressive:
-        with open(path, "rb") as file:
-            scans = file.read().count(b"\xff\xda")
+        position = file.tell()
+        file.seek(0)
+        scans = file.read().count(b"\xff\xda")
+        file.seek(position)
         if scans > MAX_JPEG_SCANS:
             raise ImageError(f"is a progressive JPEG of {scans} scans, more than {MAX_JPEG_SCANS}")
 
 
-def _match_transparency(image):
-    """Pillow brings a PNG's samples to 8 bits, but not the colour that its header calls transparent."""
+def _match_palette(image):
+    """Before the pixels are decoded. Pillow brings a PNG's samples to 8 bits, but not the colour that its header calls
+    transparent; and it takes a TIFF's palette to be of 16 bits, as the standard says, though some programs write 8."""
     rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None
     factor = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}.get(rawmode)
     colour = image.info.get("transparency")
     if factor and colour is not None:
         image.info["transparency"] = tuple(int(factor * c) for c in colour) if rawmode[0] == "R" else factor * colour
+    if image.format == "TIFF" and image.mode in ("P", "PA") and max(image.tag_v2[320]) < 256:
+        palette = bytes(image.tag_v2[320])
+        image.palette = ImagePalette.raw("RGB;L", palette)
 
 
 def _turn_upright(image):
