@@ -93,13 +93,17 @@ def test_links_in_a_circle_end(tree):
 def test_links_to_elsewhere_are_followed(tree, tmp_path):
     folder = tree / "train" / "bag"
     names = found(folder)[0]
-    folder.rename(tmp_path / "elsewhere")
-    folder.symlink_to(tmp_path / "elsewhere")
+    store = tmp_path / "store"
+    shutil.copytree(tree / "train" / "trouser", store / "trousers")
+    folder.rename(store / "bags")
+    folder.symlink_to(store / "bags")
     (tmp_path / "more").mkdir()
     shutil.copy(folder / "01.png", tmp_path / "more")
     (folder / "more").symlink_to(tmp_path / "more")
     (folder / "08.png").symlink_to("01.png")
-    assert found(folder) == (sorted([*names, "08.png", "more/01.png"]), {})
+    (folder / "up").symlink_to(store)  # to other classes
+    left_out = {"folders that were read already": ["up"]}
+    assert found(folder) == (sorted([*names, "08.png", "more/01.png"]), left_out)
 
 
 def test_folder_that_cannot_be_listed(tree, monkeypatch):
