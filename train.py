@@ -9,5 +9,6 @@ if __name__ == "__main__":
     except ImportError as error:  # no torch, or no compiled kernels
         sys.exit(f"train.py: error: {error}")
     except KeyboardInterrupt:
+        print("train.py: error: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(main())

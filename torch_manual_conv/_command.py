@@ -159,7 +159,7 @@ def run(prog, work, may_say=lambda message: True):
     """Returns work()'s exit status, or that of what ended it, which is said if `may_say` agrees."""
     _prepare_streams()
     stop = None
-    with _sigterm_raises():
+    with _signals_raise():
         try:
             try:
                 status = work()
@@ -236,15 +236,24 @@ def _drop_what_cannot_be_printed():
 
 
 @contextmanager
-def _sigterm_raises():
+def _signals_raise():
+    """The first SIGTERM and Ctrl-C raise. `timeout` sends two of the one; a second of the other is meant to kill."""
+
     def terminate(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # signals are none of its business
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
+    def interrupt(*_):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # of others signals are none of the business
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else a shell has it ignored
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

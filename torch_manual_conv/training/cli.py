@@ -62,6 +62,7 @@ def train(config, device, out, state=None):
     from . import distributed
     from .data import open_data
     from .engine import Trainer, TrainingDiverged
+    from .loading import watched
     from .report import Report
 
     split = open_data(config)
@@ -73,11 +74,13 @@ def train(config, device, out, state=None):
     if split.left_out:
         report.warn(f"skipped in {config.data}: {split.left_out}")
     if config.eval_only:
-        report.line(report.scores(trainer.evaluate()))
+        with watched():
+            report.line(report.scores(trainer.evaluate()))
         return trainer
     distributed.from_first(lambda: report.start(config, trainer.history))
     try:
-        trainer.fit()
+        with watched():
+            trainer.fit()
     except TrainingDiverged:  # it says so itself, and going on as before would be in vain
         raise
     except BaseException as error:

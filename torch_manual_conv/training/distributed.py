@@ -2,6 +2,8 @@
 
 import gc
 import os
+import socket
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -12,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from .config import RunError
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
-PATIENCE = timedelta(seconds=90)  # until all processes have come together
+PATIENCE = 60  # seconds until all processes have come together
 
+_is_lost = False  # no other process was found
 _said = None  # the store in which the processes of this run note what has been said
 
 
@@ -71,20 +74,35 @@ def process_group(device_type):
 
 
 def _join(rank, size, device_type):
-    global _said
+    global _is_lost, _said
     try:
         if device_type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
-        store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
+        _wait_for_first(rank)
+        store = next(dist.rendezvous("env://", timeout=timedelta(seconds=PATIENCE)))[0]
         _said = dist.PrefixStore("said", store)
         backend = "nccl" if device_type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=rank, world_size=size)
     except (RuntimeError, ValueError, OSError) as error:
+        _is_lost = True
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise LaunchError(
             f"process {rank} of {size} did not find the others at {where} (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; "
             f"unset them for one process): {str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def _wait_for_first(rank):
+    """Until the first process listens: torch would warn several times a second, and takes minutes to give up."""
+    address, until = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), time.monotonic() + PATIENCE
+    socket.getaddrinfo(*address)  # raises for a name that nobody has
+    while rank:
+        try:
+            return socket.create_connection(address, timeout=5).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def _is_of_connection(error):
@@ -102,10 +120,10 @@ def first_to_say(message):
         except RuntimeError:  # the process that kept the count has ended
             return True
     try:
-        rank, _ = launched()
+        is_alone = launched()[1] == 1
     except LaunchError:
-        return True
-    return rank == 0 or os.environ.get("LOCAL_RANK") == "0"
+        is_alone = True
+    return is_alone or _is_lost or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def rank():

@@ -5,6 +5,9 @@ is left, the path of a socket is too long) is printed by that thread, the batch 
 Here the worker pickles the batch itself, so that the error travels to the run in its place.
 """
 
+import signal
+import sys
+from contextlib import contextmanager, suppress
 from multiprocessing.reduction import ForkingPickler
 
 from torch.utils.data import DataLoader
@@ -57,22 +60,56 @@ def _as_is(batch):
     return batch
 
 
+@contextmanager
+def _signals_wait():
+    """While processes fork: an exception in there is lost. The new ones never hear of Ctrl-C; the run ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_worker(worker):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    sys.excepthook = lambda *_: None  # of a thread that hands batches over, when the run has gone
+
+
 class Loader(DataLoader):
     """Of datasets that make a whole Batch at once."""
 
     def __init__(self, dataset, *, num_workers, **options):
-        super().__init__(dataset, num_workers=num_workers, collate_fn=Parcel if num_workers else _as_is, **options)
+        options |= {"worker_init_fn": _prepare_worker, "collate_fn": Parcel if num_workers else _as_is}
+        super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self):
         try:
-            for batch in super().__iter__():
+            with _signals_wait():
+                batches = super().__iter__()
+            for batch in batches:
                 yield batch.open() if isinstance(batch, Parcel) else batch
         except RunError as error:  # from a worker it comes with the traceback
             raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
         except (RuntimeError, OSError, MemoryError) as error:
             if not self.num_workers:
                 raise
-            said = f"{type(error).__name__}: {error}"
-            last_line = said.strip().rpartition("\n")[2]
-            reason = next((reason for words, reason in REASONS.items() if words in said), None)
-            raise WorkerLost(reason or f"a process that reads images has failed: {last_line}") from error
+            raise WorkerLost(_reason(error)) from error
+
+
+@contextmanager
+def watched():
+    """Around the use of a Loader: torch raises the death of a worker wherever the run happens to be."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the run ends: what becomes of the workers is no news
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            raise WorkerLost(_reason(error)) from error
+        raise
+
+
+def _reason(error):
+    said = f"{type(error).__name__}: {error}".strip()
+    known = (reason for words, reason in REASONS.items() if words in said)
+    return next(known, f"a process that reads images has failed: {said.rpartition(chr(10))[2]}")

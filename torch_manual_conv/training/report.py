@@ -48,7 +48,7 @@ class Report:
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / "config.yaml", yaml.safe_dump(config.record(), sort_keys=False))
         metrics = self.out / "metrics.jsonl"
-        steps, damage = read_steps(metrics) if history else ([], None)
+        steps, damage = read_steps(metrics, len(history)) if history else ([], None)
         if damage:
             aside = next(path for n in range(1, 1_000_000) if not os.path.lexists(path := f"{metrics}.damaged-{n}"))
             os.replace(metrics, aside)
@@ -127,8 +127,8 @@ class Report:
         return sorted(path for path in self.out.iterdir() if path.is_file()) if self.out else []
 
 
-def read_steps(path):
-    """([the records of steps in a metrics.jsonl], what is wrong with the file or None)."""
+def read_steps(path, epochs):
+    """([the records of steps in a metrics.jsonl], what is wrong with it as the log of so many epochs, or None)."""
     if not os.path.lexists(path):
         return [], None
     if not path.is_file():
@@ -137,7 +137,7 @@ def read_steps(path):
         lines = path.read_bytes().splitlines()
     except OSError as error:
         return [], f"cannot be read ({error.strerror})"
-    steps, bad = [], 0
+    steps, bad, missing = [], 0, set(range(1, epochs + 1))
     for line in lines:
         try:
             record = json.loads(line.decode(), parse_constant=int)  # which refuses NaN: it is no JSON
@@ -145,9 +145,13 @@ def read_steps(path):
                 raise ValueError("no epoch")
             if "step" in record:
                 steps.append(record)
+            else:
+                missing.discard(record["epoch"])
         except (ValueError, TypeError, KeyError, RecursionError):
             bad += 1
-    return steps, f"has {bad} lines that are no records" if bad else None
+    if bad:
+        return steps, f"has {bad} lines that are no records"
+    return steps, f"lacks {len(missing)} of {epochs} epochs" if missing else None
 
 
 def _bar(title, steps):
