@@ -277,7 +277,7 @@ def test_class_without_held_out_images_stops_before_the_first_epoch(tree, tmp_pa
     for path in (tree / "val" / "bag").iterdir():
         path.write_bytes(b"")
     assert train(tree, *SMALL, "--workers", 1, "--out", tmp_path / "run") == 2
-    assert f"not one image in {tree / 'val' / 'bag'} can be read" in capsys.readouterr().err
+    assert f"not one image in {tree / 'val' / 'bag'} can be read; 00.JPG: is empty" in capsys.readouterr().err
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
 

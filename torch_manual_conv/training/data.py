@@ -84,21 +84,23 @@ class FolderImages(Dataset):
         return random_resized_crop_flip(image, self.image_size, self.min_crop, stream(self.seed, epoch, index))
 
     def read(self, index, problems):
-        target, bad = self.targets[index], []
+        target, bad = self.targets[index], {}
         own = self.class_range[target]
-        while len(bad) < len(own):
+        for _ in own:
             index = self.stand_in.get(index, index)
             try:
                 image = read_image(self.paths[index], max_pixels=self.max_pixels)
             except ImageError as error:
-                problems.append((self.paths[index], str(error)))
-                bad.append(index)
+                bad[index] = str(error)
+                problems.append((self.paths[index], bad[index]))
                 index = own[(index - own.start + 1) % len(own)]
             else:
                 self.stand_in |= dict.fromkeys(bad, index)
                 return image
-        path, reason = problems[-1]
-        raise DataError(f"not one image in {self.folders[target]} can be read; {Path(path).name}: {reason}")
+        first = min(bad)  # the same one in every process
+        raise DataError(
+            f"not one image in {self.folders[target]} can be read; {Path(self.paths[first]).name}: {bad[first]}"
+        )
 
 
 class DrawnImages(Dataset):
