@@ -121,7 +121,7 @@ def test_folder_that_cannot_be_listed(tree, monkeypatch):
     refused = [folder / "private"]
     assert found(folder) == (names, {"folders that cannot be listed (Permission denied)": ["private"]})
     refused = [folder]
-    with pytest.raises(data.DataError, match=r"bag is empty: .* cannot be listed \(Permission denied\) 1"):
+    with pytest.raises(data.DataError, match=r"bag is empty: .* folders that cannot be listed \(Permission denied\) 1"):
         found(folder)
     for refused in [tree], [tree / "train"]:
         with pytest.raises(data.DataError, match=f"{refused[0]} cannot be listed: Permission denied"):
@@ -137,6 +137,16 @@ def test_a_run_says_what_it_skips(tree, tmp_path, capsys):
         f"skipped in {tree}: images beside the classes' folders 1, hidden folders 1, .csv 1; such as {tree}/train/"
     )
     assert expected in capsys.readouterr().err
+
+
+def test_class_without_images(tree):
+    folder = tree / "train" / "hat"
+    folder.mkdir()
+    with pytest.raises(data.DataError, match=r"hat is empty: no file ends in .*\.pnm(, \.avif)?$"):
+        found(folder)
+    (folder / "a.heic").touch()
+    with pytest.raises(data.DataError, match=r"hat is empty: .*, but there are \.heic 1; such as .*a\.heic$"):
+        found(folder)
 
 
 def test_many_kinds_are_summed_up():

@@ -73,7 +73,8 @@ def image_files(folder, left_out):
             else:
                 own.add(kind, entry.path)
     if not found:
-        raise DataError(f"class {folder} is empty: no file ends in {', '.join(SUFFIXES)}" + (own and f", but: {own}"))
+        but = f", but there are {own}" if own else ""
+        raise DataError(f"class {folder} is empty: no file ends in {', '.join(SUFFIXES)}{but}")
     for kind, paths in own.items():
         left_out.setdefault(kind, []).extend(paths)
     return sorted(found)
@@ -97,7 +98,7 @@ def _identity(folder):
 
 
 def _kind(entry):
-    """ "folders", "images", or a plural for what is left out."""
+    """What to do with it: one of "folders" and "images", else a plural for what is left out."""
     hidden = entry.name.startswith(".")
     try:
         if entry.is_dir():
