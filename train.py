@@ -3,7 +3,12 @@
 
 import sys
 
-from torch_manual_conv.training.cli import main
-
 if __name__ == "__main__":
+    try:
+        from torch_manual_conv.training.cli import main
+    except ImportError as error:  # no torch, or no compiled kernels
+        sys.exit(f"train.py: error: {error}")
+    except KeyboardInterrupt:
+        print("train.py: error: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(main())

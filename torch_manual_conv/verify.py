@@ -18,7 +18,6 @@ and prints the largest error against float64 beside torch's own error.
 
 import argparse
 import difflib
-import json
 import os
 import platform
 import subprocess
@@ -31,6 +30,7 @@ from pathlib import Path
 import torch
 
 import torch_manual_conv
+from torch_manual_conv import _command
 from torch_manual_conv._accuracy import CASES, ERROR, FAIL, PASS, TORCH_FACTOR, Check, check, determinism, threads
 
 EPILOG = """\
@@ -42,6 +42,7 @@ examples, after python -m torch_manual_conv.verify:
   --isa base --json base.json           the kernels that run on any CPU;
                                         every comparison into a file
 """
+PROG = "python -m torch_manual_conv.verify"
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -60,7 +61,7 @@ def cuda_state():
 
 def environment():
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.machine()
     return {
@@ -87,7 +88,7 @@ def cell(worst):
 
 def repro(op, case, dtype, device, seed):
     """The command that shows one case alone."""
-    command = f"python -m torch_manual_conv.verify --op {op} --case {case} --dtype {dtype} --device {device}"
+    command = f"{PROG} --op {op} --case {case} --dtype {dtype} --device {device}"
     isa = os.environ.get("TMC_CPU_ISA")
     return command + (f" --seed {seed}" if seed else "") + (f" --isa {isa}" if isa else "")
 
@@ -164,9 +165,19 @@ class Report:
 # ---- The command line.
 
 
+def seed(text):
+    """For add_argument(type=...)."""
+    try:
+        value = int(text)
+        torch.Generator().manual_seed(value)
+    except (ValueError, RuntimeError):
+        raise argparse.ArgumentTypeError(f"must be an integer from -2^63 to 2^64 - 1, got {text!r}") from None
+    return value
+
+
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m torch_manual_conv.verify",
+    parser = _command.Parser(
+        prog=PROG,
         usage="%(prog)s [options]",
         description=__doc__,
         epilog=EPILOG,
@@ -177,8 +188,8 @@ def parse(argv):
     parser.add_argument("--dtype", nargs="+", default=DTYPES, metavar="DTYPE", help=f"default: {' '.join(DTYPES)}")
     parser.add_argument("--device", nargs="+", default=[], metavar="DEVICE", help="cpu, cuda; default: what there is")
     parser.add_argument("--isa", help="CPU kernels to use: base, avx2, avx512, avx512_bf16, amx; default: the best")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers; default: 0")
-    parser.add_argument("--json", metavar="FILE", help="also write every comparison to FILE")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random numbers; default: 0")
+    parser.add_argument("--json", type=_command.file_option, metavar="FILE", help="also write every comparison to FILE")
     options = parser.parse_args(argv)
 
     def known(what, values, all_values):
@@ -197,12 +208,16 @@ def parse(argv):
     usable, state = cuda_state()
     if "cuda" in options.device and not usable:
         parser.error(f"--device cuda: {state}")
+    _command.check_file(parser, "json", options.json)
     options.device = options.device or ["cpu", "cuda"][: 1 + usable]
     return options
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
+    return _command.run(PROG, lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv):
     options = parse(argv)
     if options.isa and os.environ.get("TMC_CPU_ISA") != options.isa:
         # The kernels are chosen once in a process, so another choice needs another process.
@@ -226,7 +241,7 @@ def main(argv=None):
     print(f"\n{verdict}; {len(report.data['checks'])} comparisons in {time.perf_counter() - started:.0f} s")
     if options.json:
         report.data["passed"] = not report.failed
-        Path(options.json).write_text(json.dumps(report.data, indent=1) + "\n")
+        _command.write_text(options.json, _command.to_json(report.data, indent=1) + "\n")
     return 1 if report.failed else 0
 
 

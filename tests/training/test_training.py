@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from comparisons import close
-from training_runs import CPU, TINY, assert_same_weights, make_tree, train
+from training_runs import CPU, TINY, assert_same_weights, make_tree, run_script, train
 
 from torch_manual_conv.training import checkpoint, cli, engine
 from torch_manual_conv.training.config import TrainConfig
@@ -153,12 +153,6 @@ def test_terminal_shows_a_bar(monkeypatch, capsys):
     with Report().progress("epoch 1/2", 10) as advance:
         advance(10, 0.5)
     assert "\x1b[" in capsys.readouterr().out
-
-
-def run_script(*arguments, launcher=()):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def test_two_processes_train_as_one(tmp_path):

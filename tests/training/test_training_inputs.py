@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 from comparisons import same_values
-from training_runs import TINY, Image, make_tree, train
+from training_runs import TINY, make_tree, train
 
 from torch_manual_conv.training import data, images
 from torch_manual_conv.training.config import TrainConfig
@@ -107,13 +107,6 @@ def test_bad_image_in_a_run(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err.count(str(tree / "train" / "bag" / "03.png")) == 1
     assert "1 image files could not be read" in said.out
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
-def test_every_colour_mode_becomes_rgb(mode, tmp_path):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    Image.new(mode, (9, 7)).save(tmp_path / f"image.{suffix}")
-    assert images.to_tensor(images.read_image(tmp_path / f"image.{suffix}")).shape == (3, 7, 9)
 
 
 def remove(path):

@@ -1,5 +1,11 @@
 """What the tests of training share: the command run in this process, a tiny run, a tiny folder of images."""
 
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from comparisons import same_values
@@ -9,6 +15,7 @@ pytest.importorskip("yaml")
 
 from torch_manual_conv.training import checkpoint, cli, data  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 CPU = ["--device", "cpu", "--workers", "0"]
 TINY = [*CPU, "--synthetic", "--width", "0.25", "--batch-size", "16", "--limit-steps", "6"]
 
@@ -21,6 +28,18 @@ def train(*arguments):
         return cli.main([str(a) for a in arguments])
     finally:
         torch.set_num_threads(threads)
+
+
+def run_script(*arguments, launcher=(), limit_bytes=None):
+    """train.py in a process of its own, which may write files of `limit_bytes` at most."""
+
+    def limit():
+        if limit_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, preexec_fn=limit)
 
 
 def assert_same_weights(one, other):

@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from .. import _command
 from . import machine, picture, report, results, scaling
 from .cases import Case
 from .options import PROG, parse
@@ -15,7 +16,10 @@ from .record import Settings, measure
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
+    return _command.run(PROG, lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv):
     options = parse(argv)
     if options.isa and os.environ.get("TMC_CPU_ISA") != options.isa:
         # The kernels are chosen once in a process, so another choice needs another process.
@@ -24,22 +28,21 @@ def main(argv=None):
     try:
         facts = machine.environment(shlex.join([*PROG.split(), *argv]), options.device)
         before = results.to_join(options.json, facts["machine"])
-    except (RuntimeError, ValueError) as error:  # TMC_CPU_ISA names nothing that this CPU has; a file of other results
-        print(f"{PROG}: error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+    except ValueError as error:  # a file of other results
+        raise _command.RunError(str(error)) from error
     print("\n".join(f"{name:18}{fact}" for name, fact in facts.items()))
-    run = {"environment": facts, "peaks": [], "records": []}
+    found = {"environment": facts, "peaks": [], "records": []}
     threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         if options.scaling:
-            scaling.run(options, run, progress)
+            scaling.run(options, found, progress)
         else:
-            compare(options, run)
+            compare(options, found)
     finally:
         torch.set_num_threads(threads_before)
         torch.set_float32_matmul_precision(precision_before)
-        write(options, before, run)  # also the tables that were whole before an interruption
-    return 0 if all(record["verified"] for record in run["records"]) else 1
+        write(options, before, found)  # also the tables that were whole before an interruption
+    return 0 if all(record["verified"] for record in found["records"]) else 1
 
 
 def compare(options, run):
@@ -97,9 +100,9 @@ def write(options, before, run):
     if options.json:
         results.save(options.json, runs)
     if options.markdown:
-        options.markdown.write_text(results.markdown(runs))
+        _command.write_text(options.markdown, results.markdown(runs))
     if options.picture:
-        options.picture.write_text((scaling if options.scaling else picture).draw(run))
+        _command.write_text(options.picture, (scaling if options.scaling else picture).draw(run))
     written = [str(path) for path in (options.json, options.markdown, options.picture) if path]
     if written:
         print("wrote " + ", ".join(written))

@@ -3,8 +3,8 @@
 import argparse
 import difflib
 import os
-from pathlib import Path
 
+from .._command import Parser, check_file, file_option
 from ..verify import cuda_state
 from .cases import GROUPS, cases_of, words
 from .shapes import NETWORKS, Layer, same
@@ -37,12 +37,6 @@ DEFAULT_CASES = ("alexnet", "pools", "sigmoid", "stages")
 MOST = 1 << 20  # of any size on the command line
 GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
 BYTES_AN_IMAGE = 1 << 24  # of a training step in four networks, the largest of the cases that are no single layer
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line: the usage would bury it."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def at_least(low):
@@ -86,10 +80,12 @@ def build_parser():
     how.add_argument("--isa", help="base, avx2, avx512, ...: CPU kernels to use; default: the best (TMC_CPU_ISA)")
     how.add_argument("--scaling", action="store_true", help="time an image by batch, image size and threads instead")
     out = parser.add_argument_group("results")
-    out.add_argument("--json", type=Path, metavar="FILE", help="every record, with machine, versions, date, command; "
-                     "tables that FILE has already are replaced, its others stay")  # fmt: skip
-    out.add_argument("--markdown", type=Path, metavar="FILE", help="the tables, with --json all of that file's")
-    out.add_argument("--picture", type=Path, metavar="FILE", help="an SVG: a roofline, or with --scaling the curves")
+    every = "every record, with machine, versions, date, command; tables that FILE has already are replaced"
+    out.add_argument("--json", type=file_option, metavar="FILE", help=f"{every}, its others stay")
+    out.add_argument("--markdown", type=file_option, metavar="FILE", help="the tables, with --json all of that file's")
+    out.add_argument(
+        "--picture", type=file_option, metavar="FILE", help="an SVG: a roofline, or with --scaling the curves"
+    )
     return parser
 
 
@@ -175,16 +171,6 @@ def layer_bytes(layer, batch):
     p, q = layer.output_size()
     fan_in = layer.c // layer.groups * layer.r * layer.s
     return 32 * batch * (layer.c * layer.h * layer.w + layer.k * p * q) + 8 * fan_in * (layer.k + layer.groups * p * q)
-
-
-def check_file(parser, name, path):
-    """Before minutes of measuring: can the file be written?"""
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        parser.error(f"--{name}: no such folder: {path.parent}")
-    if path.is_dir():
-        parser.error(f"--{name}: must be a file, got the folder {path}")
 
 
 def _check_whole(parser, options):

@@ -1,11 +1,15 @@
 """A machine's file of results: its runs, each with its tables, machine, versions, date and command.
 
 One record is one line, so that a diff shows what was measured again. What all records of a table share is written
-once, and fractions have six digits, more than a clock can tell that other programs disturb.
+once, and fractions have six digits, more than a clock can tell that other programs disturb. JSON knows no infinity: an
+error that is none of its numbers is the largest of them.
 """
 
 import json
+import math
+import sys
 
+from .._command import write_text
 from . import report, scaling
 
 BY_NAME = "seconds", "error"  # {contestant: number} in a record, a list in the file
@@ -13,7 +17,7 @@ BY_NAME = "seconds", "error"  # {contestant: number} in a record, a list in the 
 
 def load(path):
     """[{"environment": ..., "peaks": [...], "records": [...]}, ...]"""
-    runs = json.loads(path.read_text())
+    runs = json.loads(path.read_bytes())
     return [
         {
             "environment": run["environment"],
@@ -25,7 +29,7 @@ def load(path):
 
 
 def save(path, runs):
-    path.write_text(dumps([_with_tables(run) for run in runs]))
+    write_text(path, dumps([_with_tables(run) for run in runs]))
 
 
 def to_join(path, machine):
@@ -67,7 +71,7 @@ def dumps(value):
 
 def _lines(value):
     if not _is_long(value):
-        return json.dumps(value)
+        return json.dumps(value, allow_nan=False)
     if isinstance(value, list):
         return "[\n" + ",\n".join(map(_lines, value)) + "\n]"
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {_lines(item)}" for key, item in value.items()) + "\n}"
@@ -84,7 +88,9 @@ def _rounded(value):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value if math.isfinite(value) else sys.float_info.max:.6g}")
 
 
 def _with_tables(run):

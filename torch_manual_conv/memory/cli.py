@@ -4,12 +4,13 @@ import argparse
 import shlex
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 
+from .. import _command
+from .._command import check_file, file_option, write_text
 from ..bench import machine
-from ..bench.options import Parser, at_least, check_file, check_picture
+from ..bench.options import at_least, check_picture
 from ..bench.results import dumps
 from . import report
 from .ledger import PARAMETER, Ledger
@@ -37,7 +38,10 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
+    return _command.run(PROG, lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv):
     parser = build_parser()
     options = parser.parse_args(argv)
     check_file(parser, "json", options.json)
@@ -49,14 +53,14 @@ def main(argv=None):
         parser.error(str(error))
     report.show(results)
     if options.json:
-        options.json.write_text(dumps(results))
+        write_text(options.json, dumps(results))
     if options.picture:
-        options.picture.write_text(report.draw(results))
+        write_text(options.picture, report.draw(results))
     return 0
 
 
 def build_parser():
-    parser = Parser(
+    parser = _command.Parser(
         prog=PROG,
         usage="%(prog)s MODEL [options]",
         description=DESCRIPTION,
@@ -68,8 +72,8 @@ def build_parser():
         "--input", nargs="+", type=at_least(1), metavar="SIZE", help="default: 1 3 224 224, or the model's"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="half types by autocast; default: float32")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="everything that is counted")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="an SVG of bars: what each layer keeps")
+    parser.add_argument("--json", type=file_option, metavar="FILE", help="everything that is counted")
+    parser.add_argument("--picture", type=file_option, metavar="FILE", help="an SVG of bars: what each layer keeps")
     return parser
 
 
@@ -88,10 +92,9 @@ def collect(name, size=None, dtype="float32", with_peak=True):
 
 def keep(model, size, dtype, with_peak=True):
     """What autograd saves in one forward pass, tensor by tensor, and the peak of a forward and backward pass."""
-    images = torch.rand(size, generator=torch.Generator().manual_seed(0))
     autocast = nullcontext()
     if dtype == "float64":
-        model, images = model.double(), images.double()
+        model = model.double()
     elif dtype != "float32":
         autocast = torch.autocast("cpu", getattr(torch, dtype))
 
@@ -103,6 +106,8 @@ def keep(model, size, dtype, with_peak=True):
         sum(output.square().mean() for output in forward() if output.requires_grad).backward()
 
     try:
+        images = torch.rand(size, generator=torch.Generator().manual_seed(0))
+        images = images.double() if dtype == "float64" else images
         ledger = Ledger()
         with ledger.listening(model):
             outputs = forward()
@@ -117,7 +122,9 @@ def keep(model, size, dtype, with_peak=True):
             forward_and_backward()  # libraries prepare themselves once
             model.zero_grad(set_to_none=True)
             peak = peak_bytes(forward_and_backward)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the model does
         raise ModelError(f"cannot train on an input of shape {list(size)}: {first_line(error)}") from error
     return {"saved_bytes": sum(row["bytes"] for row in rows), "peak_bytes": peak, "saved": rows}
 

@@ -28,16 +28,20 @@ def load(name):
     if not (module_name and colon and attribute):
         raise ModelError(f"MODEL must be {', '.join(OWN)} or package.module:factory, got {name!r}")
     try:
-        made = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ModelError(f"MODEL {name}: cannot import {module_name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the module does
+        raise ModelError(f"MODEL {name}: cannot import {module_name}: {first_line(error)}") from error
+    try:
+        made = getattr(module, attribute)
     except AttributeError:
         raise ModelError(f"MODEL {name}: {module_name} has no {attribute}") from None
     if not isinstance(made, torch.nn.Module):
         torch.manual_seed(0)
         try:
             made = made()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"MODEL {name}: calling {attribute}() failed: {first_line(error)}") from error
     if not isinstance(made, torch.nn.Module):
         raise ModelError(f"MODEL {name}: must be or return a torch.nn.Module, got {type(made).__name__}")
@@ -46,11 +50,11 @@ def load(name):
 
 def variants(model):
     """{name: model}, with the same weights."""
-    return {
-        "torch": revert(copy.deepcopy(model)),
-        "ours": convert(copy.deepcopy(model)),
-        "ours, fused": convert(copy.deepcopy(model), fuse=True),
-    }
+    try:
+        one, two, three = (copy.deepcopy(model) for _ in range(3))
+    except Exception as error:  # whatever the model is made of
+        raise ModelError(f"MODEL cannot be copied: {first_line(error)}") from error
+    return {"torch": revert(one), "ours": convert(two), "ours, fused": convert(three, fuse=True)}
 
 
 def tensors_in(value):

@@ -1,11 +1,11 @@
 """Checkpoints: tensors and plain values, replaced atomically, read without running any code from the file."""
 
-import os
 import zipfile
 from pathlib import Path
 
 import torch
 
+from .._command import replacing
 from .config import RunError
 
 FORMAT = 1  # raised when an older reader could not make sense of the file
@@ -18,6 +18,7 @@ KEYS = {
     "config": dict,
     "classes": list,
 }
+RECORD = ("epoch", "train_loss", "val_loss", "val_top1", "val_top5", "seconds", "images_per_second")  # of an epoch
 
 
 class CheckpointError(RunError):
@@ -25,23 +26,12 @@ class CheckpointError(RunError):
 
 
 def save(state, path):
-    """Whatever happens while it writes, `path` is afterwards the old file or the new one, never half of either."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({**state, "format": FORMAT}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a power cut
-    finally:
-        os.close(folder)
+    """Whatever happens while it writes, `path` is afterwards the old file or the new one, never half of either.
+
+    Raises: WriteError when there is no new one.
+    """
+    with replacing(path) as file:
+        torch.save({**state, "format": FORMAT}, file)
 
 
 def load(path):
@@ -63,9 +53,24 @@ def load(path):
     for key, kind in KEYS.items():
         if not isinstance(state[key], kind):
             raise CheckpointError(f"{path}: {key} must be of type {kind.__name__}, got {type(state[key]).__name__}")
-    if len(state["history"]) != state["epoch"] or not all(isinstance(record, dict) for record in state["history"]):
+    if len(state["history"]) != state["epoch"]:
         raise CheckpointError(f"{path}: history must hold a record for each epoch of {state['epoch']}")
+    for epoch, record in enumerate(state["history"], start=1):
+        if not _is_record(record) or record["epoch"] != epoch:
+            raise CheckpointError(f"{path}: the record of epoch {epoch} lacks one of {', '.join(RECORD)}, all numbers")
     return state
+
+
+def _is_record(record):
+    if not isinstance(record, dict) or not record.keys() >= set(RECORD):
+        return False
+    return all(type(value) in (int, float) for value in record.values())
+
+
+def not_finite(tensors):
+    """Which of {name: tensor} hold an infinity or NaN, in words; "" if none do."""
+    names = [name for name, value in tensors.items() if not value.isfinite().all()]
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
 
 
 def find(path):
@@ -79,12 +84,21 @@ def find(path):
 
 
 def restore(model, optimizer, state, path):
-    """Puts the state's tensors into both."""
-    for name, owner in ("model", model), ("optimizer", optimizer):
-        try:
-            owner.load_state_dict(state[name])
-        except Exception as error:  # what torch's readers of foreign structures happen to raise
-            raise CheckpointError(f"{path} does not fit this {name}: {error}") from error
+    """Puts the state's tensors into both. The optimizer keeps its own rate, momentum and decay, the options'."""
+    try:
+        model.load_state_dict(state["model"])
+    except Exception as error:  # what torch's reader of foreign structures happens to raise
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    if lost := not_finite(model.state_dict()):
+        raise CheckpointError(f"{path} holds weights that are not finite, {lost}: take an earlier checkpoint")
+    try:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        for parameter, values in optimizer.state.items():
+            for value in values.values():
+                if value is not None and value.shape != parameter.shape:
+                    raise ValueError(f"{list(value.shape)} for weights {list(parameter.shape)}")
+    except Exception as error:
+        raise CheckpointError(f"{path} does not fit this optimizer: {error}") from error
 
 
 def _refuse_archive_bombs(path):

@@ -1,43 +1,45 @@
 """The command: `python train.py ...` and `tmc-train ...`."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from .config import ConfigError, RunError, TrainConfig, build_parser, parse_values
+from .._command import run
+from .config import ConfigError, RunError, TrainConfig, build_parser, parse_values, path_of
+
+MOST_YAML = 1_000_000  # characters that are read of a file of options
 
 
 def main(argv=None):
     """Parses, trains, reports. Returns the exit status: 0, 1 when training failed, 2 for a wrong option or input."""
-    options = vars(build_parser().parse_args(argv))
-    try:
-        return run_command(options)
-    except RunError as error:
-        message = str(error).rpartition("DataError: ")[2].strip()  # from a worker process it comes with a traceback
-        return fail(message, error.exit_status)
-    except ModuleNotFoundError as error:
-        return fail(f"{error}: pip install 'torch_manual_conv[train]' brings what training needs", 2)
-    except KeyboardInterrupt:
-        return fail("interrupted; --resume RUN_FOLDER goes on from the last whole epoch", 130)
+    from . import distributed
+
+    def work():
+        try:
+            return run_command(argv)
+        except ModuleNotFoundError as error:
+            raise RunError(f"{error}: pip install 'torch_manual_conv[train]' brings what training needs") from error
+
+    return run("train.py", work, distributed.first_to_say)
 
 
-def fail(message, exit_status):
-    print(f"train.py: error: {message}", file=sys.stderr)
-    return exit_status
-
-
-def run_command(options):
-    import torch  # only now that a mistyped option would have been reported
+def run_command(argv):
+    import torch
 
     from . import checkpoint, distributed
 
+    parser = build_parser()
+    parser.may_say = distributed.first_to_say
+    options = vars(parser.parse_args(argv))
+    torch.ops.tmc.cpu_isa()  # raises where TMC_CPU_ISA is wrong
     config_file = options.pop("config", None)
-    values = read_yaml(config_file) if config_file else {}
+    values = read_yaml(path_of(config_file, "--config")) if config_file is not None else {}
     state = None
-    if options.get("resume"):
+    if options.get("resume") is not None:
+        options["resume"] = path_of(options["resume"], "--resume")
         state = checkpoint.load(options["resume"])
         values |= parse_values(state["config"], options["resume"])
+        values["data"] = find_data(values.get("data"), checkpoint.find(options["resume"]))
     config = TrainConfig(**(values | options)).resolved()
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -45,16 +47,22 @@ def run_command(options):
     with distributed.process_group(device.type):
         if config.compare:
             return compare(config, device)
-        out = checkpoint.find(config.resume).parent if config.resume and not config.out else run_folder(config)
-        train(config, device, out, state)
+        train(config, device, run_folder(config), state)
     return 0
+
+
+def find_data(data, run):
+    """The folder of a run's images. One whose relative name means nothing here is looked for above the run."""
+    places = (parent / (data or "") for parent in Path(run).resolve().parents)
+    return data if not data or Path(data).is_dir() else str(next(filter(Path.is_dir, places), data))
 
 
 def train(config, device, out, state=None):
     """One run from its config to its files. Returns the Trainer."""
     from . import distributed
     from .data import open_data
-    from .engine import Trainer
+    from .engine import Trainer, TrainingDiverged
+    from .loading import watched
     from .report import Report
 
     split = open_data(config)
@@ -63,16 +71,29 @@ def train(config, device, out, state=None):
     if state is not None:
         trainer.restore(state, config.resume)
     report.line(describe(config, split, trainer.model, device))
+    if split.left_out:
+        report.warn(f"skipped in {config.data}: {split.left_out}")
     if config.eval_only:
-        report.line(report.scores(trainer.evaluate()))
+        with watched():
+            report.line(report.scores(trainer.evaluate()))
         return trainer
-    report.start(config, trainer.epoch)
-    trainer.fit()
+    distributed.from_first(lambda: report.start(config, trainer.history))
+    try:
+        with watched():
+            trainer.fit()
+    except TrainingDiverged:  # it says so itself, and going on as before would be in vain
+        raise
+    except BaseException as error:
+        go_on = (
+            f"--resume {trainer.kept} goes on from the last whole epoch" if trainer.kept else "no epoch was finished"
+        )
+        error.hint = f"; {go_on}"
+        raise
     report.curves(trainer.history)
     final = trainer.history[-1]
     report.line(f"held-out accuracy after {final['epoch']} epochs: {final['val_top1']:.4f}")
-    if report.unreadable:
-        report.line(f"{len(report.unreadable)} image files could not be read")
+    if unreadable := distributed.union(report.unreadable):
+        report.line(f"{len(unreadable)} image files could not be read")
     report.line("wrote " + " ".join(str(path) for path in report.files()))
     return trainer
 
@@ -111,26 +132,43 @@ def largest_loss_gap(one, other, count=100):
 
 
 def step_losses(folder):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
     return [record["loss"] for record in records if "step" in record]
 
 
 def run_folder(config):
-    """--out, else a new folder under runs/ named after what is trained; the same one in every process."""
+    """--out, else that of --resume, else a new folder under runs/ named after what is trained."""
     from . import distributed
 
-    name = "synthetic" if config.synthetic else Path(config.data).resolve().name if config.data else "fashion"
+    return distributed.from_first(lambda: find_folder(config))
+
+
+def find_folder(config):
+    from . import checkpoint
+
+    resumed = checkpoint.find(config.resume).parent if config.resume else None
+    if resumed and not config.out:
+        return resumed
+    name = "synthetic" if config.synthetic else (Path(config.data).name[:100] or "data") if config.data else "fashion"
     name += f"-{config.model}-{config.activation}{'-bn' if config.batch_norm else ''}"
     name += "" if config.compare else f"-{config.layers}"
     out = Path(config.out or Path("runs") / name)
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"the run's folder {out} cannot be made: {there} is no folder")
     if not config.out:
         number = 1
         while out.exists():
             number += 1
             out = Path("runs") / f"{name}-{number}"
-    elif any(out.glob("**/last.pt")) and not config.resume:
-        raise ConfigError(f"--out {out} already holds a run: go on with it by --resume {out}, or choose another folder")
-    return distributed.from_first(out)
+        return out
+    if out.exists() and not (resumed and out.samefile(resumed)):
+        if any((out / kind / "last.pt").exists() for kind in ("", "manual", "torch")):
+            go_on = f"go on with it by --resume {out}, or choose another folder"
+            raise ConfigError(f"--out {out} already holds a run: {go_on}")
+        if (out / "config.yaml").exists() and not (out / "metrics.jsonl").exists():
+            raise ConfigError(f"--out {out} holds a config.yaml that no run has written: choose another folder")
+    return out
 
 
 def choose_device(config):
@@ -156,9 +194,13 @@ def describe(config, split, model, device):
 
 
 def read_yaml(path):
-    import yaml
-
     try:
-        return parse_values(yaml.safe_load(Path(path).read_text()), path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        import yaml
+
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file.read(MOST_YAML))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # yaml raises what it meets: ValueError, AttributeError, RecursionError, ...
         raise ConfigError(f"--config {path}: {error}") from error
+    return parse_values(values, path)

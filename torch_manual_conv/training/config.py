@@ -1,30 +1,31 @@
-"""Every option of a training run: one dataclass that is the command line, the YAML file and the record in a checkpoint.
+"""Every option of a run: one dataclass that is the command line, the YAML file and the record in a checkpoint."""
 
-This file does not import torch, so that a mistyped option is reported at once.
-"""
-
-import argparse
-import difflib
+import os
+import reprlib
 import types
 import typing
+from argparse import SUPPRESS, BooleanOptionalAction
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
-
-class RunError(Exception):
-    """A run that cannot begin or go on, for a reason that its message tells the user."""
-
-    exit_status = 2
+from .._command import Parser, RunError, did_you_mean, file_path
 
 
 class ConfigError(RunError):
     """An option has a value that cannot work."""
 
 
-def option(default, help, *, group, choices=None):
-    return field(default=default, metadata={"help": help, "group": group, "choices": choices})
+def option(default, help, *, group, choices=None, within=None):
+    """`within` is an interval, such as "(0, 1]": the values that can work."""
+    return field(default=default, metadata={"help": help, "group": group, "choices": choices, "within": within})
 
 
+COUNT = "[1, 1000000000]"
+SHARE = "[0, 1)"
+SEEDS = "[-9223372036854775808, 18446744073709551616)"  # what torch's generators take
+RATE = "(0, 1e38]"  # float32 ends at 3.4e38
 NOT_RECORDED = ("out", "resume", "eval_only", "compare")  # they say what to do now, not what the run is
+PATHS = ("data", "out", "resume")
 SMALLEST_IMAGE = {"lecture_net": 15, "alexnet": 63, "alexnet_2012": 63}  # smaller ones end before the last pool
 
 
@@ -34,13 +35,22 @@ class TrainConfig:
 
     data: str | None = option(
         None,
-        "folder with train/<class>/* and val/<class>/* (JPEG, PNG) [the built-in 12,000 images of Fashion-MNIST]",
+        "folder of images, train/<class>/* and val/<class>/* [the built-in 12,000 images of Fashion-MNIST]",
         group="data",
     )
     synthetic: bool = option(False, "drawn images instead of files: to try a set-up or measure speed", group="data")
-    image_size: int | None = option(None, "pixels a side [28 for the built-in images, 224 for a folder]", group="data")
-    min_crop: float = option(0.25, "smallest share of a training photograph that a random crop keeps", group="data")
-    workers: int | None = option(None, "processes that read images [up to 4; 0 for the built-in images]", group="data")
+    image_size: int | None = option(
+        None, "pixels a side [28 for the built-in images, 224 for a folder]", group="data", within="[1, 4096]"
+    )
+    min_crop: float = option(
+        0.25, "smallest share of a training photograph that a random crop keeps", group="data", within="(0, 1]"
+    )
+    max_pixels: int = option(
+        64_000_000, "larger images are refused; JPEGs may have four times as many", group="data", within=COUNT
+    )
+    workers: int | None = option(
+        None, "processes that read images [up to 4; 0 for the built-in images]", group="data", within="[0, 512]"
+    )
 
     model: str | None = option(
         None,
@@ -59,13 +69,21 @@ class TrainConfig:
         group="model",
         choices=("auto", "torch", "kaiming", "sigmoid-aware", "paper"),
     )
-    width: float = option(1.0, "multiplies every number of channels", group="model")
-    hidden: int | None = option(None, "width of the hidden linear layers [the model's, times --width]", group="model")
-    dropout: float | None = option(None, "[0 with batch norm, else the model's own]", group="model")
+    width: float = option(1.0, "multiplies every number of channels", group="model", within="(0, 64]")
+    hidden: int | None = option(
+        None, "width of the hidden linear layers [the model's, times --width]", group="model", within="[1, 1000000]"
+    )
+    dropout: float | None = option(None, "[0 with batch norm, else the model's own]", group="model", within=SHARE)
 
-    epochs: int | None = option(None, "passes over the training images [8, or 20 for a folder]", group="optimisation")
-    batch_size: int | None = option(None, "images a step and process [64, or 32 for a folder]", group="optimisation")
-    lr: float | None = option(None, "learning rate at its highest [by model and activation]", group="optimisation")
+    epochs: int | None = option(
+        None, "passes over the training images [8, or 20 for a folder]", group="optimisation", within=COUNT
+    )
+    batch_size: int | None = option(
+        None, "images a step and process [64, or 32 for a folder]", group="optimisation", within=COUNT
+    )
+    lr: float | None = option(
+        None, "learning rate at its highest [by model and activation]", group="optimisation", within=RATE
+    )
     schedule: str = option(
         "cosine", "how the learning rate falls", group="optimisation", choices=("cosine", "step", "constant")
     )
@@ -73,14 +91,15 @@ class TrainConfig:
         None,
         "epochs in which the learning rate rises from 0 [0; 1 for ReLU without batch norm]",
         group="optimisation",
+        within="[0, 1e9]",
     )
-    step_epochs: int = option(30, "with --schedule step: epochs between drops", group="optimisation")
-    step_factor: float = option(0.1, "with --schedule step: factor of each drop", group="optimisation")
-    momentum: float = option(0.9, "of SGD", group="optimisation")
-    weight_decay: float = option(5e-4, "of SGD", group="optimisation")
-    label_smoothing: float = option(0.0, "of the cross-entropy", group="optimisation")
+    step_epochs: int = option(30, "with --schedule step: epochs between drops", group="optimisation", within=COUNT)
+    step_factor: float = option(0.1, "with --schedule step: factor of each drop", group="optimisation", within="(0, 1]")
+    momentum: float = option(0.9, "of SGD", group="optimisation", within=SHARE)
+    weight_decay: float = option(5e-4, "of SGD", group="optimisation", within="[0, 1e38]")
+    label_smoothing: float = option(0.0, "of the cross-entropy", group="optimisation", within=SHARE)
     amp: bool = option(False, "run the network under autocast to bfloat16", group="optimisation")
-    limit_steps: int | None = option(None, "at most this many steps an epoch", group="optimisation")
+    limit_steps: int | None = option(None, "at most this many steps an epoch", group="optimisation", within=COUNT)
 
     out: str | None = option(None, "folder for everything the run writes [a new one under runs/]", group="run")
     resume: str | None = option(None, "run folder or checkpoint to go on from, with its options", group="run")
@@ -89,9 +108,9 @@ class TrainConfig:
     device: str = option("auto", "cuda where there is one, else cpu", group="run", choices=("auto", "cpu", "cuda"))
     dtype: str = option("float32", "of weights and images", group="run", choices=("float32", "float64"))
     channels_last: bool = option(False, "keep images and weights in channels_last memory format", group="run")
-    seed: int = option(0, "of weights, order, crops and dropout", group="run")
-    threads: int | None = option(None, "CPU threads [torch's choice]", group="run")
-    log_every: int = option(20, "steps between loss lines in metrics.jsonl", group="run")
+    seed: int = option(0, "of weights, order, crops and dropout", group="run", within=SEEDS)
+    threads: int | None = option(None, "CPU threads [torch's choice]", group="run", within="[1, 1024]")
+    log_every: int = option(20, "steps between loss lines in metrics.jsonl", group="run", within=COUNT)
 
     @property
     def is_tree(self):
@@ -103,6 +122,9 @@ class TrainConfig:
 
     def resolved(self):
         """A copy without open choices; the learning rates did well on the built-in images and two folders of photos."""
+        paths = {name: path_of(text, flag(name)) for name in PATHS if (text := getattr(self, name)) is not None}
+        if self.data is not None:
+            paths["data"] = os.path.abspath(paths["data"])  # so that --resume finds it from any folder
         model = self.model or ("alexnet" if self.is_tree else "lecture_net")
         is_small = model == "lecture_net"
         activation = self.activation or ("sigmoid" if is_small else "relu")
@@ -129,42 +151,25 @@ class TrainConfig:
             "epochs": 20 if self.is_tree else 8,
             "batch_size": 32 if self.is_tree else 64,
         }
-        chosen = replace(self, init=init, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
+        chosen = replace(self, **paths, init=init, **{k: v for k, v in defaults.items() if getattr(self, k) is None})
         chosen.check()
         return chosen
 
     def check(self):
+        for f in fields(self):
+            value, choices, within = getattr(self, f.name), f.metadata["choices"], f.metadata["within"]
+            if choices and value not in choices:
+                raise ConfigError(f"{flag(f.name)} must be one of {', '.join(choices)}; got {value}")
+            if within and value is not None and (rule := broken_rule(value, within)):
+                raise ConfigError(f"{flag(f.name)} must be {rule}; got {value}")
         smallest = SMALLEST_IMAGE.get(self.model, 1)
-        rules = [
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+        is_lecture_net = self.model == "lecture_net"
+        for name, holds, rule in (
             ("batch_size", self.batch_size >= 2 or not self.batch_norm, "at least 2 with batch norm"),
-            ("lr", 0 < self.lr < float("inf"), "positive"),
-            (
-                "model",
-                not self.is_built_in or self.model == "lecture_net",
-                "lecture_net for the built-in images",
-            ),
+            ("model", not self.is_built_in or is_lecture_net, "lecture_net for the built-in images"),
             ("image_size", not self.is_built_in or self.image_size == 28, "28 for the built-in images"),
             ("image_size", self.image_size >= smallest, f"at least {smallest} for {self.model}"),
-            ("min_crop", 0 < self.min_crop <= 1, "in (0, 1]"),
-            ("workers", self.workers is None or self.workers >= 0, "0 or more"),
-            ("width", 0 < self.width < float("inf"), "positive"),
-            ("hidden", self.hidden is None or self.hidden >= 1, "at least 1"),
-            ("dropout", self.dropout is None or 0 <= self.dropout < 1, "in [0, 1)"),
-            ("warmup_epochs", self.warmup_epochs >= 0, "0 or more"),
-            ("step_epochs", self.step_epochs >= 1, "at least 1"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
-            ("limit_steps", self.limit_steps is None or self.limit_steps >= 1, "at least 1"),
-            ("log_every", self.log_every >= 1, "at least 1"),
-            ("threads", self.threads is None or self.threads >= 1, "at least 1"),
-        ]
-        for f in fields(self):
-            if choices := f.metadata["choices"]:
-                rules.append((f.name, getattr(self, f.name) in choices, f"one of {', '.join(choices)}"))
-        for name, holds, rule in rules:
+        ):
             if not holds:
                 raise ConfigError(f"{flag(name)} must be {rule}; got {getattr(self, name)}")
         if self.eval_only and not self.resume:
@@ -181,12 +186,37 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
+def broken_rule(value, within):
+    """What a value outside of the interval must be; None for one inside."""
+    low, high = within[1:-1].split(", ")
+    is_above_low = value >= float(low) if within[0] == "[" else value > float(low)
+    is_below_high = value <= float(high) if within[-1] == "]" else value < float(high)
+    if is_above_low and is_below_high:
+        return None
+    if high == "1":
+        return f"in {within}"
+    if is_above_low:
+        return f"at most {high}" if within[-1] == "]" else f"below {high}"
+    return "positive" if within[0] == "(" else "0 or more" if low == "0" else f"at least {low}"
+
+
+def path_of(text, source):
+    try:
+        return file_path(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
 def value_type(name):
     """The type of an option, without its None."""
     kind = typing.get_type_hints(TrainConfig)[name]
     if isinstance(kind, types.UnionType):
         return next(t for t in typing.get_args(kind) if t is not type(None))
     return kind
+
+
+def can_be_none(name):
+    return type(None) in typing.get_args(typing.get_type_hints(TrainConfig)[name])
 
 
 def parse_values(values, source):
@@ -197,30 +227,17 @@ def parse_values(values, source):
     known = [f.name for f in fields(TrainConfig)]
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{source}: unknown option {name!r}{did_you_mean(str(name), known)}")
+            raise ConfigError(f"{source}: unknown option {reprlib.repr(name)}{did_you_mean(str(name)[:80], known)}")
         kind = value_type(name)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if value is not None and type(value) is not kind:
-            raise ConfigError(f"{source}: {name} must be {kind.__name__}; got {value!r}")
+        if kind is float and type(value) in (int, str):  # YAML takes 1e-3 for a word
+            with suppress(ValueError, OverflowError):
+                value = float(value)
+        if type(value) is int and value.bit_length() > 64:  # Python itself refuses to print large ones
+            raise ConfigError(f"{source}: {name} must be {kind.__name__}; got one of {value.bit_length()} bits")
+        if type(value) is not kind and not (value is None and can_be_none(name)):
+            raise ConfigError(f"{source}: {name} must be {kind.__name__}; got {reprlib.repr(value)}")
         parsed[name] = value
     return parsed
-
-
-def did_you_mean(word, known):
-    near = difflib.get_close_matches(word, known, n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-class Parser(argparse.ArgumentParser):
-    """Names the nearest option when one is mistyped."""
-
-    def parse_args(self, argv=None):
-        options, unknown = self.parse_known_args(argv)
-        if unknown:
-            known = [text for action in self._actions for text in action.option_strings]
-            self.error(f"unknown argument {unknown[0]}{did_you_mean(unknown[0].split('=')[0], known)}")
-        return options
 
 
 def build_parser():
@@ -230,7 +247,7 @@ def build_parser():
         usage="train.py [DATA_DIR] [options]",
         description="Train an AlexNet, or the lecture's small network, on images through our own layers.",
         epilog="Without arguments: lecture_net, with sigmoids and batch norm, on the built-in Fashion-MNIST images.",
-        argument_default=argparse.SUPPRESS,
+        argument_default=SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="YAML", help="read options from this file; those on the command line win")
@@ -243,7 +260,7 @@ def build_parser():
         if f.name == "data":
             group.add_argument("data", nargs="?", metavar="DATA_DIR", help=shown)
         elif kind is bool and f.default is None:
-            group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, help=shown)
+            group.add_argument(flag(f.name), action=BooleanOptionalAction, help=shown)
         elif kind is bool:
             group.add_argument(flag(f.name), action="store_true", help=shown)
         else:

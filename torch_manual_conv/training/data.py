@@ -4,22 +4,21 @@ A dataset answers `__getitems__(keys)` with a whole batch, each key an (epoch, i
 function of (seed, epoch, index) whatever worker makes it. Images travel as uint8; the engine standardises them.
 """
 
+import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from .config import RunError
-from .images import SUFFIXES, ImageError, random_resized_crop_flip, read_image, resized_center_crop, stream, to_tensor
+from .folders import DataError, LeftOut, check_tree, image_files
+from .images import MAX_PIXELS, ImageError, random_resized_crop_flip, read_image, resized_center_crop, stream, to_tensor
+from .loading import Loader
 
 FASHION_PNG = Path(__file__).parent / "data" / "fashion_mnist_12k.png"
 FASHION_CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-
-class DataError(RunError):
-    """A folder that cannot be trained on; the message says what to change."""
 
 
 class Batch(NamedTuple):
@@ -36,6 +35,7 @@ class Split(NamedTuple):
     classes: tuple
     mean: tuple  # of each channel, of pixels in [0, 1]
     std: tuple
+    left_out: str = ""  # what a folder holds that is not read
 
 
 class MemoryImages(Dataset):
@@ -53,18 +53,20 @@ class MemoryImages(Dataset):
 
 
 class FolderImages(Dataset):
-    """The files of root/<class>/; in training cropped and mirrored at random.
+    """The files below root/<class>/; in training cropped and mirrored at random.
 
     An unreadable file is replaced by the next readable one of its class, the same one on every run, and reported.
     """
 
-    def __init__(self, root, classes, image_size, seed, min_crop=None):
-        self.image_size, self.seed, self.min_crop = image_size, seed, min_crop
+    def __init__(self, root, classes, image_size, seed, min_crop=None, max_pixels=MAX_PIXELS, left_out=None):
+        self.image_size, self.seed, self.min_crop, self.max_pixels = image_size, seed, min_crop, max_pixels
+        self.folders = [root / name for name in classes]
         self.paths, self.targets, self.class_range = [], [], []
-        for target, name in enumerate(classes):
-            paths = image_files(root / name)
+        self.stand_in = {}  # of the files that could not be read: with many bad ones, each is tried once
+        for target, folder in enumerate(self.folders):
+            paths = image_files(folder, LeftOut() if left_out is None else left_out)
             self.class_range.append(range(len(self.paths), len(self.paths) + len(paths)))
-            self.paths += map(str, paths)
+            self.paths += paths
             self.targets += [target] * len(paths)
 
     def __len__(self):
@@ -82,15 +84,23 @@ class FolderImages(Dataset):
         return random_resized_crop_flip(image, self.image_size, self.min_crop, stream(self.seed, epoch, index))
 
     def read(self, index, problems):
-        own = self.class_range[self.targets[index]]
-        for step in range(len(own)):
-            candidate = own[(index - own.start + step) % len(own)]
+        target, bad = self.targets[index], {}
+        own = self.class_range[target]
+        for _ in own:
+            index = self.stand_in.get(index, index)
             try:
-                return read_image(self.paths[candidate])
+                image = read_image(self.paths[index], max_pixels=self.max_pixels)
             except ImageError as error:
-                problems.append((self.paths[candidate], str(error)))
-        path, reason = problems[-1]
-        raise DataError(f"not one image in {Path(path).parent} can be read; {Path(path).name}: {reason}")
+                bad[index] = str(error)
+                problems.append((self.paths[index], bad[index]))
+                index = own[(index - own.start + 1) % len(own)]
+            else:
+                self.stand_in |= dict.fromkeys(bad, index)
+                return image
+        first = min(bad)  # the same one in every process
+        raise DataError(
+            f"not one image in {self.folders[target]} can be read; {Path(self.paths[first]).name}: {bad[first]}"
+        )
 
 
 class DrawnImages(Dataset):
@@ -151,39 +161,14 @@ def open_fashion():
 
 
 def open_tree(config):
-    root = Path(config.data)
-    classes = check_tree(root)
-    train = FolderImages(root / "train", classes, config.image_size, config.seed, config.min_crop)
-    val = FolderImages(root / "val", classes, config.image_size, config.seed)
+    root, left_out = Path(config.data), LeftOut()
+    classes = check_tree(root, left_out)
+    options = dict(image_size=config.image_size, seed=config.seed, max_pixels=config.max_pixels, left_out=left_out)
+    train = FolderImages(root / "train", classes, min_crop=config.min_crop, **options)
+    val = FolderImages(root / "val", classes, **options)
     # ImageNet's statistics, as every model trained on photographs uses them.
-    return Split(train, val, tuple(classes), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def check_tree(root):
-    """The class names of a folder that can be trained on. Raises: DataError saying what is wrong with it."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; expected one with train/<class>/ and val/<class>/")
-    names = {}
-    for split in ("train", "val"):
-        folder = root / split
-        if not folder.is_dir():
-            there = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
-            raise DataError(f"{root} has no folder {split}/; expected train/<class>/ and val/<class>/, found {there}")
-        names[split] = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        for name in names[split]:
-            if not image_files(folder / name):
-                raise DataError(f"class {folder / name} is empty: no file ends in {', '.join(SUFFIXES)}")
-    for one, other in (("train", "val"), ("val", "train")):
-        missing = sorted(set(names[one]) - set(names[other]))
-        if missing:
-            raise DataError(f"{root}: {other}/ lacks {len(missing)} of the classes in {one}/: {', '.join(missing[:5])}")
-    if len(names["train"]) < 2:
-        raise DataError(f"{root}/train holds {len(names['train'])} classes; at least 2 are needed to tell apart")
-    return names["train"]
-
-
-def image_files(folder):
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Split(train, val, tuple(classes), mean, std, str(left_out) if left_out else "")
 
 
 class EpochBatches(Sampler):
@@ -215,6 +200,30 @@ class EpochBatches(Sampler):
             yield [(self.epoch, index) for index in order[start : start + self.batch_size]]
 
 
+def usable_cpus(proc="/proc/self/cgroup", mounted="/sys/fs/cgroup"):
+    """The CPUs that this process may use: fewer than there are under taskset, Slurm, or a container's limit."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        for line in Path(proc).read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = Path(mounted, "cpu" if controllers else "")
+            for folder in (root / group.strip("/"), *(root / group.strip("/")).parents):
+                count = min(count, _cpu_quota(folder))
+    return count
+
+
+def _cpu_quota(group):
+    """CPUs that a control group allows: microseconds of CPU time in each period; "max" or -1 stand for all."""
+    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        with suppress(OSError, ValueError):
+            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
+            if quota > 0:
+                return math.ceil(quota / period)
+    return math.inf
+
+
 def make_loader(dataset, config, *, train, rank, world, pin_memory):
     batches = EpochBatches(
         len(dataset),
@@ -227,17 +236,13 @@ def make_loader(dataset, config, *, train, rank, world, pin_memory):
     )
     workers = config.workers
     if workers is None:
-        workers = 0 if isinstance(dataset, MemoryImages) else min(4, max(1, (os.cpu_count() or 1) // world))
-    return DataLoader(
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world))  # those of other machines have CPUs of their own
+        workers = 0 if isinstance(dataset, MemoryImages) else min(4, max(1, usable_cpus() // here))
+    return Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else it draws from the one that dropout uses, as often as there are workers
     )
-
-
-def _as_is(batch):
-    return batch

@@ -62,6 +62,7 @@ class Trainer:
     def __init__(self, config, split, report, device, out=None):
         self.config, self.split, self.report, self.device, self.out = config, split, report, device, out
         self.epoch, self.history = 0, []
+        self.kept = None  # the checkpoint to go on from
         self.model = build_model(config, split).to(device)
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.memory_format)
@@ -79,18 +80,31 @@ class Trainer:
 
     def fit(self):
         """Trains to the last epoch. Returns the record of that epoch."""
+        if self.epoch < self.config.epochs:
+            self.look_at_held_out_images()
         while self.epoch < self.config.epochs:
             self.epoch += 1
             started = time.perf_counter()
             train_loss, images = self.train_epoch()
             seconds = time.perf_counter() - started
+            distributed.share_buffers(self.model)
+            self.check_weights()
             record = {"epoch": self.epoch, "train_loss": train_loss, **self.evaluate()}
+            if not math.isfinite(record["val_loss"]):
+                raise self.diverged(f"the held-out loss is {record['val_loss']} after epoch {self.epoch}")
             record |= {"seconds": round(seconds, 2), "images_per_second": round(images / seconds, 1)}
             self.history.append(record)
+            self.save()
             self.report.epoch(record, self.config.epochs)
             self.warn_if_guessing(train_loss)
-            self.save()
         return self.history[-1]
+
+    def look_at_held_out_images(self):
+        """What is wrong with one is said before an epoch is spent."""
+        with self.report.progress("looking at held-out images", len(self.val_loader)) as advance:
+            for step, batch in enumerate(self.val_loader, start=1):
+                self.report.bad_images(batch.problems)
+                advance(step, None)
 
     def train_epoch(self):
         config, steps = self.config, len(self.train_loader)
@@ -107,8 +121,11 @@ class Trainer:
                 total += torch.stack((loss * len(batch.targets), torch.full_like(loss, len(batch.targets))))
                 mean = None
                 if step % config.log_every == 0 or step == steps:
-                    mean = since_log.item() / (step - logged_at)  # the only wait for the device
-                    self.check_finite(mean, step)
+                    distributed.sum_over_processes(since_log)
+                    processes = distributed.world_size()
+                    mean = since_log.item() / (step - logged_at) / processes  # the only wait for the device
+                    if not math.isfinite(mean):
+                        raise self.diverged(f"the loss is {mean} in epoch {self.epoch}, step {step}")
                     self.report.step({"epoch": self.epoch, "step": step, "loss": mean, "lr": rate})
                     since_log.zero_()
                     logged_at = step
@@ -149,14 +166,22 @@ class Trainer:
         images, loss, top1, top5 = distributed.sum_over_processes(totals).tolist()
         return {"val_loss": loss / images, "val_top1": top1 / images, "val_top5": top5 / images}
 
-    def check_finite(self, loss, step):
-        if not math.isfinite(loss):
-            kept = f"; the last good epoch is in {self.out / 'last.pt'}" if self.out and self.epoch > 1 else ""
-            raise TrainingDiverged(
-                f"the loss is {loss} in epoch {self.epoch}, step {step}: training stopped{kept}. "
-                f"The learning rate {self.config.lr:g} is probably too high for this network: "
-                f"try --lr {self.config.lr / 4:g}, --warmup-epochs 1 or --batch-norm"
-            )
+    def check_weights(self):
+        """A step may spoil the weights after its loss was finite: such weights are neither measured nor saved."""
+        tensors = self.model.state_dict()
+        for number, values in enumerate(self.optimizer.state.values()):
+            if (momentum := values.get("momentum_buffer")) is not None:
+                tensors[f"momentum {number}"] = momentum
+        if lost := checkpoint.not_finite(tensors):
+            raise self.diverged(f"weights are not finite after epoch {self.epoch}: {lost}")
+
+    def diverged(self, what):
+        kept = f"; the last good epoch is in {self.kept}" if self.kept else ""
+        return TrainingDiverged(
+            f"{what}: training stopped{kept}. "
+            f"The learning rate {self.config.lr:g} is probably too high for this network: "
+            f"try --lr {self.config.lr / 4:g}, --warmup-epochs 1 or --batch-norm"
+        )
 
     def warn_if_guessing(self, loss):
         guessing = math.log(len(self.split.classes))
@@ -167,8 +192,11 @@ class Trainer:
             )
 
     def save(self):
-        if self.out is None or distributed.rank() != 0:
-            return
+        if self.out is not None:
+            distributed.from_first(self.write_checkpoints)
+            self.kept = self.out / "last.pt"
+
+    def write_checkpoints(self):
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -177,9 +205,10 @@ class Trainer:
             "config": self.config.record(),
             "classes": list(self.split.classes),
         }
-        checkpoint.save(state, self.out / "last.pt")
+        # The best one first: whoever is interrupted in between repeats this epoch, and ends with both.
         if self.history[-1]["val_top1"] == max(record["val_top1"] for record in self.history):
             checkpoint.save(state, self.out / "best.pt")
+        checkpoint.save(state, self.out / "last.pt")
 
     def restore(self, state, path):
         """Continues from a checkpoint as if the run had never stopped."""
@@ -187,3 +216,4 @@ class Trainer:
             raise checkpoint.CheckpointError(f"{path} was trained on other classes than this data has")
         checkpoint.restore(self.model, self.optimizer, state, path)
         self.epoch, self.history = state["epoch"], state["history"]
+        self.kept = checkpoint.find(path)

@@ -5,15 +5,19 @@ curves.png      loss and accuracy     last.pt, best.pt   written by the engine
 """
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
+
+from .._command import WriteError, one_line, printable, replacing, to_json, write_text
+from . import distributed
 
 SECONDS_BETWEEN_LINES = 30  # of a long epoch, when the output is no terminal
 
 
 class Report:
-    """Speaks for one process: `speaks` is False in all but the first, which then only pass on warnings."""
+    """Speaks for one process: `speaks` is False in all but the first, which warn of what no other has warned of."""
 
     def __init__(self, out=None, speaks=True):
         self.out = out if speaks else None
@@ -22,10 +26,11 @@ class Report:
 
     def line(self, text):
         if self.speaks:
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def warn(self, text):
-        print(f"train.py: warning: {text}", file=sys.stderr, flush=True)
+        if distributed.first_to_say(text):
+            print(f"train.py: warning: {one_line(text)}", file=sys.stderr, flush=True)
 
     def bad_images(self, problems):
         """Names each unreadable file once."""
@@ -34,23 +39,32 @@ class Report:
                 self.warn(f"{path} cannot be read ({reason}): another image of its class takes its place")
             self.unreadable.add(path)
 
-    def start(self, config, epochs_done=0):
-        """Prepares the files; of those of an earlier part of the run keeps what belongs to `epochs_done`."""
+    def start(self, config, history=()):
+        """Prepares the files; metrics.jsonl begins with what it tells of the epochs in `history`."""
         if self.out is None:
             return
         import yaml
 
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.yaml").write_text(yaml.safe_dump(config.record(), sort_keys=False))
+        write_text(self.out / "config.yaml", yaml.safe_dump(config.record(), sort_keys=False))
         metrics = self.out / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        kept = [line for line in lines if epochs_done and json.loads(line)["epoch"] <= epochs_done]
-        metrics.write_text("".join(line + "\n" for line in kept))
+        steps, damage = read_steps(metrics, len(history)) if history else ([], None)
+        if damage:
+            aside = next(path for n in range(1, 1_000_000) if not os.path.lexists(path := f"{metrics}.damaged-{n}"))
+            os.replace(metrics, aside)
+            self.warn(f"{metrics} {damage}: written anew from the checkpoint, the damaged one is {aside}")
+        records = [r for record in history for r in (*(s for s in steps if s["epoch"] == record["epoch"]), record)]
+        write_text(metrics, "".join(to_json(record) + "\n" for record in records))
 
     def write(self, record):
-        if self.out is not None:
-            with open(self.out / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(record) + "\n")
+        if self.out is None:
+            return
+        path = self.out / "metrics.jsonl"
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(to_json(record) + "\n")
+        except OSError as error:
+            raise WriteError(f"{path} could not be written: {error.strerror}") from error
 
     def step(self, record):
         self.write(record)
@@ -69,8 +83,8 @@ class Report:
     @contextmanager
     def progress(self, title, steps):
         """Gives a function to call after each step with its number, and the loss where that is known."""
-        if self.speaks and sys.stdout.isatty():
-            with _bar(title, steps) as advance:
+        if self.speaks and sys.stdout.isatty() and (bar := _bar(title, steps)):
+            with bar as advance:
                 yield advance
             return
         spoke = time.monotonic()
@@ -105,23 +119,58 @@ class Report:
         right.plot(epochs, [r["val_top5"] for r in history], "s--", label="top-5")
         right.set(xlabel="epoch", ylabel="accuracy on held-out images", ylim=(0, 1.02))
         right.legend()
-        figure.savefig(self.out / "curves.png", dpi=120)
+        with replacing(self.out / "curves.png") as file:
+            figure.savefig(file, format="png", dpi=120)
         pyplot.close(figure)
 
     def files(self):
         return sorted(path for path in self.out.iterdir() if path.is_file()) if self.out else []
 
 
-@contextmanager
+def read_steps(path, epochs):
+    """([the records of steps in a metrics.jsonl], what is wrong with it as the log of so many epochs, or None)."""
+    if not os.path.lexists(path):
+        return [], None
+    if not path.is_file():
+        return [], "is no regular file"
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror})"
+    steps, bad, missing = [], 0, set(range(1, epochs + 1))
+    for line in lines:
+        try:
+            record = json.loads(line.decode(), parse_constant=int)  # which refuses NaN: it is no JSON
+            if type(record["epoch"]) is not int:
+                raise ValueError("no epoch")
+            if "step" in record:
+                steps.append(record)
+            else:
+                missing.discard(record["epoch"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            bad += 1
+    if bad:
+        return steps, f"has {bad} lines that are no records"
+    return steps, f"lacks {len(missing)} of {epochs} epochs" if missing else None
+
+
 def _bar(title, steps):
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """A context that gives the function of `progress`; None without rich."""
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True) as progress:
-        task = progress.add_task(title, total=steps, loss="-")
 
-        def advance(step, loss):
-            known = {} if loss is None else {"loss": f"{loss:.4f}"}
-            progress.update(task, completed=step, **known)
+    @contextmanager
+    def bar():
+        with Progress(*columns, TextColumn("loss {task.fields[loss]}"), transient=True) as progress:
+            task = progress.add_task(title, total=steps, loss="-")
 
-        yield advance
+            def advance(step, loss):
+                known = {} if loss is None else {"loss": f"{loss:.4f}"}
+                progress.update(task, completed=step, **known)
+
+            yield advance
+
+    return bar()
