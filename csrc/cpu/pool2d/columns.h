@@ -11,9 +11,6 @@
 namespace tmc {
 namespace {
 
-// Vectors of elements that are only moved.
-template <class T>
-constexpr int64_t kRaw = kVectorBytes / static_cast<int64_t>(sizeof(T));
 template <class T>
 using Raw = Vector<T, kRaw<T>>;
 template <class T>
