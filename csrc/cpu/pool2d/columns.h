@@ -22,7 +22,8 @@ inline void store_whole(Raw<T> values, T* to) {
   __builtin_memcpy(to, &values, sizeof(values));
 }
 
-// `count` pixels of `size` elements, from and to places so many elements apart.
+// `count` pixels of `size` elements, from and to places so many elements apart: every second element is taken by
+// vectors (to_step is then 1).
 template <class T>
 void copy_pixels(const T* from, int64_t from_step, T* to, int64_t to_step, int64_t count, int64_t size) {
   if (from_step == size && to_step == size) {

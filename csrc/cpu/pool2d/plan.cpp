@@ -9,7 +9,7 @@
 #include "cpu/machine/machine.h"
 #include "cpu/machine/tasks.h"
 #include "cpu/pool2d/core.h"
-#include "cpu/pool2d/winners.h"
+#include "cpu/pool2d/tables.h"
 
 namespace tmc {
 namespace {
@@ -22,49 +22,6 @@ const PoolForms& forms_of(ScalarType dtype) {
     default: return kernels_for_this_cpu<PoolKernels>().float16;
   }
 }
-
-// What the kernels look up along one axis.
-struct AxisTables {
-  std::vector<Window> windows;
-  std::vector<Covering> outputs;
-  std::vector<int64_t> divisors;
-
-  AxisTables(const PoolAxis& axis, const AverageRule& rule, bool overridden)
-      : windows(windows_of(axis)), outputs(axis.in), divisors(axis.out) {
-    for (int64_t i = 0; i < axis.in; ++i) outputs[i] = covering(axis, i);
-    for (int64_t i = 0; i < axis.out; ++i)
-      divisors[i] = rule.divisor_override == 0 ? window_extent(axis, i, rule.count_include_pad)
-                    : overridden               ? rule.divisor_override
-                                               : 1;
-  }
-};
-
-// The claims to every position along one axis, in the order of the outputs.
-class ClaimTable {
- public:
-  // From one output to the next are `step` elements, from one tap to the next `taps`.
-  ClaimTable(const PoolAxis& axis, const AxisTables& tables, int64_t step, int64_t taps) : of_position_(axis.in) {
-    for (int64_t i = 0; i < axis.in; ++i) {
-      const Covering outputs = tables.outputs[i];
-      for (int64_t output = outputs.first; output <= outputs.last; ++output) {
-        const int64_t distance = i - tables.windows[output].start;
-        if (distance % axis.dilation != 0) continue;  // the window steps over this position
-        claims_.push_back({output * step, distance / axis.dilation * taps});
-        ++of_position_[i].count;
-      }
-    }
-    const AxisClaim* first = claims_.data();
-    for (AxisClaims& claims : of_position_) {
-      claims.first = first;
-      first += claims.count;
-    }
-  }
-  const AxisClaims* data() const { return of_position_.data(); }
-
- private:
-  std::vector<AxisClaim> claims_;
-  std::vector<AxisClaims> of_position_;
-};
 
 constexpr AverageRule kNoAverage{false, 0};
 
@@ -214,13 +171,7 @@ struct Call {
     const PoolAxis w = shape.w;
     const int64_t pixel = plan.channels_last ? shape.c : 1, over = ceil_div(w.kernel, w.stride);
     column_windows = columns.windows;
-    for (int64_t tap = 0; tap < w.kernel; ++tap) {
-      const int64_t first = w.pad - tap * w.dilation, past = first + w.in;  // padded positions of the tap's outputs
-      const auto outputs_before = [&](int64_t position) {
-        return std::clamp<int64_t>(ceil_div(std::max<int64_t>(position, 0), w.stride), 0, w.out);
-      };
-      tap_outputs.push_back({outputs_before(first), outputs_before(past)});
-    }
+    tap_outputs = outputs_of_taps(w);
     taps = {w, column_windows.data(), tap_outputs.data(), pixel};
     shape = {plan.channels_last ? shape.n : shape.n * shape.c, (plan.gradient ? w.in : w.out) * pixel, shape.h,
              plan.gradient ? PoolAxis{1, over, over, 1, over - 1, 1} : PoolAxis{w.kernel, 1, w.kernel, w.kernel, 0, 1}};

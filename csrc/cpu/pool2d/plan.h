@@ -7,6 +7,7 @@
 //
 //   channels.h  max.h  average.h  max_gradient.h   a vector of channels at a time: any windows
 //   planes.h                                       contiguous planes into that order and back, in cache
+//   columns.h                                      few channels: the columns of a row in their place
 //   strips.h                                       the gradient of max pooling along the rows of contiguous planes
 //   winners.h                                      winners that come from outside: checked, looked up
 //
