@@ -35,7 +35,7 @@ constexpr int64_t kGrain = 32768;  // elements a thread should have: at::interna
 // the smallest CPUs; strips in the first-level cache, which has 32 KiB or more, together with what is read and written.
 constexpr int64_t kScratchBytes = 512 * 1024, kColumnBytes = 256 * 1024, kStripBytes = 32 * 1024;
 // By columns pays for pixels of so many bytes in channels_last, and for contiguous planes that leave a quarter of their
-// vectors empty, in rows of so many elements.
+// vectors empty, in rows of so many elements; in rows twice as long for every float32 gradient of windows side by side.
 constexpr int64_t kColumnPixel = 48, kColumnRow = 48;
 // A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
 // where that many windows cover one, or where there is but one output for so many positions.
@@ -161,7 +161,10 @@ struct Call {
     if (is_adaptive(shape.w) || window_taps(shape) * length * real_bytes() > kColumnBytes) return false;
     if (plan.channels_last && pixel * (plan.gradient ? real_bytes() : element_bytes) > kColumnPixel) return false;
     const int64_t planes = shape.n * shape.c;
-    if (!plan.channels_last && (length < kColumnRow || 4 * planes > 3 * round_up(planes, kPlanes))) return false;
+    const bool fills_vectors = 4 * planes > 3 * round_up(planes, kPlanes);
+    const bool has_wide_copies =
+        plan.gradient && element_bytes == 4 && shape.w.kernel <= shape.w.stride && length >= 2 * kColumnRow;
+    if (!plan.channels_last && (length < kColumnRow || (fills_vectors && !has_wide_copies))) return false;
     if (plan.winners == nullptr)  // one divisor for a row
       return std::count(columns.divisors.begin(), columns.divisors.end(), columns.divisors[0]) == shape.w.out;
     return std::none_of(columns.windows.begin(), columns.windows.end(),
