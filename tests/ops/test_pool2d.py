@@ -61,6 +61,8 @@ LONG_ROWS = {
     "stride-2-even-kernel": ((2, 3, 7, 64), dict(kernel_size=2)),
     "not-square": ((1, 3, 9, 55), dict(kernel_size=(3, 5), stride=(1, 2), padding=(0, 2))),
     "ceil-mode": ((2, 2, 10, 60), dict(kernel_size=3, stride=2, ceil_mode=True)),
+    "stride-2-even-kernel-odd-size": ((2, 3, 7, 77), dict(kernel_size=2)),
+    "stride-3": ((1, 5, 10, 80), dict(kernel_size=4, stride=3, padding=2)),
     "rows-in-parts": ((1, 2, 150, 131), dict(kernel_size=3, stride=2, padding=1)),
     "few-channels": ((2, 3, 12, 53), dict(kernel_size=2, stride=2)),
     "many-planes": ((3, 50, 13, 13), dict(kernel_size=3, stride=2)),
@@ -192,6 +194,29 @@ def test_averages_do_not_depend_on_their_neighbours(width, layout, dtype, device
         alone = F.avg_pool2d(layout(x[:, :, row : row + 3]), 3, stride=1, padding=(0, 1))
         same_values(y[:, :, row], alone[:, :, 0], f"row {row}, wanted as alone")
         same_values(y[:, :, row].signbit(), alone[:, :, 0].signbit(), f"row {row}: signs")
+
+
+@in_both_layouts
+@pytest.mark.parametrize("channels", [1, 2, 3, 7])
+def test_few_channels_give_the_bits_of_many(channels, layout, dtype, device):
+    """A row of few channels is worked on as a whole, which changes no bit: not at edges, not of NaN and infinities."""
+    many = torch.randn(2, 70, 9, 123, dtype=torch.float64).round(decimals=1)
+    many[0].view(-1)[::7], many[1].view(-1)[3::29], many[1, :, 3:5] = -torch.inf, torch.nan, -0.0
+    many = many.to(device, dtype)
+
+    def values_and_gradients(pool, channels):
+        x = layout(many[:, :channels].clone()).requires_grad_()
+        y = pool(x)
+        g = torch.linspace(-1, 1, many[:, :, : y.size(2), : y.size(3)].numel(), dtype=torch.float64)
+        g = g.reshape(2, 70, y.size(2), y.size(3))[:, :channels].to(device, dtype)
+        return [t[:, :few].detach().nan_to_num(3.0) for t in (y, torch.autograd.grad(y, x, layout(g))[0])]
+
+    few = channels
+    for window in ((2, 2), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3)):
+        for pool in (F.max_pool2d, F.avg_pool2d):
+            mine, wanted = (values_and_gradients(lambda x: pool(x, *window), c) for c in (channels, 70))  # noqa: B023
+            same_values(mine, wanted, f"{pool.__name__}{window}", ("output", "grad_input"))
+            same_values([t.signbit() for t in mine], [t.signbit() for t in wanted], "signs", ("output", "grad_input"))
 
 
 @in_both_layouts

@@ -34,9 +34,12 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         ctx.save_for_backward(output[1])
         ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # no zeros for the winners
 
     @staticmethod
     def backward(ctx, grad_output, _):
+        if grad_output is None:
+            return None, None
         (winners,) = ctx.saved_tensors
         return adaptive_max_pool2d_grad_input(grad_output, winners, ctx.input_size), None
 

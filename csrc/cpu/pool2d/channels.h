@@ -62,7 +62,7 @@ class ReadAhead {
       : from_(reinterpret_cast<const char*>(read.at(first, 0))) {
     const PoolShape& shape = plan.shape;
     const int64_t in = shape.h.in * shape.w.in, out = shape.h.out * shape.w.out;
-    if (!plan.channels_last) return;
+    if (!plan.channels_last || plan.taps != nullptr) return;
     const int64_t read_size = plan.gradient ? out : in, written_size = plan.gradient ? in : out;
     share_ = kParts * read_size * static_cast<int64_t>(sizeof(T)) / (written_size * times);
     fetched_ = due_ = written_row * (plan.gradient ? shape.w.in : shape.w.out) * shape.c * times * share_;

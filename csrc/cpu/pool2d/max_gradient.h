@@ -10,7 +10,9 @@
 //
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
+#include "cpu/lanes/shuffle.h"
 #include "cpu/pool2d/channels.h"
+#include "cpu/pool2d/planes.h"
 
 namespace tmc {
 namespace {
@@ -209,6 +211,41 @@ inline void scatter_small_planes(const PoolPlan& plan, int64_t size, int64_t inp
   }
 }
 
+// 2 x 2 windows side by side, on contiguous planes of which a row of outputs fills a vector, or half of one that masks
+// cut short: the gradients, zipped with zeros as their winners say, are two vectors of each of two rows. Elements are
+// only moved.
+template <class Element>
+inline bool suits_pairs(const PoolPlan& plan) {
+  const auto is_halved = [](const PoolAxis& axis) {
+    return axis.kernel == 2 && axis.stride == 2 && axis.pad == 0 && axis.dilation == 1 && 2 * axis.out <= axis.in;
+  };
+  return !plan.channels_last && is_halved(plan.shape.h) && is_halved(plan.shape.w) &&
+         plan.shape.w.out >= kRaw<Element> / (kVectorBytes == 64 ? 2 : 1);
+}
+template <class Element>
+inline void scatter_pairs(const PoolPlan& plan, const Element* gradients, const uint8_t* winners, Element* plane) {
+  constexpr int64_t kCount = kRaw<Element>;
+  using Elements = Vector<Element, kCount>;
+  const int64_t in_w = plan.shape.w.in, out_w = plan.shape.w.out, rows = 2 * plan.shape.h.out;
+  const int64_t count = min(kCount, out_w), left = min(kCount, 2 * count), right = 2 * count - left;
+  for (int64_t h = 0; h < rows; h += 2, gradients += out_w, winners += out_w) {
+    for (int64_t first = 0; first < out_w; first += kCount) {
+      const int64_t q = min(first, out_w - count);  // the last overlaps its neighbour
+      const Elements gradient = load_raw<Element, kCount>(gradients + q, count);
+      const Elements winner = resize<Elements>(load_raw<uint8_t, kCount>(winners + q, count));
+      for (int64_t r = 0; r < 2; ++r) {
+        const Elements even = winner == static_cast<Element>(2 * r) ? gradient : Elements{};
+        const Elements odd = winner == static_cast<Element>(2 * r + 1) ? gradient : Elements{};
+        Element* const to = plane + (h + r) * in_w + 2 * q;
+        store_raw<Element, kCount>(zip<0>(even, odd, AllLanes<kCount>{}), to, left);
+        store_raw<Element, kCount>(zip<kCount / 2>(even, odd, AllLanes<kCount>{}), to + kCount, right);
+      }
+    }
+    for (int64_t w = 2 * out_w; w < in_w; ++w) plane[h * in_w + w] = plane[(h + 1) * in_w + w] = 0;
+  }
+  __builtin_memset(plane + rows * in_w, 0, (plan.shape.h.in - rows) * in_w * sizeof(Element));
+}
+
 // A task's planes are small ones, or a single one.
 template <class T, class Winner>
 KERNEL void scatter_task(const PoolPlan& given, int64_t task, char* scratch) {
@@ -228,6 +265,15 @@ KERNEL void scatter_task(const PoolPlan& given, int64_t task, char* scratch) {
       scatter_plane<kOverlapping>(plan, rows, columns, grad_output, winners, sums);
     }
   };
+  if constexpr (sizeof(T) < 8 && sizeof(Winner) == 1) {
+    using Element = typename Unsigned<sizeof(T)>::type;
+    if (suits_pairs<Element>(plan)) {
+      for (int64_t plane = 0; plane < part.planes; ++plane)
+        scatter_pairs(plan, reinterpret_cast<const Element*>(grad_output + plane * out), winners + plane * out,
+                      reinterpret_cast<Element*>(grad_input + plane * in));
+      return;
+    }
+  }
   if (!plan.overlapping) {
     scatter.template operator()<false>(grad_input);
   } else if constexpr (sizeof(T) == sizeof(Real)) {

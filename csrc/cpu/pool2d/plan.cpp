@@ -9,7 +9,7 @@
 #include "cpu/machine/machine.h"
 #include "cpu/machine/tasks.h"
 #include "cpu/pool2d/core.h"
-#include "cpu/pool2d/winners.h"
+#include "cpu/pool2d/tables.h"
 
 namespace tmc {
 namespace {
@@ -23,49 +23,6 @@ const PoolForms& forms_of(ScalarType dtype) {
   }
 }
 
-// What the kernels look up along one axis.
-struct AxisTables {
-  std::vector<Window> windows;
-  std::vector<Covering> outputs;
-  std::vector<int64_t> divisors;
-
-  AxisTables(const PoolAxis& axis, const AverageRule& rule, bool overridden)
-      : windows(windows_of(axis)), outputs(axis.in), divisors(axis.out) {
-    for (int64_t i = 0; i < axis.in; ++i) outputs[i] = covering(axis, i);
-    for (int64_t i = 0; i < axis.out; ++i)
-      divisors[i] = rule.divisor_override == 0 ? window_extent(axis, i, rule.count_include_pad)
-                    : overridden               ? rule.divisor_override
-                                               : 1;
-  }
-};
-
-// The claims to every position along one axis, in the order of the outputs.
-class ClaimTable {
- public:
-  // From one output to the next are `step` elements, from one tap to the next `taps`.
-  ClaimTable(const PoolAxis& axis, const AxisTables& tables, int64_t step, int64_t taps) : of_position_(axis.in) {
-    for (int64_t i = 0; i < axis.in; ++i) {
-      const Covering outputs = tables.outputs[i];
-      for (int64_t output = outputs.first; output <= outputs.last; ++output) {
-        const int64_t distance = i - tables.windows[output].start;
-        if (distance % axis.dilation != 0) continue;  // the window steps over this position
-        claims_.push_back({output * step, distance / axis.dilation * taps});
-        ++of_position_[i].count;
-      }
-    }
-    const AxisClaim* first = claims_.data();
-    for (AxisClaims& claims : of_position_) {
-      claims.first = first;
-      first += claims.count;
-    }
-  }
-  const AxisClaims* data() const { return of_position_.data(); }
-
- private:
-  std::vector<AxisClaim> claims_;
-  std::vector<AxisClaims> of_position_;
-};
-
 constexpr AverageRule kNoAverage{false, 0};
 
 struct alignas(64) CacheLine {
@@ -74,9 +31,12 @@ struct alignas(64) CacheLine {
 
 constexpr int64_t kGrain = 32768;  // elements a thread should have: at::internal::GRAIN_SIZE
 
-// What a task keeps in scratch memory should stay in the second-level cache, which has 1 MiB on Zen 4; strips in the
-// first-level cache, which has 32 KiB or more, together with what is read and written.
-constexpr int64_t kScratchBytes = 512 * 1024, kStripBytes = 32 * 1024;
+// What a task keeps in scratch memory should stay in the second-level cache, which has 1 MiB on Zen 4 and 256 KiB on
+// the smallest CPUs; strips in the first-level cache, which has 32 KiB or more, together with what is read and written.
+constexpr int64_t kScratchBytes = 512 * 1024, kColumnBytes = 256 * 1024, kStripBytes = 32 * 1024;
+// By columns pays for pixels of so many bytes in channels_last, and for contiguous planes that leave a quarter of their
+// vectors empty, in rows of so many elements; in rows twice as long for every float32 gradient of windows side by side.
+constexpr int64_t kColumnPixel = 48, kColumnRow = 48;
 // A gather asks every window that covers a position for its winner, and visits every position: scattering is faster
 // where that many windows cover one, or where there is but one output for so many positions.
 constexpr int64_t kMostGathered = 64, kMostPositions = 16;
@@ -101,6 +61,9 @@ bool may_overlap(const PoolAxis& axis) {
 struct Call {
   PoolShape shape;
   AxisTables rows, columns;
+  std::vector<Window> column_windows;  // by columns
+  std::vector<Range> tap_outputs;
+  ColumnTaps taps{};
   PoolPlan plan{};
   int64_t element_bytes, work;
 
@@ -111,17 +74,21 @@ struct Call {
         columns(shape.w, rule, false),
         element_bytes(source.element_size()),
         work(std::max(source.numel(), result.numel())) {
-    plan.shape = shape;
+    take_tables();
     plan.channels_last = channels_last;
+    plan.source = source.const_data_ptr();
+    plan.result = result.mutable_data_ptr();
+    plan.winners = winners;
+  }
+
+  void take_tables() {
+    plan.shape = shape;
     plan.rows = rows.windows.data();
     plan.columns = columns.windows.data();
     plan.row_outputs = rows.outputs.data();
     plan.column_outputs = columns.outputs.data();
     plan.row_divisors = rows.divisors.data();
     plan.column_divisors = columns.divisors.data();
-    plan.source = source.const_data_ptr();
-    plan.result = result.mutable_data_ptr();
-    plan.winners = winners;
   }
 
   int64_t real_bytes() const { return std::max<int64_t>(sizeof(float), element_bytes); }
@@ -154,7 +121,10 @@ struct Call {
     const int64_t in_rows = plan.gradient ? plan.block_rows : source_rows;
     const int64_t out_rows = plan.gradient ? source_rows : plan.block_rows;
     const bool has_quotients = plan.gradient && plan.winners == nullptr;
-    const int64_t quotient_bytes = has_quotients ? out_rows * shape.w.out * channels() * int64_t{sizeof(double)} : 0;
+    const int64_t quotient_bytes = has_quotients ? out_rows * shape.w.out * channels() * real_bytes() : 0;
+    if (plan.taps != nullptr)
+      return quotient_bytes + 64 +
+             source_rows * channels() * element_bytes * (plan.gradient ? shape.w.out : shape.w.in);
     if (plan.channels_last) return quotient_bytes;
     const int64_t winner_bytes = plan.winners == nullptr ? 0 : window_taps(shape) <= kMaxByteTaps ? 1 : 4;
     const int64_t alignment = 4 * 64;
@@ -169,7 +139,7 @@ struct Call {
     plan.block_planes = plan.channels_last ? 1 : std::min(round_up(plan.planes, kPlanes), kMostPlanes);
     const auto halve_rows = [&] { plan.block_rows = ceil_div(plan.block_rows, 2); };
     const auto halve_planes = [&] { plan.block_planes = round_up(plan.block_planes / 2, kPlanes); };
-    while (scratch_bytes() > kScratchBytes && plan.block_rows > 1) halve_rows();
+    while (scratch_bytes() > (plan.taps != nullptr ? kColumnBytes : kScratchBytes) && plan.block_rows > 1) halve_rows();
     while (scratch_bytes() > kScratchBytes && plan.block_planes > kPlanes) halve_planes();
     const auto has_few_tasks = [&] { return tasks() < torch::stable::get_num_threads(); };
     while (has_few_tasks() && plan.block_planes > kPlanes) halve_planes();
@@ -179,8 +149,41 @@ struct Call {
                    is_streamed(plan.result, plan.planes * shape.h.in * shape.w.in * bytes_of_pixel);
   }
   void run_channels(PoolTask task) {
+    if (suits_columns()) take_columns();
     cut_channels();
     run(task, scratch_bytes());
+  }
+
+  // ---- By columns (cpu/pool2d/columns.h).
+
+  bool suits_columns() const {
+    const int64_t pixel = plan.channels_last ? shape.c : 1, length = (plan.gradient ? shape.w.in : shape.w.out) * pixel;
+    if (is_adaptive(shape.w) || window_taps(shape) * length * real_bytes() > kColumnBytes) return false;
+    if (plan.channels_last && pixel * (plan.gradient ? real_bytes() : element_bytes) > kColumnPixel) return false;
+    const int64_t planes = shape.n * shape.c;
+    const bool fills_vectors = 4 * planes > 3 * round_up(planes, kPlanes);
+    const bool has_wide_copies =
+        plan.gradient && element_bytes == 4 && shape.w.kernel <= shape.w.stride && length >= 2 * kColumnRow;
+    if (!plan.channels_last && (length < kColumnRow || (fills_vectors && !has_wide_copies))) return false;
+    if (plan.winners == nullptr)  // one divisor for a row
+      return std::count(columns.divisors.begin(), columns.divisors.end(), columns.divisors[0]) == shape.w.out;
+    return std::none_of(columns.windows.begin(), columns.windows.end(),
+                        [](const Window& window) { return window.begin == window.end; });
+  }
+  void take_columns() {
+    const PoolAxis w = shape.w;
+    const int64_t pixel = plan.channels_last ? shape.c : 1, over = ceil_div(w.kernel, w.stride);
+    column_windows = columns.windows;
+    tap_outputs = outputs_of_taps(w);
+    taps = {w, column_windows.data(), tap_outputs.data(), pixel};
+    shape = {plan.channels_last ? shape.n : shape.n * shape.c, (plan.gradient ? w.in : w.out) * pixel, shape.h,
+             plan.gradient ? PoolAxis{1, over, over, 1, over - 1, 1} : PoolAxis{w.kernel, 1, w.kernel, w.kernel, 0, 1}};
+    const int64_t divisor = columns.divisors[0];
+    columns = AxisTables(shape.w, kNoAverage, false);
+    columns.divisors.assign(shape.w.out, divisor);
+    plan.channels_last = true;
+    plan.taps = &taps;
+    take_tables();
   }
 
   // ---- One window that is the whole contiguous plane.

@@ -7,6 +7,7 @@
 //
 //   channels.h  max.h  average.h  max_gradient.h   a vector of channels at a time: any windows
 //   planes.h                                       contiguous planes into that order and back, in cache
+//   columns.h                                      few channels: the columns of a row in their place
 //   strips.h                                       the gradient of max pooling along the rows of contiguous planes
 //   winners.h                                      winners that come from outside: checked, looked up
 //
@@ -36,6 +37,20 @@ struct AxisClaims {
   int64_t count;
 };
 
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end > begin ? end - begin : 0; }
+};
+
+// The columns of a call that works on whole rows (cpu/pool2d/columns.h): to the kernels a row is one pixel of a
+// channels_last image.
+struct ColumnTaps {
+  PoolAxis axis;
+  const Window* windows;
+  const Range* outputs;  // of a tap: those whose tap lies in the input
+  int64_t pixel;         // elements: channels, or 1 in a contiguous plane
+};
+
 // A pooling call, cut into tasks that write disjoint parts of the result. Task t computes the rows
 // [t % row_blocks * block_rows, ...) of block_planes planes.
 struct PoolPlan {
@@ -52,8 +67,9 @@ struct PoolPlan {
   const AxisClaims *row_claims, *column_claims;   // max_gradient, gathered: of input row h, column w
   const int64_t* offsets;                         // of byte winners from the start of their window, in positions
 
-  const int32_t* starts;  // of the windows in a block of small planes, in positions; else null
-  bool overlapping;       // whether windows may share a position
+  const ColumnTaps* taps;  // else null
+  const int32_t* starts;   // of the windows in a block of small planes, in positions; else null
+  bool overlapping;        // whether windows may share a position
 
   // Dense, all in one memory order.
   const void* source;  // input, or for a gradient grad_output
@@ -61,10 +77,6 @@ struct PoolPlan {
   void* winners;       // like the output: written by max, read by its gradient
 };
 
-struct Range {
-  int64_t begin, end;
-  int64_t size() const { return end > begin ? end - begin : 0; }
-};
 // What task `task` computes.
 struct PoolPart {
   int64_t first_plane, planes;

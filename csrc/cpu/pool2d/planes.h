@@ -30,9 +30,12 @@ struct Unsigned<8> {
   using type = uint64_t;
 };
 
+// Lanes of a vector of elements that are only moved.
+template <class Element>
+constexpr int64_t kRaw = kVectorBytes / static_cast<int64_t>(sizeof(Element));
+
 template <class T>
-constexpr int64_t kTile =
-    kVectorBytes / static_cast<int64_t>(sizeof(T)) < kPlanes ? kVectorBytes / static_cast<int64_t>(sizeof(T)) : kPlanes;
+constexpr int64_t kTile = kRaw<T> < kPlanes ? kRaw<T> : kPlanes;
 
 // Hardware prefetchers do not keep up with so many planes at once: so many bytes ahead in each.
 constexpr int64_t kInterleavedAhead = 512;

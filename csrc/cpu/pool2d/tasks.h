@@ -4,6 +4,7 @@
 // Included by one source for each instruction set; everything here has internal linkage.
 #pragma once
 #include "cpu/pool2d/average.h"
+#include "cpu/pool2d/columns.h"
 #include "cpu/pool2d/max.h"
 #include "cpu/pool2d/max_gradient.h"
 #include "cpu/pool2d/planes.h"
@@ -80,7 +81,8 @@ void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const Source<T> input = of_input<T>(plan, plan.source, rows_below(plan, part.rows));
   const Source<T> output = of_output<T>(plan, plan.result, part.rows);
   const Source<Winner> winners = of_output<Winner>(plan, plan.winners, part.rows);
-  const Rows<const T> input_rows = read(plan, part, input, scratch);
+  const Rows<const T> input_rows = plan.taps != nullptr ? take_taps<T>(plan, part.first_plane, input.rows, scratch)
+                                                        : read(plan, part, input, scratch);
   const Rows<T> output_rows = place(plan, part, output, scratch);
   const Rows<Winner> winner_rows = place(plan, part, winners, scratch);
   int64_t paired = part.rows.begin;
@@ -91,6 +93,7 @@ void max_task(const PoolPlan& plan, int64_t task, char* scratch) {
     }
   }
   max_rows<false>(plan, {paired, part.rows.end}, input_rows, output_rows, winner_rows);
+  if (plan.taps != nullptr) correct_winners(plan, part.rows, winner_rows);
   write(plan, part, output_rows, output);
   write(plan, part, winner_rows, winners);
 }
@@ -100,10 +103,33 @@ void average_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const PoolPart part = part_of(plan, task);
   const Source<T> input = of_input<T>(plan, plan.source, rows_below(plan, part.rows));
   const Source<T> output = of_output<T>(plan, plan.result, part.rows);
-  const Rows<const T> input_rows = read(plan, part, input, scratch);
+  const Rows<const T> input_rows = plan.taps != nullptr ? take_taps<T>(plan, part.first_plane, input.rows, scratch)
+                                                        : read(plan, part, input, scratch);
   const Rows<T> output_rows = place(plan, part, output, scratch);
   average_rows(plan, part.rows, input_rows, output_rows);
   write(plan, part, output_rows, output);
+}
+
+template <class T>
+Rows<accumulate_t<T>> quotients_of(const PoolPlan& plan, const PoolPart& part, Range above, char*& scratch) {
+  using Real = accumulate_t<T>;
+  const auto divided = [&](const PoolPlan& of, const Rows<const T>& gradients) {
+    const Rows<Real> quotients = buffer<Real>(above, gradients.width, gradients.channels, scratch);
+    divide_rows(of, above, gradients, quotients);
+    return quotients;
+  };
+  if (plan.taps == nullptr) return divided(plan, read(plan, part, of_output<T>(plan, plan.source, above), scratch));
+  const int64_t row = plan.taps->axis.out * plan.taps->pixel;
+  const T* gradients = static_cast<const T*>(plan.source) + (part.first_plane * plan.shape.h.out + above.begin) * row;
+  if constexpr (sizeof(T) == sizeof(Real)) {  // fewer divisions
+    PoolPlan whole_rows = plan;
+    whole_rows.shape.w.out = 1;
+    const Rows<Real> quotients = divided(whole_rows, {gradients, above.begin, 1, row});
+    return spread_outputs(plan, quotients.data, above, scratch);
+  } else {
+    const Rows<T> spread = spread_outputs(plan, gradients, above, scratch);
+    return divided(plan, {spread.data, above.begin, spread.width, spread.channels});
+  }
 }
 
 template <class T>
@@ -112,10 +138,8 @@ void average_gradient_task(const PoolPlan& plan, int64_t task, char* scratch) {
   const PoolPart part = part_of(plan, task);
   const Range above = rows_above(plan, part.rows);
   const Source<T> grad_input = of_input<T>(plan, plan.result, part.rows);
-  const Rows<const T> gradient_rows = read(plan, part, of_output<T>(plan, plan.source, above), scratch);
-  const Rows<Real> quotients = buffer<Real>(above, plan.shape.w.out, gradient_rows.channels, scratch);
+  const Rows<Real> quotients = quotients_of<T>(plan, part, above, scratch);
   const Rows<T> result_rows = place(plan, part, grad_input, scratch);
-  divide_rows(plan, above, gradient_rows, quotients);
   average_gradient_rows(plan, part.rows, {quotients.data, above.begin, quotients.width, quotients.channels},
                         result_rows);
   if (plan.streams) finish_streaming();

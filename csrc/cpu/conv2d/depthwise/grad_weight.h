@@ -72,38 +72,29 @@ void add_products(const DepthwisePlan& plan, const Products<T, In>& p, Prefetche
   }
 }
 
-// The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition. What is left is
-// done tap by tap, three taps of a row or one, which few kernels need for more than the rows at the edges of an image.
+// The same for any number of rows and taps, 3 x 3 at a time: nine sums hide the latency of an addition. An image's edge
+// leaves two of either, and a kernel of 5 x 5 too.
 template <int kStep, class T, class In>
 void add_all_products(const DepthwisePlan& plan, int64_t rows, int64_t taps, const Products<T, In>& all,
                       PrefetchedRows& prefetched) {
-  const auto from = [&](int64_t u, int64_t t) {
-    Products<T, In> some = all;
-    some.in += u * all.in_row + t * all.in_tap;
-    some.sums += u * all.sums_row + t * kBlock;
-    return some;
-  };
-  for (int64_t u = 0; u < rows;) {
-    const int64_t height = rows - u >= 3 && taps >= 3 ? 3 : 1;
-    int64_t t = 0;
-    for (; t + 3 <= taps; t += 3)
-      if (height == 3)
-        add_products<kStep, 3, 3>(plan, from(u, t), prefetched);
-      else
-        add_products<kStep, 1, 3>(plan, from(u, t), prefetched);
-    for (; t < taps; ++t)
-      for (int64_t i = u; i < u + height; ++i) add_products<kStep, 1, 1>(plan, from(i, t), prefetched);
-    u += height;
-  }
+  static constexpr void (*kInstances[3][3])(const DepthwisePlan&, const Products<T, In>&, PrefetchedRows&) = {
+      {add_products<kStep, 1, 1, T, In>, add_products<kStep, 1, 2, T, In>, add_products<kStep, 1, 3, T, In>},
+      {add_products<kStep, 2, 1, T, In>, add_products<kStep, 2, 2, T, In>, add_products<kStep, 2, 3, T, In>},
+      {add_products<kStep, 3, 1, T, In>, add_products<kStep, 3, 2, T, In>, add_products<kStep, 3, 3, T, In>}};
+  for (int64_t u = 0; u < rows; u += 3)
+    for (int64_t t = 0; t < taps; t += 3) {
+      Products<T, In> some = all;
+      some.in += u * all.in_row + t * all.in_tap;
+      some.sums += u * all.sums_row + t * kBlock;
+      kInstances[min(3, rows - u) - 1][min(3, taps - t) - 1](plan, some, prefetched);
+    }
 }
 template <class T, class In>
 void add_all_products(const DepthwisePlan& plan, const ColumnClass& columns, int64_t rows, const Products<T, In>& all,
                       PrefetchedRows& prefetched) {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    const int step = unrolled_step<T>(columns);
-    if (step == 1) return add_all_products<1>(plan, rows, columns.taps, all, prefetched);
-    if (step == 2) return add_all_products<2>(plan, rows, columns.taps, all, prefetched);
-  }
+  const int step = unrolled_step(columns);
+  if (step == 1) return add_all_products<1>(plan, rows, columns.taps, all, prefetched);
+  if (step == 2) return add_all_products<2>(plan, rows, columns.taps, all, prefetched);
   add_all_products<0>(plan, rows, columns.taps, all, prefetched);
 }
 

@@ -14,11 +14,9 @@
 namespace tmc {
 namespace {
 
-// Pixels side by side, each with a sum and a total: at most half of the registers. float64 is for checking gradients.
+// Pixels side by side, each with a sum and a total: at most half of the registers.
 template <class T>
-constexpr int kPixels = sizeof(T) == sizeof(double) ? 2
-                        : kVectorBytes == 64        ? 8
-                                                    : 8 / kParts<T>;
+constexpr int kPixels = kVectorBytes == 64 ? 8 : 8 / kParts<T>;
 // So many terms are summed in registers before they join a total: rounding errors grow with the length of a run.
 constexpr int64_t kSumTerms = 32;
 
@@ -81,11 +79,10 @@ struct Steps {
 };
 
 // The step from one output column to the next that the loops are unrolled for: 1 or 2, if the taps are neighbours too.
-// Else 0: any step, one tap at a time, as for float64, which no network is trained in.
-template <class T>
-int unrolled_step(const ColumnClass& columns) {
+// Else 0: any step, one tap at a time.
+inline int unrolled_step(const ColumnClass& columns) {
   const bool adjoin = columns.taps == 1 || columns.in_tap_step == 1 || columns.in_tap_step == -1;
-  return sizeof(T) == sizeof(float) && adjoin && columns.in_step <= 2 ? static_cast<int>(columns.in_step) : 0;
+  return adjoin && columns.in_step <= 2 ? static_cast<int>(columns.in_step) : 0;
 }
 
 // ---- Forward and grad_input.
@@ -176,11 +173,9 @@ void correlate_some(int64_t count, const DepthwisePlan& plan, const RowTap<T, In
     if (count < kCount)
       return correlate_some<kCount - 1>(count, plan, rows, row_count, columns, steps, i, bias, out, prefetched);
   }
-  if constexpr (sizeof(T) == sizeof(float)) {
-    const int step = unrolled_step<T>(columns);
-    if (step == 1) return correlate_columns<kCount, 1>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
-    if (step == 2) return correlate_columns<kCount, 2>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
-  }
+  const int step = unrolled_step(columns);
+  if (step == 1) return correlate_columns<kCount, 1>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
+  if (step == 2) return correlate_columns<kCount, 2>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
   correlate_columns<kCount, 0>(plan, rows, row_count, columns, steps, i, bias, out, prefetched);
 }
 
