@@ -115,13 +115,13 @@ def batched(op, input, call, *args, spatial=2):
         return call(input, *args)
     check_rank(op, "input", input, spatial + 1, spatial + 2)
     output = call(input.unsqueeze(0), *args)
-    return tuple(owned(o, o.shape[1:]) for o in output) if isinstance(output, tuple) else owned(output, output.shape[1:])
+    return tuple(owned(o.squeeze(0)) for o in output) if isinstance(output, tuple) else owned(output.squeeze(0))
 
 
-def owned(result, shape):
-    """`result`, which nobody else holds, in another shape and yet no view of it: torch's results are none either, and
-    a view may not be detached in place, nor changed in place once it was made under no_grad."""
-    return torch.ops.aten._unsafe_view(result, shape)
+def owned(view):
+    """A view of a result that nobody else holds, as a tensor of its own in the same memory. torch's results are no
+    views, and a view may not be detached in place, nor changed in place once it was made under no_grad."""
+    return view if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(view, view.shape)
 
 
 def is_int(value):

@@ -57,8 +57,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
     rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry)
-    rows = rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
-    return owned(rows, rows.shape)
+    return owned(rows.squeeze(-2).contiguous())  # as torch: a permuted input does not make a permuted output
 
 
 def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -99,8 +98,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         planes = seen.permute(0, 3, 1, 2, 4, 5).reshape(n * out, c * taps, h, w)
         geometry = stride[1:], plane_padding, dilation[1:], groups
         result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry)
-        result = result.unflatten(0, (n, out)).transpose(1, 2).contiguous()
-        return owned(result, result.shape)
+        return owned(result.unflatten(0, (n, out)).transpose(1, 2).contiguous())
 
     return batched(op, input, volume, spatial=3)
 

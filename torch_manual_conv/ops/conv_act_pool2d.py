@@ -89,7 +89,7 @@ def conv_act_pool2d(
     # The output that is kept for backward may be changed in place where the pool's may, in torch, which keeps what the
     # activation returned. (Without a batch it is another tensor in the same memory: autograd would not notice.)
     keeps_output = pool == "max" and activation in ("sigmoid", "tanh") or pool is None and input.dim() == 3
-    return output.clone() if keeps_output and output.requires_grad else output
+    return output.clone() if keeps_output and (output.requires_grad or torch.jit.is_tracing()) else output
 
 
 def torch_stage(input, weight, bias, geometry, activation, pool, window):

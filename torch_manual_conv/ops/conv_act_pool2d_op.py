@@ -77,7 +77,7 @@ class ConvActPool2dFunction(torch.autograd.Function):
         stage, wanted = ctx.stage, gradients_needed(ctx)
         nothing = [None] * (len(stage) + 1)
         if ctx.masks and grad_output is not None:
-            grad_output, activated = grad_output.masked_fill(activated, 0), None
+            grad_output, activated = torch.where(activated, 0, grad_output), None  # lies as the mask does
             stage = stage._replace(activation="none")
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(
