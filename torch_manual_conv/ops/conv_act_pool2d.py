@@ -86,8 +86,10 @@ def conv_act_pool2d(
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or torch.jit.is_tracing())
     output = batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
-    # The output that is kept for backward may be changed in place where the pool's may, in torch, which keeps what the
-    # activation returned. (Without a batch it is another tensor in the same memory: autograd would not notice.)
+    if input.dim() == 3 and pool is not None:
+        output = output.contiguous()  # as torch's pools return an image without a batch
+    # Backward's copy of the output, if it has one, is not the caller's where torch lets him change the output in place:
+    # behind a pool. (An image without a batch is another tensor in the same memory: autograd would not notice.)
     keeps_output = pool == "max" and activation in ("sigmoid", "tanh") or pool is None and input.dim() == 3
     return output.clone() if keeps_output and (output.requires_grad or torch.jit.is_tracing()) else output
 
