@@ -10,7 +10,7 @@ from collections import Counter
 import torch
 
 from . import nn
-from .fused import FusedRuns, Run, fused_class, methods, split, unfused_class, walks_plainly
+from .fused import FusedRuns, Run, fused_class, methods, split, walks_plainly
 from .ops._register import DTYPES
 
 log = logging.getLogger("torch_manual_conv")
@@ -81,8 +81,8 @@ def revert(model):
     """
     _check(model, "revert")
     for module in model.modules():
-        if isinstance(module, FusedRuns):
-            module.__class__ = unfused_class(module)
+        if isinstance(module, FusedRuns) and type(module) is fused_class(module.unfused_class):
+            module.__class__ = module.unfused_class
         if type(module) in ORIGINALS:
             module.__class__ = ORIGINALS[type(module)]
         if vars(module).get("cls_to_become") in ORIGINALS:

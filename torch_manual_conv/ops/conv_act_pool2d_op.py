@@ -59,25 +59,26 @@ class ConvActPool2dFunction(torch.autograd.Function):
         again = stage.activates_map and not keep_activated
         activated = output if stage.activates_output else kept if keeps_map else None
         winners = kept if stage.pool == "max" else None
-        # The slope of relu is where it is 0. It is told by a mask, so that the output may be changed in place later.
-        ctx.masks = stage.pool == "max" and stage.activation == "relu"
-        masked = output <= 0 if ctx.masks and any(ctx.needs_input_grad[:3]) else activated
+        # After a pool torch lets the output be changed in place. So relu's slope is kept as a mask.
+        masks = stage.pool == "max" and stage.activation == "relu"
+        dead = output <= 0 if masks and any(ctx.needs_input_grad[:3]) else None
         ctx.save_for_backward(
             input if for_weight or again else None,
             weight if for_input or again else None,
             bias if again else None,
-            masked,
+            None if masks else activated,
             winners,
+            dead,
         )
         ctx.save_for_forward(input, weight, bias, activated, winners)
 
     @staticmethod
     def backward(ctx, grad_output, grad_kept):
-        input, weight, bias, activated, winners = ctx.saved_tensors
+        input, weight, bias, activated, winners, dead = ctx.saved_tensors
         stage, wanted = ctx.stage, gradients_needed(ctx)
         nothing = [None] * (len(stage) + 1)
-        if ctx.masks and grad_output is not None:
-            grad_output, activated = torch.where(activated, 0, grad_output), None  # lies as the mask does
+        if dead is not None and grad_output is not None:
+            grad_output = torch.where(dead, 0, grad_output)  # lies as the mask does
             stage = stage._replace(activation="none")
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(

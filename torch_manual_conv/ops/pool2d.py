@@ -43,7 +43,11 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     window = _window(op, kernel_size, stride, padding) + integers(op, "dilation", dilation, 2)
     if return_indices:
         return batched(op, input, _max_pool2d_and_indices, window, bool(ceil_mode))
-    return batched(op, input, max_pool2d_op, window, bool(ceil_mode))[0]
+    return batched(op, input, _max_pool2d, window, bool(ceil_mode))
+
+
+def _max_pool2d(input, *window):
+    return max_pool2d_op(input, *window)[0]
 
 
 def _max_pool2d_and_indices(input, *window):
