@@ -116,6 +116,25 @@ def test_gradients_lie_as_torchs(call, image, weight, batch):
                     assert strides(a) == strides(b), (name, x_layout, w_layout, grad_like, a.stride(), b.stride())
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size, groups", [((8, 4, 1, 1), 1), ((8, 1, 3, 3), 4), ((1, 4, 3, 3), 1), ((8, 4, 1, 3), 1)])
+def test_weight_and_its_gradient_have_the_same_strides(size, groups, form):
+    """Those of axes of length 1, too: DistributedDataParallel compares all of them."""
+    weight = R(size).to(memory_format=form).requires_grad_()
+    x = R(2, 4, 7, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for function in (
+        lambda: F.conv2d(x, weight, groups=groups),
+        lambda: F.conv_act_pool2d(x, weight, groups=groups, activation="relu", pool="max"),
+    ):
+        weight.grad = None
+        function().square().sum().backward()
+        assert weight.grad.stride() == weight.stride()
+        (grad,) = torch.autograd.grad(function().square().sum(), weight, create_graph=True)
+        assert grad._base is None and (grad.stride() == weight.stride() or grad.stride(1) == 1)
+        (second,) = torch.autograd.grad(grad.square().sum(), x)
+        assert torch.isfinite(second).all()
+
+
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last_3d])
 def test_conv3d_weight_and_its_gradient(form):
     weight = R(4, 3, 3, 3, 3).contiguous(memory_format=form).requires_grad_()

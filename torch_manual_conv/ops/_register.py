@@ -211,12 +211,20 @@ def check_fake_output(op, name, tensor, shape):
         raise RuntimeError(f"{op}: {name} must have the output's shape {list(shape)}, got {list(tensor.shape)}")
 
 
-def laid(tensor, channels_last):
-    """`tensor` as NHWC or else NCHW in memory: a gradient lies as torch's does, which does not depend on how
-    grad_output lies. Inside vmap the order of a tensor's axes in memory is vmap's business."""
-    if is_channels_last(tensor) == channels_last or torch._C._functorch.is_batchedtensor(tensor):
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def laid(gradient, channels_last, strides=None):
+    """`gradient` as NHWC or else NCHW in memory: it lies as torch's does, which does not depend on how grad_output
+    lies. `strides`: of the parameter whose it is. An axis of length 1 takes its stride from there, since
+    DistributedDataParallel compares all of them. Inside vmap the order in memory is vmap's business."""
+    if torch._C._functorch.is_batchedtensor(gradient):
+        return gradient
+    if is_channels_last(gradient) != channels_last:
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        gradient = gradient.contiguous(memory_format=form)
+    mine = gradient.stride()
+    if strides in (None, mine):
+        return gradient
+    same = all(a == b or size == 1 for a, b, size in zip(mine, strides, gradient.shape, strict=True))
+    return owned(gradient.as_strided(gradient.shape, strides)) if same else gradient
 
 
 def is_channels_last(tensor):

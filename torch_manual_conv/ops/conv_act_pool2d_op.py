@@ -50,7 +50,7 @@ class ConvActPool2dFunction(torch.autograd.Function):
         output, kept = output
         ctx.stage = stage = Stage(*stage)
         ctx.sizes = input.shape, weight.shape
-        ctx.channels_last = gradients_channels_last(input, weight)
+        ctx.channels_last, ctx.weight_strides = gradients_channels_last(input, weight), weight.stride()
         ctx.set_materialize_grads(False)
         keeps_map = keep_activated and stage.activates_map
         if not keeps_map:
@@ -85,7 +85,11 @@ class ConvActPool2dFunction(torch.autograd.Function):
                 grad_output, input, weight, bias, activated, winners, *ctx.sizes, *stage, *wanted
             )
             grads = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
-            return *(grad if grad is None else laid(grad, ctx.channels_last) for grad in grads[:2]), grads[2], *nothing
+            if wanted[0]:
+                grads[0] = laid(grads[0], ctx.channels_last)
+            if wanted[1]:
+                grads[1] = laid(grads[1], ctx.channels_last, ctx.weight_strides)
+            return *grads, *nothing
         if grad_kept is None:
             return None, None, None, *nothing
         # The kept map has a gradient of its own where a gradient is differentiated.
