@@ -255,7 +255,14 @@ def test_classes_of_tensors(call, image, weight):
     same_values(wrapped.inner, call(torch_F, *inputs), "result")
 
 
+class Duck:
+    """No tensor at all, but torch's functions ask it."""
+
+    __torch_function__ = Asked.__torch_function__
+
+
 def test_a_class_is_asked():
+    assert F.max_pool2d(Duck(), 2) == "max_pool2d" and F.sigmoid(Duck()) == "sigmoid"
     x = R(2, 3, 8, 8).as_subclass(Asked)
     assert F.conv2d(x, R(4, 3, 3, 3)) == "conv2d" and F.adaptive_avg_pool2d(x, 2) == "adaptive_avg_pool2d"
     assert F.conv2d(R(2, 3, 8, 8), R(4, 3, 3, 3).as_subclass(Asked)) == "conv2d"

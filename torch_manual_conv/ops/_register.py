@@ -60,20 +60,26 @@ def torch_computes(*tensors):
     """
     if in_forward_ad() and torch.compiler.is_compiling():
         return True
-    for tensor in tensors:
-        if isinstance(tensor, torch.Tensor) and not (
-            tensor.dtype in DTYPES
-            and tensor.layout is torch.strided
-            and (tensor.is_cpu or tensor.is_cuda or tensor.is_meta)
-            and not tensor.is_nested
-            and (type(tensor) in PLAIN or _is_silent(tensor))
-        ):
+    for tensor in tensors:  # every call asks, and any() of a generator is slower
+        if tensor is not None and not _kernels_take(tensor):
             return True
     return False
 
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _kernels_take(tensor):
+    if not isinstance(tensor, torch.Tensor):  # our checks say so, unless it takes the place of a tensor
+        return not hasattr(tensor, "__torch_function__")
+    return (
+        tensor.dtype in DTYPES
+        and tensor.layout is torch.strided
+        and (tensor.is_cpu or tensor.is_cuda or tensor.is_meta)
+        and not tensor.is_nested
+        and (type(tensor) in PLAIN or _is_silent(tensor))
+    )
 
 
 def _is_silent(tensor):
