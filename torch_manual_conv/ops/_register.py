@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def two_doors(name, function, fake, rule):
@@ -49,10 +50,43 @@ def in_forward_ad():
     return forward_ad._current_level >= 0
 
 
-def in_compiled_forward_ad():
-    """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
-    registered ops have no rule (torch would silently return a zero tangent)."""
-    return in_forward_ad() and torch.compiler.is_compiling()
+def torch_computes(*tensors):
+    """Whether torch's operator stands in for ours: the one rule of all public functions.
+
+    It does for tensors that our kernels are not made for (integers, complex or quantised numbers, other layouts and
+    devices, classes that say themselves what a function does to them), so that a converted model computes whatever it
+    did before. And it does for forward-mode AD inside torch.compile, for which registered operators have no rule: torch
+    would silently return a zero tangent.
+    """
+    if in_forward_ad() and torch.compiler.is_compiling():
+        return True
+    for tensor in tensors:  # every call asks, and any() of a generator is slower
+        if tensor is not None and not _kernels_take(tensor):
+            return True
+    return False
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _kernels_take(tensor):
+    if not isinstance(tensor, torch.Tensor):  # our checks say so, unless it takes the place of a tensor
+        return not hasattr(tensor, "__torch_function__")
+    return (
+        tensor.dtype in DTYPES
+        and tensor.layout is torch.strided
+        and (tensor.is_cpu or tensor.is_cuda or tensor.is_meta)
+        and not tensor.is_nested
+        and (type(tensor) in PLAIN or _is_silent(tensor))
+    )
+
+
+def _is_silent(tensor):
+    """Whether its class leaves functions alone, as FakeTensor and its kind do, with which our operators are traced."""
+    asks = type(tensor).__torch_function__
+    silent = torch._C._disabled_torch_function_impl, torch.Tensor.__torch_function__.__func__
+    return getattr(asks, "__func__", asks) in silent and not is_traceable_wrapper_subclass(tensor)
 
 
 def gradients_needed(ctx):
@@ -75,8 +109,6 @@ def _engine_executes(node):
 def check_tensor(op, name, value):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-    if value.layout is not torch.strided:
-        raise RuntimeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
 
 
 def check_rank(op, name, value, *ranks):
@@ -93,7 +125,13 @@ def batched(op, input, call, *args, spatial=2):
         return call(input, *args)
     check_rank(op, "input", input, spatial + 1, spatial + 2)
     output = call(input.unsqueeze(0), *args)
-    return tuple(o.squeeze(0) for o in output) if isinstance(output, tuple) else output.squeeze(0)
+    return tuple(owned(o.squeeze(0)) for o in output) if isinstance(output, tuple) else owned(output.squeeze(0))
+
+
+def owned(view):
+    """A view of a result that nobody else holds, as a tensor of its own in the same memory. torch's results are no
+    views, and a view may not be detached in place, nor changed in place once it was made under no_grad."""
+    return view if torch.jit.is_tracing() else torch.ops.aten._unsafe_view.default(view, view.shape)
 
 
 def is_int(value):
@@ -179,19 +217,35 @@ def check_fake_output(op, name, tensor, shape):
         raise RuntimeError(f"{op}: {name} must have the output's shape {list(shape)}, got {list(tensor.shape)}")
 
 
+def laid(gradient, channels_last, strides=None):
+    """`gradient` as NHWC or else NCHW in memory: it lies as torch's does, which does not depend on how grad_output
+    lies. `strides`: of the parameter whose it is. An axis of length 1 takes its stride from there, since
+    DistributedDataParallel compares all of them. Inside vmap the order in memory is vmap's business."""
+    if torch._C._functorch.is_batchedtensor(gradient):
+        return gradient
+    if is_channels_last(gradient) != channels_last:
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        gradient = gradient.contiguous(memory_format=form)
+    mine = gradient.stride()
+    if strides in (None, mine):
+        return gradient
+    same = all(a == b or size == 1 for a, b, size in zip(mine, strides, gradient.shape, strict=True))
+    return owned(gradient.as_strided(gradient.shape, strides)) if same else gradient
+
+
 def is_channels_last(tensor):
     """torch's suggest_memory_format: do the strides order the data as N, H, W, C? (csrc/tensor.cpp's twin)"""
-    if tensor.dim() != 4 or tensor.stride(1) == 0:
+    sizes, strides = tensor.shape, tensor.stride()
+    if len(sizes) != 4 or strides[1] == 0:
         return False
     least = 0
     for axis in (1, 3, 2, 0):  # innermost to outermost
-        if tensor.size(axis) == 0 or tensor.stride(axis) < least:
+        size, stride = sizes[axis], strides[axis]
+        if size == 0 or stride < least:
             return False
-        if axis == 0 and least == tensor.stride(1):
+        if axis == 0 and least == strides[1]:
             return False
-        least = tensor.stride(axis)
-        if tensor.size(axis) > 1:
-            least = least * tensor.size(axis)
+        least = stride * size if size > 1 else stride
     return True
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import batched, in_compiled_forward_ad, integer
+from ._register import batched, integer, torch_computes
 from .adaptive_pool2d_op import adaptive_avg_pool2d_op, adaptive_max_pool2d_indices, adaptive_max_pool2d_op
 
 
@@ -33,7 +33,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
     op = "adaptive_max_pool2d"
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.adaptive_max_pool2d(input, output_size, return_indices)
 
     def pool(input):
@@ -60,6 +60,6 @@ def adaptive_avg_pool2d(input, output_size):
     Saves for backward: sizes only, no tensor.
     """
     op = "adaptive_avg_pool2d"
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.adaptive_avg_pool2d(input, output_size)
     return batched(op, input, lambda input: adaptive_avg_pool2d_op(input, _output_size(op, output_size, input)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import batched, in_compiled_forward_ad, integer, integers
+from ._register import batched, integer, integers, torch_computes
 from .pool2d_op import avg_pool2d_op, max_pool2d_indices, max_pool2d_op
 
 
@@ -36,14 +36,18 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
     op = "max_pool2d"
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.max_pool2d(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=return_indices
         )
     window = _window(op, kernel_size, stride, padding) + integers(op, "dilation", dilation, 2)
     if return_indices:
         return batched(op, input, _max_pool2d_and_indices, window, bool(ceil_mode))
-    return batched(op, input, max_pool2d_op, window, bool(ceil_mode))[0]
+    return batched(op, input, _max_pool2d, window, bool(ceil_mode))
+
+
+def _max_pool2d(input, *window):
+    return max_pool2d_op(input, *window)[0]
 
 
 def _max_pool2d_and_indices(input, *window):
@@ -78,7 +82,7 @@ def avg_pool2d(
 
 
 def _average(op, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor):
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.avg_pool2d(
             input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
         )

@@ -3,7 +3,7 @@
 import torch
 
 from ._elementwise import elementwise, elementwise_vmap
-from ._register import check_tensor, in_compiled_forward_ad
+from ._register import check_tensor, torch_computes
 
 
 class SigmoidFunction(torch.autograd.Function):
@@ -75,19 +75,16 @@ def sigmoid(input):
     """The logistic function 1 / (1 + exp(-input)), elementwise.
 
     Args:
-        input: any shape and strides; float64, float32, bfloat16 or float16, or integers or bools, which become
-            torch.get_default_dtype().
+        input: any shape and strides.
     Returns:
         A tensor of the same shape, dtype and strides, with values in [0, 1].
     Raises:
-        RuntimeError: for any other dtype.
+        TypeError: for what is no tensor.
 
     Equivalent to: torch.sigmoid(input).
     Saves for backward: the output.
     """
-    check_tensor("sigmoid", "input", input)
-    if not (input.is_floating_point() or input.is_complex()):
-        input = input.to(torch.get_default_dtype())
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.sigmoid(input)
+    check_tensor("sigmoid", "input", input)
     return sigmoid_op(input)
