@@ -46,7 +46,7 @@ class TrainConfig:
         0.25, "smallest share of a training photograph that a random crop keeps", group="data", within="(0, 1]"
     )
     workers: int | None = option(
-        None, "processes that read images [up to 4; 0 for the built-in images]", group="data", within="[0, 512]"
+        None, "processes that read images [up to 4; 0 for the built-in images]", group="data", within="[0, 256]"
     )
 
     model: str | None = option(
