@@ -196,7 +196,7 @@ def _sentence(error):
         reason = error.strerror or text or type(error).__name__
         return (f"{os.fsdecode(error.filename)}: {reason}" if _is_path(error.filename) else reason), 1
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        asked = text.rpartition("DefaultCPUAllocator: ")[2].partition(". Error code")[0].partition("\n")[0]
+        asked = text.rpartition("allocate memory: ")[2].partition(". Error code")[0].partition("\n")[0]
         return f"not enough memory{': ' if asked else ''}{asked}", 1
     if isinstance(error, RuntimeError) and text.startswith("TMC_"):  # an environment variable of our kernels
         return text.partition("\n")[0], 2

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,6 +133,13 @@ def test_a_full_disk(tmp_path):
     assert "best.pt could not be written: File too large; no epoch was finished\n" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list((tmp_path / "run").glob("*.pt*"))
+
+
+def test_room_for_checkpoints_is_looked_for_first(run, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(engine.Trainer, "train_epoch", lambda trainer: pytest.fail("an epoch was spent"))
+    assert train("--resume", run, "--epochs", 2) == 2
+    assert "has room for 0 MB, and checkpoints need" in capsys.readouterr().err
 
 
 def test_best_is_written_before_last(run, monkeypatch):

@@ -70,7 +70,7 @@ def test_values_in_a_file(option):
         ("--lr 0", "--lr must be positive; got 0.0"),
         ("--lr 1e39", "--lr must be at most 1e38; got 1e+39"),
         ("--seed 18446744073709551616", "--seed must be below 18446744073709551616; got 18446744073709551616"),
-        ("--workers 100000", "--workers must be at most 512; got 100000"),
+        ("--workers 100000", "--workers must be at most 256; got 100000"),
         ("--momentum 1", "--momentum must be in [0, 1); got 1.0"),
         ("--resume=", "--resume: must be a path, got ''"),
         ("--out ~nobody-of-this-name/x", "the home folder in ~nobody-of-this-name/x is not known"),

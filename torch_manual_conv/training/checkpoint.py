@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values, replaced atomically, read without running any code from the file."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def save(state, path):
     """
     with replacing(path) as file:
         torch.save({**state, "format": FORMAT}, file)
+
+
+def check_room(folder, tensors):
+    """Before an epoch is spent. Raises: CheckpointError where the best, the last and the next one find no room."""
+    missing = 1 + sum(not (folder / name).exists() for name in ("best.pt", "last.pt"))
+    needed, free = missing * sum(tensor.nbytes for tensor in tensors), shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointError(f"{folder} has room for {free / 1e6:.0f} MB, and checkpoints need {needed / 1e6:.0f} MB")
 
 
 def load(path):

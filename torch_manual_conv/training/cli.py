@@ -78,6 +78,7 @@ def train(config, device, out, state=None):
             report.line(report.scores(trainer.evaluate()))
         return trainer
     distributed.from_first(lambda: report.start(config, trainer.history))
+    distributed.from_first(trainer.check_room)
     try:
         with watched():
             trainer.fit()

@@ -49,7 +49,7 @@ class TrainConfig:
         64_000_000, "larger images are refused; JPEGs may have four times as many", group="data", within=COUNT
     )
     workers: int | None = option(
-        None, "processes that read images [up to 4; 0 for the built-in images]", group="data", within="[0, 512]"
+        None, "processes that read images [up to 4; 0 for the built-in images]", group="data", within="[0, 256]"
     )
 
     model: str | None = option(

@@ -191,6 +191,11 @@ class Trainer:
                 "try another --lr, --warmup-epochs 1, --batch-norm or --init sigmoid-aware"
             )
 
+    def check_room(self):
+        if self.out is not None:
+            weights = list(self.model.parameters())
+            checkpoint.check_room(self.out, weights + weights)  # as many numbers are momentum
+
     def save(self):
         if self.out is not None:
             distributed.from_first(self.write_checkpoints)

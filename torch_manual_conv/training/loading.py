@@ -7,6 +7,7 @@ Here the worker pickles the batch itself, so that the error travels to the run i
 
 import signal
 import sys
+import warnings
 from contextlib import contextmanager, suppress
 from multiprocessing.reduction import ForkingPickler
 
@@ -34,6 +35,8 @@ REASONS = {  # what an error of torch or the system says: what it means here
     "killed by signal": "a process that reads images was killed, as happens where memory is short: fewer --workers, "
     "or --workers 0",
 }
+
+warnings.filterwarnings("ignore", message="This DataLoader will create")  # as many workers as were asked for
 
 
 class WorkerLost(RunError):
@@ -63,7 +66,7 @@ def _as_is(batch):
 @contextmanager
 def _signals_wait():
     """While processes fork: an exception in there is lost. The new ones never hear of Ctrl-C; the run ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
     try:
         yield
     finally:
@@ -104,6 +107,8 @@ def watched():
     except BaseException as error:
         with suppress(ValueError):  # not in the main thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the run ends: what becomes of the workers is no news
+        if isinstance(error, WorkerLost):
+            sys.unraisablehook = lambda *_: None  # torch's loader complains while it is deleted half made
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             raise WorkerLost(_reason(error)) from error
         raise
