@@ -8,7 +8,7 @@
 
 STABLE_TORCH_LIBRARY(tmc, m) {
   // conv2d: one bilinear form in three maps. geometry: stride, dilation, padding, (height, width) each, padding also as
-  // (top, bottom, left, right); precision: highest, high or medium, as torch.set_float32_matmul_precision means them.
+  // (top, bottom, left, right); precision: highest, high or medium, torch's ieee, tf32 and bf16 (precision.h).
   m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, int[] geometry, SymInt groups, str precision='highest')"
         " -> Tensor");
   m.def("conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, int[] geometry, SymInt groups,"

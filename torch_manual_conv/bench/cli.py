@@ -30,6 +30,7 @@ def main(argv=None):
     print("\n".join(f"{name:18}{fact}" for name, fact in facts.items()))
     run = {"environment": facts, "peaks": [], "records": []}
     threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    conv_before = torch.backends.mkldnn.conv.fp32_precision
     try:
         if options.scaling:
             scaling.run(options, run, progress)
@@ -38,6 +39,7 @@ def main(argv=None):
     finally:
         torch.set_num_threads(threads_before)
         torch.set_float32_matmul_precision(precision_before)
+        torch.backends.mkldnn.conv.fp32_precision = conv_before
         write(options, before, run)  # also the tables that were whole before an interruption
     return 0 if all(record["verified"] for record in run["records"]) else 1
 
