@@ -182,7 +182,10 @@ def _convolve(op, input, weight, bias, geometry):
     check_tensor(op, "input", input)
     if bias is not None:
         check_tensor(op, "bias", bias)
-    if in_compiled_forward_ad():
+    no_channels = weight.size(1) == 0  # no product to compute: torch's result, which has no channels either
+    if no_channels and op == "conv2d":
+        check_convolution(op, input, weight, bias, *geometry)
+    if no_channels or in_compiled_forward_ad():
         stride, padding, dilation, groups = geometry
         if len(padding) == 4:
             input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0

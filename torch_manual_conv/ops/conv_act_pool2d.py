@@ -13,6 +13,7 @@ from ._register import (
     in_compiled_forward_ad,
     integers,
 )
+from ._conv_checks import check_convolution
 from ._stage import ACTIVATIONS, POOLS
 from .conv2d import conv2d, conv_geometry, float32_precision, packed
 from .conv_act_pool2d_op import conv_act_pool2d_op
@@ -79,7 +80,10 @@ def conv_act_pool2d(
     if bias is not None:
         check_tensor(op, "bias", bias)
     geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
-    if in_compiled_forward_ad():
+    no_channels = weight.size(1) == 0  # as in conv2d: nothing to compute
+    if no_channels:
+        check_convolution(op, input, weight, bias, *geometry)
+    if no_channels or in_compiled_forward_ad():
         return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]
