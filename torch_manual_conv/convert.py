@@ -4,11 +4,16 @@ Our layers are subclasses that add no state, so a layer is converted by changing
 parameters, its hooks and every reference to it stay what they were.
 """
 
+import logging
 from collections import Counter
 
 import torch
 
 from . import nn
+from .fused import FusedRuns, Run, fused_class, methods, split, unfused_class, walks_plainly
+from .ops._register import DTYPES
+
+log = logging.getLogger("torch_manual_conv")
 
 # Our layers by torch.nn's of the same name, which SumPool2d and ConvActPool2d have not.
 TWINS = {
@@ -17,40 +22,59 @@ TWINS = {
     if isinstance(ours, type) and hasattr(torch.nn, name)
 }
 ORIGINALS = {ours: theirs for theirs, ours in TWINS.items()}
-SUPPORTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAZY_TWINS = {
+    kind: TWINS[kind.cls_to_become]
+    for name, kind in vars(torch.nn).items()
+    if name.startswith("Lazy") and kind.cls_to_become in TWINS
+}
 
 
 def convert(model, *, fuse=False):
     """Makes every torch.nn layer that has a twin here compute through our kernels.
 
     Only exact torch.nn classes are changed: subclasses, parametrised or quantised layers, and layers with dtypes we
-    do not support are left alone. Parameters are shared and state_dict keys unchanged.
+    do not support are left alone, as are all layers of a class whose methods somebody has replaced. Parameters are
+    shared and state_dict keys unchanged. A lazy layer becomes ours once it has seen an input. How many layers were
+    changed is logged (logging.getLogger("torch_manual_conv"), level INFO).
 
     Args:
         model: any torch.nn.Module; changed in place.
-        fuse: also merge runs of an nn.Sequential into one conv_act_pool2d call each: a convolution with the activation
-            and pool that follow it, or one of them, or a max pool and then the activation. The convolution becomes a
-            ConvActPool2d, its followers become Identity. Runs that conv_act_pool2d cannot express, with hooks, with a
-            convolution that is used in several places, or of a subclass with a forward of its own are left alone.
+        fuse: also compute runs of an nn.Sequential by one conv_act_pool2d call each: a convolution with the activation
+            and pool that follow it, or one of them, or a max pool and then the activation. The layers stay in their
+            places; the Sequential gets a class of its own, which looks for runs at every call. Computed layer by layer
+            is what conv_act_pool2d cannot express, what has hooks or methods of its own, and a subclass of Sequential
+            with a forward of its own.
     Returns:
         The same model.
     Raises:
         TypeError: when model is not a torch.nn.Module.
     """
     _check(model, "convert")
+    changed = Counter()
     for module in model.modules():
-        if type(module) in TWINS and all(p.dtype in SUPPORTED_DTYPES for p in module.parameters(recurse=False)):
-            module.__class__ = TWINS[type(module)]
+        kind = type(module)
+        if kind in LAZY_TWINS and _is_torchs(kind.cls_to_become):
+            module.cls_to_become = LAZY_TWINS[kind]
+        elif kind in TWINS and _is_torchs(kind):
+            if any(p.dtype not in DTYPES for p in module.parameters(recurse=False)):
+                continue
+            module.__class__ = TWINS[kind]
+        else:
+            continue
+        changed[kind.__name__] += 1
+    names = ", ".join(f"{count} {name}" for name, count in changed.items())
+    log.info("convert: %s layers changed%s", changed.total(), f": {names}" if names else "")
     if fuse:
-        places = Counter(child for module in model.modules() for child in module._modules.values())
         for module in model.modules():
-            if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
-                _fuse_runs(module, places)
+            kind = type(module)
+            if isinstance(module, torch.nn.Sequential) and not isinstance(module, FusedRuns) and walks_plainly(kind):
+                if any(isinstance(part, Run) for part in split(module)):
+                    module.__class__ = fused_class(kind)
     return model
 
 
 def revert(model):
-    """Undoes convert(model), fused runs included.
+    """Undoes convert(model), fused runs included: the layers that the model has now, with torch's classes.
 
     Args:
         model: any torch.nn.Module; changed in place.
@@ -61,89 +85,22 @@ def revert(model):
     """
     _check(model, "revert")
     for module in model.modules():
-        if isinstance(module, torch.nn.Sequential):
-            _split_runs(module)
-    for module in model.modules():
-        if type(module) in ORIGINALS:
-            module.__class__ = ORIGINALS[type(module)]
+        if isinstance(module, FusedRuns):
+            module.__class__ = unfused_class(module)
+        module.__class__ = ORIGINALS.get(type(module), type(module))
+        if vars(module).get("cls_to_become") in ORIGINALS:
+            del module.cls_to_become
     return model
+
+
+METHODS_OF = {kind: methods(kind) for kind in TWINS}
+
+
+def _is_torchs(kind):
+    """Whether its methods are those that our class stands in for: not replaced since this library was imported."""
+    return methods(kind) == METHODS_OF[kind]
 
 
 def _check(model, what):
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"{what}: model must be a torch.nn.Module, got {type(model).__name__}")
-
-
-# ---- Fusing: the convolution remembers in `fused_from` what revert has to put back.
-
-
-def _activation_of(module):
-    names = {nn.Sigmoid: "sigmoid", torch.nn.ReLU: "relu", torch.nn.Tanh: "tanh"}
-    return names.get(type(module))
-
-
-def _pool_of(module):
-    """(pool, kernel_size, stride, padding) if conv_act_pool2d can express the module, else None."""
-    window = [getattr(module, name, None) for name in ("kernel_size", "stride", "padding")]
-    if (
-        type(module) is nn.MaxPool2d
-        and module.dilation in (1, (1, 1))
-        and not (module.ceil_mode or module.return_indices)
-    ):
-        return "max", *window
-    counts_padding = getattr(module, "count_include_pad", True) or module.padding in (0, (0, 0))
-    if type(module) is nn.AvgPool2d and counts_padding and not (module.ceil_mode or module.divisor_override):
-        return "avg", *window
-    if type(module) is nn.SumPool2d and not module.ceil_mode:
-        return "sum", *window
-    return None
-
-
-def _has_hooks(module):
-    return any(
-        getattr(module, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
-
-
-def _followers(candidates):
-    """(activation, pool and its window, how many modules they are) of what a convolution's followers begin with."""
-    activation = window = None
-    for count, module in enumerate(candidates):
-        its_activation, its_window = _activation_of(module), _pool_of(module)
-        if _has_hooks(module):
-            return activation, window, count
-        if its_activation and not activation and (window is None or window[0] == "max"):  # eq. 23
-            activation = its_activation
-        elif its_window and not window:
-            window = its_window
-        else:
-            return activation, window, count
-    return activation, window, len(candidates)
-
-
-def _fuse_runs(sequential, places):
-    items = list(sequential._modules.items())
-    for i, (_, conv) in enumerate(items):
-        if type(conv) is not nn.Conv2d or places[conv] > 1 or _has_hooks(conv):
-            continue
-        activation, window, count = _followers([module for _, module in items[i + 1 : i + 3]])
-        if count == 0:
-            continue
-        conv.__class__ = nn.ConvActPool2d
-        conv.activation = activation
-        conv.pool, conv.pool_size, conv.pool_stride, conv.pool_padding = window or (None, 2, None, 0)
-        conv.fused_from = tuple(items[i + 1 : i + 1 + count])
-        for name, _ in conv.fused_from:
-            sequential._modules[name] = torch.nn.Identity()
-
-
-def _split_runs(sequential):
-    for module in list(sequential._modules.values()):
-        if type(module) is not nn.ConvActPool2d or not hasattr(module, "fused_from"):
-            continue  # a class that parametrisation made, for example, stays fused
-        for name, original in module.fused_from:
-            sequential._modules[name] = original.train(module.training)
-        for attribute in ("activation", "pool", "pool_size", "pool_stride", "pool_padding", "fused_from"):
-            delattr(module, attribute)
-        module.__class__ = nn.Conv2d

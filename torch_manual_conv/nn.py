@@ -18,6 +18,15 @@ def _padded(layer, input, conv):
     return conv(torch.nn.functional.pad(input, pads, mode=layer.padding_mode), 0)
 
 
+def stage_of(conv, input, weight, bias, stage):
+    """The convolution of a layer, and the rest of a stage, which is conv_act_pool2d's keyword arguments, in one call."""
+    return _padded(
+        conv,
+        input,
+        lambda x, pad: F.conv_act_pool2d(x, weight, bias, conv.stride, pad, conv.dilation, conv.groups, **stage),
+    )
+
+
 class Conv1d(torch.nn.Conv1d):
     """torch.nn.Conv1d through our kernels. Input [N, C, L] or [C, L]."""
 
@@ -175,11 +184,7 @@ class ConvActPool2d(Conv2d):
             "pool_padding": self.pool_padding,
             "save": self.save,
         }
-        return _padded(
-            self,
-            input,
-            lambda x, pad: F.conv_act_pool2d(x, weight, bias, self.stride, pad, self.dilation, self.groups, **stage),
-        )
+        return stage_of(self, input, weight, bias, stage)
 
     def extra_repr(self):
         stage = f", activation={self.activation}, pool={self.pool}"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..fused import FusedRuns, Run, split
+
 
 @dataclass(eq=False)
 class Entry:
@@ -41,7 +43,14 @@ class Ledger:
     def listening(self, model=None):
         """Records what is saved inside, and which of model's layers is running then."""
         with ExitStack() as stack:
-            for name, module in model.named_modules() if model is not None else ():
+            names = {module: name for name, module in model.named_modules()} if model is not None else {}
+            together = set()  # layers that are computed in one call, as long as they have no hooks
+            for fused in (module for module in names if isinstance(module, FusedRuns)):
+                together |= {m for run in split(fused) if isinstance(run, Run) for m in (run.conv, *run.followers)}
+                stack.enter_context(self._naming_runs(fused, names))
+            for module, name in names.items():
+                if module in together:
+                    continue
                 for handle in (
                     module.register_forward_pre_hook(lambda module, args, name=name: self._running.append(name)),
                     module.register_forward_hook(lambda module, args, output: self._leave(), always_call=True),
@@ -49,6 +58,21 @@ class Ledger:
                     stack.callback(handle.remove)
             stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack))
             yield self
+
+    @contextmanager
+    def _naming_runs(self, fused, names):
+        """A run is the layer of its convolution."""
+
+        def compute(run, input):
+            self._running.append(names[run.conv])
+            try:
+                return type(fused).compute(fused, run, input)
+            finally:
+                self._leave()
+
+        fused.compute = compute
+        yield
+        del fused.compute
 
     def _leave(self):
         self._running.pop()

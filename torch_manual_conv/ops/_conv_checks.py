@@ -8,16 +8,16 @@ def check_convolution(op, input, weight, bias, stride, padding, dilation, groups
     axes = weight.dim() - 2
     check_rank(op, "input", input, axes + 1, axes + 2)
     _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
-    if any(extent == 0 for extent in (weight.size(0), *weight.shape[2:])):
+    if weight.numel() == 0:
         raise RuntimeError(f"{op}: weight must not be empty, got shape {list(weight.shape)}")
     if input.size(-axes - 1) != groups * weight.size(1):
         raise RuntimeError(
             f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
             f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
         )
-    empty = input.size(-axes - 1) == 0 or (input.dim() == axes + 2 and input.size(0) == 0)
-    if not empty and any(extent == 0 for extent in input.shape[-axes:]):
-        raise RuntimeError(f"{op}: only batch and channels of input may be empty, got shape {list(input.shape)}")
+    empty_batch = input.dim() == axes + 2 and input.size(0) == 0
+    if not empty_batch and any(extent == 0 for extent in input.shape[-axes:]):
+        raise RuntimeError(f"{op}: only the batch of input may be empty, got shape {list(input.shape)}")
     split = len(padding) > axes  # into (before, after)
     pads = [padding[2 * axis] + padding[2 * axis + 1] if split else 2 * padding[axis] for axis in range(axes)]
     for size, pad, kernel, step in zip(input.shape[-axes:], pads, weight.shape[2:], dilation, strict=True):

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def two_doors(name, function, fake, rule):
@@ -49,10 +50,33 @@ def in_forward_ad():
     return forward_ad._current_level >= 0
 
 
-def in_compiled_forward_ad():
-    """The one place where plain torch operators stand in for ours: forward-mode AD inside torch.compile, for which
-    registered ops have no rule (torch would silently return a zero tangent)."""
-    return in_forward_ad() and torch.compiler.is_compiling()
+def torch_computes(*tensors):
+    """Whether torch's operator stands in for ours: the one rule of all public functions.
+
+    It does for tensors that our kernels are not made for (integers, complex or quantised numbers, other layouts and
+    devices, classes that say themselves what a function does to them), so that a converted model computes whatever it
+    did before. And it does for forward-mode AD inside torch.compile, for which registered operators have no rule: torch
+    would silently return a zero tangent.
+    """
+    if in_forward_ad() and torch.compiler.is_compiling():
+        return True
+    return not all(_kernels_take(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _kernels_take(tensor):
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_nested:
+        return False
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
+        return False
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+        return True
+    # FakeTensor and its kind go on: they are how our operators are traced.
+    asks = type(tensor).__torch_function__
+    silent = torch._C._disabled_torch_function_impl, torch.Tensor.__torch_function__.__func__
+    return getattr(asks, "__func__", asks) in silent and not is_traceable_wrapper_subclass(tensor)
 
 
 def gradients_needed(ctx):
@@ -75,8 +99,6 @@ def _engine_executes(node):
 def check_tensor(op, name, value):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
-    if value.layout is not torch.strided:
-        raise RuntimeError(f"{op}: {name} must be a dense tensor, got layout {value.layout}")
 
 
 def check_rank(op, name, value, *ranks):
@@ -93,7 +115,13 @@ def batched(op, input, call, *args, spatial=2):
         return call(input, *args)
     check_rank(op, "input", input, spatial + 1, spatial + 2)
     output = call(input.unsqueeze(0), *args)
-    return tuple(o.squeeze(0) for o in output) if isinstance(output, tuple) else output.squeeze(0)
+    return tuple(owned(o.squeeze(0)) for o in output) if isinstance(output, tuple) else owned(output.squeeze(0))
+
+
+def owned(view):
+    """A view of a result that nobody else holds, as a tensor of its own in the same memory. torch's results are no
+    views, and a view may not be detached in place, nor changed in place once it was made under no_grad."""
+    return view if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(view, view.shape)
 
 
 def is_int(value):
@@ -193,6 +221,14 @@ def check_fake_output(op, name, tensor, shape):
     """`tensor` must be what the forward op returns, or have its shape."""
     if any(have != wanted for have, wanted in zip(tensor.shape, shape, strict=True)):
         raise RuntimeError(f"{op}: {name} must have the output's shape {list(shape)}, got {list(tensor.shape)}")
+
+
+def laid(tensor, channels_last):
+    """`tensor` as NHWC or else NCHW in memory: a gradient lies as torch's does, which does not depend on how
+    grad_output lies. Inside vmap the order of a tensor's axes in memory is vmap's business."""
+    if is_channels_last(tensor) == channels_last or torch._C._functorch.is_batchedtensor(tensor):
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def is_channels_last(tensor):

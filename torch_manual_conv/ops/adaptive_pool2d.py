@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import batched, check_tensor, in_compiled_forward_ad, integers
+from ._register import batched, check_tensor, integers, torch_computes
 from .adaptive_pool2d_op import adaptive_avg_pool2d_op, adaptive_max_pool2d_indices, adaptive_max_pool2d_op
 
 
@@ -38,7 +38,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     op = "adaptive_max_pool2d"
     check_tensor(op, "input", input)
     no_channels = input.dim() == 3 and input.size(0) == 0  # torch takes none without a batch, and refuses it in one
-    if no_channels or in_compiled_forward_ad():
+    if no_channels or torch_computes(input):
         return torch.nn.functional.adaptive_max_pool2d(input, output_size, return_indices)
 
     def pool(input):
@@ -65,6 +65,6 @@ def adaptive_avg_pool2d(input, output_size):
     Saves for backward: sizes only, no tensor.
     """
     op = "adaptive_avg_pool2d"
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.adaptive_avg_pool2d(input, output_size)
     return batched(op, input, lambda input: adaptive_avg_pool2d_op(input, _output_size(op, output_size, input)))

@@ -3,7 +3,7 @@
 import torch
 
 from ._conv_checks import check_convolution, check_operands, check_transpose
-from ._register import autocast, batched, check_rank, check_tensor, in_compiled_forward_ad, integer, integers
+from ._register import autocast, batched, check_rank, check_tensor, integer, integers, owned, torch_computes
 from .conv2d_op import conv2d_grad_input, conv2d_op
 
 
@@ -28,6 +28,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Equivalent to: torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups).
     Saves for backward: input if weight needs a gradient, weight if input does.
     """
+    if torch_convolves(input, weight, bias):
+        return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
     check_rank("conv2d", "weight", weight, 4)
     geometry = conv_geometry("conv2d", weight, stride, padding, dilation, groups)
     return _convolve("conv2d", input, weight, bias, geometry)
@@ -48,12 +50,14 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Saves for backward: as conv2d.
     """
     op = "conv1d"
+    if torch_convolves(input, weight, bias):
+        return torch.nn.functional.conv1d(input, weight, bias, stride, padding, dilation, groups)
     check_rank(op, "weight", weight, 3)
     stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
     check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
     geometry = [1, *stride], [0] * len(padding) + padding, [1, *dilation], groups
     rows = _convolve(op, input.unsqueeze(-2), weight.unsqueeze(-2), bias, geometry)
-    return rows.squeeze(-2).contiguous()  # as torch: a permuted input does not make a permuted output
+    return owned(rows.squeeze(-2).contiguous())  # as torch: a permuted input does not make a permuted output
 
 
 def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -74,6 +78,8 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     Saves for backward: the laid-out input and the weight, as conv2d.
     """
     op = "conv3d"
+    if torch_convolves(input, weight, bias):
+        return torch.nn.functional.conv3d(input, weight, bias, stride, padding, dilation, groups)
     check_rank(op, "weight", weight, 5)
     stride, padding, dilation, groups = conv_geometry(op, weight, stride, padding, dilation, groups)
     check_convolution(op, input, weight, bias, stride, padding, dilation, groups)
@@ -92,7 +98,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         planes = seen.permute(0, 3, 1, 2, 4, 5).reshape(n * out, c * taps, h, w)
         geometry = stride[1:], plane_padding, dilation[1:], groups
         result = _convolve(op, planes, weight.flatten(1, 2), bias, geometry)
-        return result.unflatten(0, (n, out)).transpose(1, 2).contiguous()
+        return owned(result.unflatten(0, (n, out)).transpose(1, 2).contiguous())
 
     return batched(op, input, volume, spatial=3)
 
@@ -116,14 +122,16 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     Saves for backward: input if weight needs a gradient, weight if input does.
     """
     op = "conv_transpose2d"
+    if torch_computes(input, weight, bias):
+        return torch.nn.functional.conv_transpose2d(
+            input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
     check_rank(op, "weight", weight, 4)
     stride, padding = integers(op, "stride", stride, 2), integers(op, "padding", padding, 2)
     dilation, extra = integers(op, "dilation", dilation, 2), integers(op, "output_padding", output_padding, 2)
     groups = integer(op, "groups", groups)
     check_rank(op, "input", input, 3, 4)
     check_transpose(op, input, weight, bias, stride, padding, dilation, extra, groups)
-    if in_compiled_forward_ad():
-        return torch.nn.functional.conv_transpose2d(input, weight, bias, stride, padding, extra, groups, dilation)
     input, weight, bias = autocast(input, weight, bias)
     check_operands(op, input, weight, bias)
 
@@ -156,6 +164,12 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     return batched(op, input, transpose)
 
 
+def torch_convolves(input, weight, bias):
+    """torch_computes, or there is nothing to compute: without input channels torch's result has no channels either."""
+    no_channels = isinstance(weight, torch.Tensor) and weight.dim() > 1 and weight.size(1) == 0
+    return no_channels or torch_computes(input, weight, bias)
+
+
 def conv_geometry(op, weight, stride, padding, dilation, groups):
     """(stride, padding, dilation, groups) as lists of one int for each spatial axis.
 
@@ -182,14 +196,6 @@ def _convolve(op, input, weight, bias, geometry):
     check_tensor(op, "input", input)
     if bias is not None:
         check_tensor(op, "bias", bias)
-    no_channels = weight.size(1) == 0  # no product to compute: torch's result, which has no channels either
-    if no_channels and op == "conv2d":
-        check_convolution(op, input, weight, bias, *geometry)
-    if no_channels or in_compiled_forward_ad():
-        stride, padding, dilation, groups = geometry
-        if len(padding) == 4:
-            input, padding = torch.nn.functional.pad(input, (*padding[2:], *padding[:2])), 0
-        return torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
     input, weight, bias = autocast(input, weight, bias)
     if op != "conv2d":
         check_operands(op, input, weight, bias)

@@ -20,6 +20,7 @@ from ._register import (
     fold_into_channels,
     gradients_needed,
     is_channels_last,
+    laid,
     two_doors,
     unfold_batch,
 )
@@ -36,14 +37,20 @@ class Conv2dFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, weight, _, *ctx.geometry = inputs
         ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
+        ctx.channels_last = gradients_channels_last(input, weight)
         save_operands(ctx, input, weight)
 
     @staticmethod
     def backward(ctx, grad_output):
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias = gradients_needed(ctx)
-        grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry) if for_input else None
-        grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry) if for_weight else None
+        grad_input = grad_weight = None
+        if for_input:
+            grad_input = conv2d_grad_input(grad_output, weight, ctx.input_size, *ctx.geometry)
+            grad_input = laid(grad_input, ctx.channels_last)
+        if for_weight:
+            grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry)
+            grad_weight = laid(grad_weight, ctx.channels_last)
         grad_bias = conv2d_grad_bias(grad_output) if for_bias else None
         return grad_input, grad_weight, grad_bias, None, None, None
 
@@ -76,14 +83,19 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         grad_output, weight, ctx.input_size, *ctx.geometry = inputs
         ctx.kernel_size = weight.shape[2:]
+        ctx.channels_last = gradients_channels_last(grad_output, weight)
         save_operands(ctx, grad_output, weight)
 
     @staticmethod
     def backward(ctx, grad):
         grad_output, weight = ctx.saved_tensors
         for_output, for_weight = ctx.needs_input_grad[:2]
-        grad_grad_output = conv2d_op(grad, weight, None, *ctx.geometry) if for_output else None
-        grad_weight = conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry) if for_weight else None
+        grad_grad_output = grad_weight = None
+        if for_output:
+            grad_grad_output = laid(conv2d_op(grad, weight, None, *ctx.geometry), ctx.channels_last)
+        if for_weight:
+            grad_weight = conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry)
+            grad_weight = laid(grad_weight, ctx.channels_last)
         return grad_grad_output, grad_weight, None, None, None, None
 
     @staticmethod
@@ -165,6 +177,12 @@ def save_operands(ctx, left, right):
     for_left, for_right = ctx.needs_input_grad[:2]
     ctx.save_for_backward(left if for_right else None, right if for_left else None)
     ctx.save_for_forward(left, right)
+
+
+def gradients_channels_last(images, weight):
+    """Whether the gradients of these operands are channels_last: if one of them is, as in torch. Of images of one row,
+    conv1d's, it is the weight that tells."""
+    return is_channels_last(weight) or (images.size(2) > 1 and is_channels_last(images))
 
 
 def product_rule(bilinear, left, right):

@@ -10,12 +10,10 @@ from ._register import (
     batched,
     check_rank,
     check_tensor,
-    in_compiled_forward_ad,
     integers,
 )
-from ._conv_checks import check_convolution
 from ._stage import ACTIVATIONS, POOLS
-from .conv2d import conv2d, conv_geometry, float32_precision, packed
+from .conv2d import conv2d, conv_geometry, float32_precision, packed, torch_convolves
 from .conv_act_pool2d_op import conv_act_pool2d_op
 
 
@@ -80,16 +78,17 @@ def conv_act_pool2d(
     if bias is not None:
         check_tensor(op, "bias", bias)
     geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
-    no_channels = weight.size(1) == 0  # as in conv2d: nothing to compute
-    if no_channels:
-        check_convolution(op, input, weight, bias, *geometry)
-    if no_channels or in_compiled_forward_ad():
+    if torch_convolves(input, weight, bias):
         return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or torch.jit.is_tracing())
-    return batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
+    output = batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
+    # The output that is kept for backward may be changed in place where the pool's may, in torch, which keeps what the
+    # activation returned. (Without a batch it is another tensor in the same memory: autograd would not notice.)
+    keeps_output = (pool == "max" and activation in ("sigmoid", "tanh")) or (pool is None and input.dim() == 3)
+    return output.clone() if keeps_output and (output.requires_grad or torch.jit.is_tracing()) else output
 
 
 def torch_stage(input, weight, bias, geometry, activation, pool, window):

@@ -18,17 +18,25 @@ from ._register import (
     fold_into_channels,
     gradients_needed,
     is_channels_last,
+    laid,
     two_doors,
     unfold_batch,
 )
 from ._stage import ACTIVATIONS, POOLS, Stage, total
-from .conv2d_op import check_precision, conv2d_grad_input, conv2d_grad_weight, output_shape
+from .conv2d_op import (
+    check_precision,
+    conv2d_grad_input,
+    conv2d_grad_weight,
+    gradients_channels_last,
+    output_shape,
+)
 from .pool2d_op import pool2d_output_size, winners_dtype
 
 
 class ConvActPool2dFunction(torch.autograd.Function):
-    """(output, kept). Saves: input and weight as conv2d; max: the output and one byte per pooled value; avg and sum
-    after an activation: the activated map if keep_activated, else input, weight and bias; no pool: the output."""
+    """(output, kept). Saves: input and weight as conv2d; max: one byte per pooled value, and with sigmoid and tanh the
+    output, with relu a mask; avg and sum after an activation: the activated map if keep_activated, else input, weight
+    and bias; no pool: the output."""
 
     @staticmethod
     def forward(input, weight, bias, geometry, groups, activation, pool, window, precision, keep_activated):
@@ -42,6 +50,7 @@ class ConvActPool2dFunction(torch.autograd.Function):
         output, kept = output
         ctx.stage = stage = Stage(*stage)
         ctx.sizes = input.shape, weight.shape
+        ctx.channels_last = gradients_channels_last(input, weight)
         ctx.set_materialize_grads(False)
         keeps_map = keep_activated and stage.activates_map
         if not keeps_map:
@@ -50,11 +59,14 @@ class ConvActPool2dFunction(torch.autograd.Function):
         again = stage.activates_map and not keep_activated
         activated = output if stage.activates_output else kept if keeps_map else None
         winners = kept if stage.pool == "max" else None
+        # The slope of relu is where it is 0. It is told by a mask, so that the output may be changed in place later.
+        ctx.masks = stage.pool == "max" and stage.activation == "relu"
+        masked = output <= 0 if ctx.masks and any(ctx.needs_input_grad[:3]) else activated
         ctx.save_for_backward(
             input if for_weight or again else None,
             weight if for_input or again else None,
             bias if again else None,
-            activated,
+            masked,
             winners,
         )
         ctx.save_for_forward(input, weight, bias, activated, winners)
@@ -64,11 +76,15 @@ class ConvActPool2dFunction(torch.autograd.Function):
         input, weight, bias, activated, winners = ctx.saved_tensors
         stage, wanted = ctx.stage, gradients_needed(ctx)
         nothing = [None] * (len(stage) + 1)
+        if ctx.masks and grad_output is not None:
+            grad_output, activated = torch.where(activated, 0, grad_output), None  # lies as the mask does
+            stage = stage._replace(activation="none")
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(
                 grad_output, input, weight, bias, activated, winners, *ctx.sizes, *stage, *wanted
             )
-            return *(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *nothing
+            grads = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
+            return *(grad if grad is None else laid(grad, ctx.channels_last) for grad in grads[:2]), grads[2], *nothing
         if grad_kept is None:
             return None, None, None, *nothing
         # The kept map has a gradient of its own where a gradient is differentiated.

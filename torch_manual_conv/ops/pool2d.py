@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import batched, boolean, in_compiled_forward_ad, integer, integers
+from ._register import batched, boolean, integer, integers, torch_computes
 from .pool2d_op import avg_pool2d_op, max_pool2d_indices, max_pool2d_op
 
 
@@ -36,7 +36,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
     op = "max_pool2d"
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.max_pool2d(
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=return_indices
         )
@@ -79,7 +79,7 @@ def avg_pool2d(
 
 
 def _average(op, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor):
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.nn.functional.avg_pool2d(
             input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
         )

@@ -140,9 +140,7 @@ class AvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its divisor, goes to every position of its window (eq. 9)."""
 
     @staticmethod
-    def forward(
-        grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last=None
-    ):
+    def forward(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last=None):
         return torch.ops.tmc.avg_pool2d_grad_input(
             grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last
         )

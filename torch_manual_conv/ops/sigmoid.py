@@ -3,7 +3,7 @@
 import torch
 
 from ._elementwise import elementwise, elementwise_vmap
-from ._register import check_tensor, in_compiled_forward_ad
+from ._register import check_tensor, torch_computes
 
 
 class SigmoidFunction(torch.autograd.Function):
@@ -85,9 +85,7 @@ def sigmoid(input):
     Equivalent to: torch.sigmoid(input).
     Saves for backward: the output.
     """
-    check_tensor("sigmoid", "input", input)
-    if not (input.is_floating_point() or input.is_complex()):
-        input = input.to(torch.get_default_dtype())
-    if in_compiled_forward_ad():
+    if torch_computes(input):
         return torch.sigmoid(input)
+    check_tensor("sigmoid", "input", input)
     return sigmoid_op(input)
