@@ -10,7 +10,7 @@ from collections import Counter
 import torch
 
 from . import nn
-from .fused import FusedRuns, Run, fused_class, methods, split, unfused_class, walks_plainly
+from .fused import FusedRuns, Run, fused_class, methods, split, walks_plainly
 from .ops._register import DTYPES
 
 log = logging.getLogger("torch_manual_conv")
@@ -50,26 +50,22 @@ def convert(model, *, fuse=False):
         TypeError: when model is not a torch.nn.Module.
     """
     _check(model, "convert")
-    changed = Counter()
+    changed, left = Counter(), Counter()
     for module in model.modules():
         kind = type(module)
-        if kind in LAZY_TWINS and _is_torchs(kind.cls_to_become):
-            module.cls_to_become = LAZY_TWINS[kind]
-        elif kind in TWINS and _is_torchs(kind):
-            if any(p.dtype not in DTYPES for p in module.parameters(recurse=False)):
-                continue
-            module.__class__ = TWINS[kind]
-        else:
-            continue
-        changed[kind.__name__] += 1
-    names = ", ".join(f"{count} {name}" for name, count in changed.items())
-    log.info("convert: %s layers changed%s", changed.total(), f": {names}" if names else "")
+        ours = LAZY_TWINS.get(kind) or TWINS.get(kind)
+        if ours and _is_torchs(ORIGINALS[ours]) and all(p.dtype in DTYPES for p in module.parameters(recurse=False)):
+            # A lazy layer says itself what it becomes.
+            setattr(module, "cls_to_become" if kind in LAZY_TWINS else "__class__", ours)
+            changed[kind.__name__] += 1
+        elif isinstance(module, tuple(TWINS)) and not isinstance(module, tuple(ORIGINALS)):
+            left[kind.__name__] += 1
+    log.info("convert: changed %s; left alone %s", _listed(changed), _listed(left))
     if fuse:
         for module in model.modules():
-            kind = type(module)
-            if isinstance(module, torch.nn.Sequential) and not isinstance(module, FusedRuns) and walks_plainly(kind):
+            if isinstance(module, torch.nn.Sequential) and walks_plainly(type(module)):
                 if any(isinstance(part, Run) for part in split(module)):
-                    module.__class__ = fused_class(kind)
+                    module.__class__ = fused_class(type(module))
     return model
 
 
@@ -85,9 +81,10 @@ def revert(model):
     """
     _check(model, "revert")
     for module in model.modules():
-        if isinstance(module, FusedRuns):
-            module.__class__ = unfused_class(module)
-        module.__class__ = ORIGINALS.get(type(module), type(module))
+        if isinstance(module, FusedRuns) and type(module) is fused_class(module.unfused_class):
+            module.__class__ = module.unfused_class
+        if type(module) in ORIGINALS:
+            module.__class__ = ORIGINALS[type(module)]
         if vars(module).get("cls_to_become") in ORIGINALS:
             del module.cls_to_become
     return model
@@ -99,6 +96,10 @@ METHODS_OF = {kind: methods(kind) for kind in TWINS}
 def _is_torchs(kind):
     """Whether its methods are those that our class stands in for: not replaced since this library was imported."""
     return methods(kind) == METHODS_OF[kind]
+
+
+def _listed(counter):
+    return ", ".join(f"{count} {name}" for name, count in counter.items()) or "nothing"
 
 
 def _check(model, what):

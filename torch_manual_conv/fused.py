@@ -14,13 +14,11 @@ from . import nn
 
 ACTIVATIONS = {nn.Sigmoid: "sigmoid", torch.nn.ReLU: "relu", torch.nn.Tanh: "tanh"}
 POOLS = {nn.MaxPool2d: "max", nn.AvgPool2d: "avg", nn.SumPool2d: "sum"}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# What a call of a layer runs. An instance has none of these as attributes, unless somebody has replaced one.
-METHODS = ("_compiled_call_impl", "_call_impl", "forward", "_conv_forward")
 
 
 def methods(layer_class):
-    return [getattr(layer_class, name, None) for name in METHODS]
+    """What computes a layer of this class."""
+    return layer_class.forward, getattr(layer_class, "_conv_forward", None)
 
 
 METHODS_OF = {kind: methods(kind) for kind in (nn.Conv2d, *ACTIVATIONS, *POOLS)}
@@ -42,7 +40,7 @@ class FusedRuns:
     def forward(self, input):
         # Graphs that torch.fx traces are taken apart by layers; hooks on all modules want to see each of them.
         each = isinstance(input, torch.fx.Proxy) or torch_module._has_any_global_hook()
-        if each or not walks_plainly(unfused_class(self)):
+        if each or not walks_plainly(self.unfused_class):
             return super().forward(input)
         for part in split(self):
             input = self.compute(part, input) if isinstance(part, Run) else part(input)
@@ -54,17 +52,14 @@ class FusedRuns:
 
     def __reduce_ex__(self, protocol):
         _, (_, *arguments), *state = super().__reduce_ex__(protocol)
-        return _new, (unfused_class(self), *arguments), *state
+        return _new, (self.unfused_class, *arguments), *state
 
 
 @cache
 def fused_class(sequential_class):
-    members = {"__module__": sequential_class.__module__, "__doc__": sequential_class.__doc__}
+    """A class made at run time, so __reduce_ex__ says how copies and pickles find it."""
+    members = {"__module__": sequential_class.__module__, "unfused_class": sequential_class}
     return type(f"Fused{sequential_class.__name__}", (FusedRuns, sequential_class), members)
-
-
-def unfused_class(sequential):
-    return type(sequential).__mro__[2]
 
 
 def _new(sequential_class, *arguments):
@@ -117,16 +112,17 @@ def is_expressible(pool):
     if type(pool) is nn.MaxPool2d:
         return pool.dilation in (1, (1, 1)) and not pool.return_indices
     if type(pool) is nn.AvgPool2d:
-        return (pool.count_include_pad or pool.padding in (0, (0, 0))) and not pool.divisor_override
+        return (pool.count_include_pad or pool.padding in (0, (0, 0))) and pool.divisor_override is None
     return True
 
 
 def is_untouched(layer):
     """Whether a call of it does what its class's methods did when this library was imported, and nothing else."""
-    kind = type(layer)
-    return (
-        kind in METHODS_OF
-        and not any(getattr(layer, name) for name in HOOKS)
-        and not any(name in vars(layer) for name in METHODS)
-        and methods(kind) == METHODS_OF[kind]
-    )
+    kind, state = type(layer), vars(layer)
+    if kind not in METHODS_OF or methods(kind) != METHODS_OF[kind]:
+        return False
+    hooked = state["_forward_hooks"] or state["_forward_pre_hooks"]
+    hooked = hooked or state["_backward_hooks"] or state["_backward_pre_hooks"]
+    # An instance has its class's methods as attributes only if somebody has replaced them.
+    replaced = "forward" in state or "_conv_forward" in state or "_call_impl" in state or "_compiled_call_impl" in state
+    return not (hooked or replaced)

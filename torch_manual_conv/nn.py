@@ -19,7 +19,7 @@ def _padded(layer, input, conv):
 
 
 def stage_of(conv, input, weight, bias, stage):
-    """The convolution of a layer, and the rest of a stage, which is conv_act_pool2d's keyword arguments, in one call."""
+    """A layer's convolution and the rest of its stage, the keyword arguments of conv_act_pool2d, in one call."""
     return _padded(
         conv,
         input,

@@ -22,6 +22,7 @@ REASONS = {
     ("ConvActPool2dFunctionBackward", "2"): ("bias", "to compute the map before the pool again"),
     ("ConvActPool2dFunctionBackward", "3"): ("activation", "its slope depends on its value"),
     ("ConvActPool2dFunctionBackward", "4"): ("winners", PLACES + " (eq. 8)"),
+    ("ConvActPool2dFunctionBackward", "5"): ("mask", "where relu stops the gradient, {bytes} a pooled value"),
     ("MaxPool2DWithIndicesBackward", "self"): SIZES_ONLY,
     ("MaxPool2DWithIndicesBackward", "result1"): ("indices", PLACES),
     ("MaxPool2dFunctionBackward", "0"): ("winners", PLACES + " (eq. 8)"),

@@ -60,20 +60,24 @@ def torch_computes(*tensors):
     """
     if in_forward_ad() and torch.compiler.is_compiling():
         return True
-    return not all(_kernels_take(tensor) for tensor in tensors if isinstance(tensor, torch.Tensor))
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor) and not (
+            tensor.dtype in DTYPES
+            and tensor.layout is torch.strided
+            and (tensor.is_cpu or tensor.is_cuda or tensor.is_meta)
+            and not tensor.is_nested
+            and (type(tensor) in PLAIN or _is_silent(tensor))
+        ):
+            return True
+    return False
 
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def _kernels_take(tensor):
-    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_nested:
-        return False
-    if tensor.device.type not in ("cpu", "cuda", "meta"):
-        return False
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter):
-        return True
-    # FakeTensor and its kind go on: they are how our operators are traced.
+def _is_silent(tensor):
+    """Whether its class leaves functions alone, as FakeTensor and its kind do, with which our operators are traced."""
     asks = type(tensor).__torch_function__
     silent = torch._C._disabled_torch_function_impl, torch.Tensor.__torch_function__.__func__
     return getattr(asks, "__func__", asks) in silent and not is_traceable_wrapper_subclass(tensor)
@@ -121,7 +125,7 @@ def batched(op, input, call, *args, spatial=2):
 def owned(view):
     """A view of a result that nobody else holds, as a tensor of its own in the same memory. torch's results are no
     views, and a view may not be detached in place, nor changed in place once it was made under no_grad."""
-    return view if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(view, view.shape)
+    return view if torch.jit.is_tracing() else torch.ops.aten._unsafe_view.default(view, view.shape)
 
 
 def is_int(value):
@@ -223,27 +227,35 @@ def check_fake_output(op, name, tensor, shape):
         raise RuntimeError(f"{op}: {name} must have the output's shape {list(shape)}, got {list(tensor.shape)}")
 
 
-def laid(tensor, channels_last):
-    """`tensor` as NHWC or else NCHW in memory: a gradient lies as torch's does, which does not depend on how
-    grad_output lies. Inside vmap the order of a tensor's axes in memory is vmap's business."""
-    if is_channels_last(tensor) == channels_last or torch._C._functorch.is_batchedtensor(tensor):
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def laid(gradient, channels_last, strides=None):
+    """`gradient` as NHWC or else NCHW in memory: it lies as torch's does, which does not depend on how grad_output
+    lies. `strides`: of the parameter whose it is. An axis of length 1 takes its stride from there, since
+    DistributedDataParallel compares all of them. Inside vmap the order in memory is vmap's business."""
+    if torch._C._functorch.is_batchedtensor(gradient):
+        return gradient
+    if is_channels_last(gradient) != channels_last:
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        gradient = gradient.contiguous(memory_format=form)
+    mine = gradient.stride()
+    if strides in (None, mine):
+        return gradient
+    same = all(a == b or size == 1 for a, b, size in zip(mine, strides, gradient.shape, strict=True))
+    return owned(gradient.as_strided(gradient.shape, strides)) if same else gradient
 
 
 def is_channels_last(tensor):
     """torch's suggest_memory_format: do the strides order the data as N, H, W, C? (csrc/tensor.cpp's twin)"""
-    if tensor.dim() != 4 or tensor.stride(1) == 0:
+    sizes, strides = tensor.shape, tensor.stride()
+    if len(sizes) != 4 or strides[1] == 0:
         return False
     least = 0
     for axis in (1, 3, 2, 0):  # innermost to outermost
-        if tensor.size(axis) == 0 or tensor.stride(axis) < least:
+        size, stride = sizes[axis], strides[axis]
+        if size == 0 or stride < least:
             return False
-        if axis == 0 and least == tensor.stride(1):
+        if axis == 0 and least == strides[1]:
             return False
-        least = tensor.stride(axis)
-        if tensor.size(axis) > 1:
-            least = least * tensor.size(axis)
+        least = stride * size if size > 1 else stride
     return True
 
 

@@ -37,7 +37,7 @@ class Conv2dFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         input, weight, _, *ctx.geometry = inputs
         ctx.input_size, ctx.kernel_size = input.shape[2:], weight.shape[2:]
-        ctx.channels_last = gradients_channels_last(input, weight)
+        ctx.channels_last, ctx.weight_strides = gradients_channels_last(input, weight), weight.stride()
         save_operands(ctx, input, weight)
 
     @staticmethod
@@ -50,7 +50,7 @@ class Conv2dFunction(torch.autograd.Function):
             grad_input = laid(grad_input, ctx.channels_last)
         if for_weight:
             grad_weight = conv2d_grad_weight(grad_output, input, ctx.kernel_size, *ctx.geometry)
-            grad_weight = laid(grad_weight, ctx.channels_last)
+            grad_weight = laid(grad_weight, ctx.channels_last, ctx.weight_strides)
         grad_bias = conv2d_grad_bias(grad_output) if for_bias else None
         return grad_input, grad_weight, grad_bias, None, None, None
 
@@ -83,7 +83,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         grad_output, weight, ctx.input_size, *ctx.geometry = inputs
         ctx.kernel_size = weight.shape[2:]
-        ctx.channels_last = gradients_channels_last(grad_output, weight)
+        ctx.channels_last, ctx.weight_strides = gradients_channels_last(grad_output, weight), weight.stride()
         save_operands(ctx, grad_output, weight)
 
     @staticmethod
@@ -95,7 +95,7 @@ class Conv2dGradInputFunction(torch.autograd.Function):
             grad_grad_output = laid(conv2d_op(grad, weight, None, *ctx.geometry), ctx.channels_last)
         if for_weight:
             grad_weight = conv2d_grad_weight(grad_output, grad, ctx.kernel_size, *ctx.geometry)
-            grad_weight = laid(grad_weight, ctx.channels_last)
+            grad_weight = laid(grad_weight, ctx.channels_last, ctx.weight_strides)
         return grad_grad_output, grad_weight, None, None, None, None
 
     @staticmethod

@@ -62,14 +62,14 @@ def conv_act_pool2d(
         the winner is the largest value before the activation, or its last NaN, as torch's max_pool2d finds it there.
         Values are the same; where the activation maps several positions of a window to one value (saturated sigmoids,
         relu of negatives) the gradient goes to the largest of them instead of the first.
-    Saves for backward: input and weight as conv2d; with an activation, and with pool='max', also the output, and with
-        pool='max' one byte per pooled value; with avg or sum pooling after an activation the activated map, or with
-        save='recompute' input, weight and bias.
+    Saves for backward: input and weight as conv2d; with pool='max' one byte per pooled value, and after relu another
+        one, after sigmoid or tanh the output; with an activation and no pool the output; with avg or sum pooling after
+        an activation the activated map, or with save='recompute' input, weight and bias.
     """
     op = "conv_act_pool2d"
     check_stage(activation, pool, save)
     size = integers(op, "pool_size", pool_size, 2)
-    step = size if pool_stride is None else integers(op, "pool_stride", pool_stride, 2)
+    step = size if pool_stride in (None, (), []) else integers(op, "pool_stride", pool_stride, 2)
     pad = integers(op, "pool_padding", pool_padding, 2)
     if activation is None and pool is None:
         return conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -84,11 +84,17 @@ def conv_act_pool2d(
     window = [*size, *step, *pad]
     stage = *packed(*geometry), activation or "none", pool or "none", window, float32_precision(input.is_cuda)
     keep = save == "store" and (torch.is_grad_enabled() or torch.jit.is_tracing())
-    output = batched(op, input, conv_act_pool2d_op, weight, bias, *stage, keep)[0]
-    # The output that is kept for backward may be changed in place where the pool's may, in torch, which keeps what the
-    # activation returned. (Without a batch it is another tensor in the same memory: autograd would not notice.)
-    keeps_output = (pool == "max" and activation in ("sigmoid", "tanh")) or (pool is None and input.dim() == 3)
+    output = batched(op, input, _output_of_stage, weight, bias, *stage, keep)
+    if input.dim() == 3 and pool is not None:
+        output = output.contiguous()  # as torch's pools return an image without a batch
+    # Backward's copy of the output, if it has one, is not the caller's where torch lets him change the output in place:
+    # behind a pool. (An image without a batch is another tensor in the same memory: autograd would not notice.)
+    keeps_output = activation in ("sigmoid", "tanh") if pool == "max" else pool is None and input.dim() == 3
     return output.clone() if keeps_output and (output.requires_grad or torch.jit.is_tracing()) else output
+
+
+def _output_of_stage(*arguments):
+    return conv_act_pool2d_op(*arguments)[0]
 
 
 def torch_stage(input, weight, bias, geometry, activation, pool, window):

@@ -50,7 +50,7 @@ class ConvActPool2dFunction(torch.autograd.Function):
         output, kept = output
         ctx.stage = stage = Stage(*stage)
         ctx.sizes = input.shape, weight.shape
-        ctx.channels_last = gradients_channels_last(input, weight)
+        ctx.channels_last, ctx.weight_strides = gradients_channels_last(input, weight), weight.stride()
         ctx.set_materialize_grads(False)
         keeps_map = keep_activated and stage.activates_map
         if not keeps_map:
@@ -59,32 +59,37 @@ class ConvActPool2dFunction(torch.autograd.Function):
         again = stage.activates_map and not keep_activated
         activated = output if stage.activates_output else kept if keeps_map else None
         winners = kept if stage.pool == "max" else None
-        # The slope of relu is where it is 0. It is told by a mask, so that the output may be changed in place later.
-        ctx.masks = stage.pool == "max" and stage.activation == "relu"
-        masked = output <= 0 if ctx.masks and any(ctx.needs_input_grad[:3]) else activated
+        # After a pool torch lets the output be changed in place. So relu's slope is kept as a mask.
+        masks = stage.pool == "max" and stage.activation == "relu"
+        dead = output <= 0 if masks and any(ctx.needs_input_grad[:3]) else None
         ctx.save_for_backward(
             input if for_weight or again else None,
             weight if for_input or again else None,
             bias if again else None,
-            masked,
+            None if masks else activated,
             winners,
+            dead,
         )
         ctx.save_for_forward(input, weight, bias, activated, winners)
 
     @staticmethod
     def backward(ctx, grad_output, grad_kept):
-        input, weight, bias, activated, winners = ctx.saved_tensors
+        input, weight, bias, activated, winners, dead = ctx.saved_tensors
         stage, wanted = ctx.stage, gradients_needed(ctx)
         nothing = [None] * (len(stage) + 1)
-        if ctx.masks and grad_output is not None:
-            grad_output, activated = torch.where(activated, 0, grad_output), None  # lies as the mask does
+        if dead is not None and grad_output is not None:
+            grad_output = torch.where(dead, 0, grad_output)  # lies as the mask does
             stage = stage._replace(activation="none")
         if grad_kept is None and grad_output is not None:
             grads = conv_act_pool2d_gradients(
                 grad_output, input, weight, bias, activated, winners, *ctx.sizes, *stage, *wanted
             )
             grads = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
-            return *(grad if grad is None else laid(grad, ctx.channels_last) for grad in grads[:2]), grads[2], *nothing
+            if wanted[0]:
+                grads[0] = laid(grads[0], ctx.channels_last)
+            if wanted[1]:
+                grads[1] = laid(grads[1], ctx.channels_last, ctx.weight_strides)
+            return *grads, *nothing
         if grad_kept is None:
             return None, None, None, *nothing
         # The kept map has a gradient of its own where a gradient is differentiated.

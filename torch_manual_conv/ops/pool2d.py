@@ -44,7 +44,11 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     ceil_mode = boolean(op, "ceil_mode", ceil_mode)
     if return_indices:
         return batched(op, input, _max_pool2d_and_indices, window, ceil_mode)
-    return batched(op, input, max_pool2d_op, window, ceil_mode)[0]
+    return batched(op, input, _max_pool2d, window, ceil_mode)
+
+
+def _max_pool2d(input, *window):
+    return max_pool2d_op(input, *window)[0]
 
 
 def _max_pool2d_and_indices(input, *window):

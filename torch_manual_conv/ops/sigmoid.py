@@ -75,12 +75,11 @@ def sigmoid(input):
     """The logistic function 1 / (1 + exp(-input)), elementwise.
 
     Args:
-        input: any shape and strides; float64, float32, bfloat16 or float16, or integers or bools, which become
-            torch.get_default_dtype().
+        input: any shape and strides.
     Returns:
         A tensor of the same shape, dtype and strides, with values in [0, 1].
     Raises:
-        RuntimeError: for any other dtype.
+        TypeError: for what is no tensor.
 
     Equivalent to: torch.sigmoid(input).
     Saves for backward: the output.
