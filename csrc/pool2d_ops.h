@@ -3,7 +3,7 @@
 //
 //   max_pool(op, input, shape) -> (output, winners)       max_pool_gradient(op, grad_output, winners, shape)
 //   select_winners(op, input, winners, shape)             winner_indices(op, winners, shape)
-//   average_pool(op, input, shape, rule)                  average_pool_gradient(op, grad_output, channels_last, shape, rule)
+//   average_pool(op, input, shape, rule)                  average_pool_gradient(op, grad_output, layout, shape, rule)
 #pragma once
 #include <optional>
 #include <tuple>
