@@ -36,32 +36,32 @@ gpu-check:
 	$(PYTHON) benchmarks/gpu_check $(ARGS)
 
 lint: $(VENV)/.built-all
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
 format: $(VENV)/.built-all
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
 
 # torch first: the build then finds it in the environment instead of fetching a second one for itself.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing $(TORCH) into $(VENV)"
-	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TORCH)
 	touch $@
 
 # The build says what it compiles; then the package is installed as it lies here (editable), which finds all compiled.
 $(VENV)/.built: $(VENV)/.torch $(SOURCES) setup.py pyproject.toml
-	$(BIN)/pip install --quiet 'setuptools>=77'
+	$(BIN)/python -m pip install --quiet 'setuptools>=77'
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[train,plots]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[train,plots]'
 	touch $@
 
 $(VENV)/.built-all: $(VENV)/.built
 	TMC_CUDA=$${TMC_CUDA:-1} $(BIN)/python setup.py --quiet build_ext --inplace
-	TMC_CUDA=$${TMC_CUDA:-1} $(BIN)/pip install --quiet --no-build-isolation --editable '.[train,plots,test,lint]'
+	TMC_CUDA=$${TMC_CUDA:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[train,plots,test,lint]'
 	touch $@
 
 clean:

@@ -24,18 +24,34 @@ import site
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_ext import build_ext
+MIN_SETUPTOOLS = 77  # pyproject.toml's; with --no-build-isolation, or without pip, nobody else looks
+try:
+    from setuptools import Extension, __version__, setup
+except ImportError:
+    __version__ = "0"
+if int(re.match(r"\d+", __version__).group()) < MIN_SETUPTOOLS:
+    has = "none" if __version__ == "0" else __version__
+    raise SystemExit(
+        f"torch_manual_conv: setuptools >= {MIN_SETUPTOOLS} is needed to build it, {sys.executable} has {has}: "
+        f"pip install 'setuptools>={MIN_SETUPTOOLS}', or pip install . without --no-build-isolation"
+    )
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
 
 ROOT = Path(__file__).parent.resolve()
-OBJECTS = Path("build") / f"native-{platform.machine()}"  # kept between builds
+# What is built is kept beside the sources for the next time, if these may be written.
+TEMPORARY = None if os.access(ROOT, os.W_OK) else tempfile.TemporaryDirectory(prefix="torch_manual_conv-")
+SCRATCH = Path(TEMPORARY.name if TEMPORARY else "")
+OPTIONS = {"build": {"build_base": str(SCRATCH / "build")}, "egg_info": {"egg_base": str(SCRATCH)}} if TEMPORARY else {}
+OBJECTS = SCRATCH / "build" / f"native-{platform.machine()}"
 MIN_TORCH = (2, 11)
+STANDARD = ["-std=c++20"]
 TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000ULL".format(*MIN_TORCH)
 DEFAULT_CUDA_ARCHS = "8.0;9.0a;10.0;12.0+PTX"
 
@@ -60,18 +76,21 @@ def site_dirs():
 
 
 def find_torch():
-    """(torch's folder, its version, its CUDA version or None) of the first torch that is new enough."""
+    """(torch's folder, its version, its CUDA version or None) of the first torch that is new enough. Without a folder:
+    of one that is too old."""
+    old = None
     spec = importlib.util.find_spec("torch")  # finds, does not import
     here = [Path(spec.origin).parent.parent] if spec and spec.origin else []
     for folder in [d / "torch" for d in here + site_dirs()]:
-        if not (folder / "include/torch/csrc/stable/ops.h").exists():
+        if not (folder / "version.py").exists():
             continue
         text = (folder / "version.py").read_text()
         version = re.search(r"__version__ = '((\d+)\.(\d+)[^']*)'", text)
         cuda = re.search(r"^cuda[^=]*= '([0-9.]+)'", text, re.M)
         if version and tuple(map(int, version.groups()[1:])) >= MIN_TORCH:
             return folder, version.group(1), cuda.group(1) if cuda else None
-    return None, None, None
+        old = old or (version and f"{version.group(1)} in {folder}")
+    return None, old, None
 
 
 def find_cuda(torch_cuda):
@@ -139,9 +158,10 @@ class BuildExt(build_ext):
 
     def run(self):
         if not TORCH:
-            needed = ".".join(map(str, MIN_TORCH))
+            needed, found = ".".join(map(str, MIN_TORCH)), f"torch {TORCH_VERSION}" if TORCH_VERSION else "no torch"
             raise SystemExit(
-                f"torch>={needed} was not found: pip install torch first, or pip install . with build isolation"
+                f"torch_manual_conv: torch>={needed} is needed to build it, {found} was found: "
+                "pip install torch first, or pip install . with build isolation"
             )
         super().run()
 
@@ -150,6 +170,8 @@ class BuildExt(build_ext):
         units = {e.name: [u for source in e.sources for u in compiled_as(source)] for e in self.extensions}
         stale = [u for u in dict.fromkeys(itertools.chain(*units.values())) if not is_fresh(u)]
         stale.sort(key=lambda unit: not unit.source.endswith(".cu"))  # the longest first
+        if stale:
+            check_compiler()
         started = time.monotonic()
         with ThreadPoolExecutor(jobs()) as pool:
             compiling = [pool.submit(compile_unit, unit) for unit in stale]
@@ -211,9 +233,24 @@ def compiler():
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
+def check_compiler():
+    """Ends with one sentence where every source would fail."""
+    flags = [*STANDARD, *ISA_FLAGS["amx" if IS_X86 else "base"], "-fsyntax-only"]
+    try:
+        tried = subprocess.run([*compiler(), *flags, "-x", "c++", os.devnull], capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f"torch_manual_conv: a C++ compiler is needed: {error} (CXX=... names another)") from None
+    if tried.returncode:
+        said = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[0]
+        raise SystemExit(
+            f"torch_manual_conv: {shlex.join(compiler())} does not take {' '.join(flags)}; GCC 11 and Clang 13 do, "
+            f"CXX=... names another compiler: {said}"
+        )
+
+
 def command_for(unit):
     """Paths are relative to ROOT, where it runs: what is compiled stays valid when the tree is copied or moved."""
-    flags = ["-O3", "-std=c++20", TARGET, "-isystem", f"{TORCH}/include", "-Icsrc"]
+    flags = ["-O3", *STANDARD, TARGET, "-isystem", f"{TORCH}/include", "-Icsrc"]
     flags += shlex.split(os.environ.get("CXXFLAGS", ""))
     if unit.source.endswith(".cu"):
         command = [f"{CUDA[0]}/bin/nvcc", *flags, "-Xcompiler=-fPIC,-fvisibility=hidden", *gencode()]
@@ -249,6 +286,11 @@ def compile_unit(unit):
 
 
 class Wheel(bdist_wheel):
+    def run(self):
+        if "$" in sys.prefix:  # setuptools takes what follows for the name of a variable
+            raise SystemExit(f"torch_manual_conv: setuptools builds for no Python whose path has a $: {sys.prefix}")
+        super().run()
+
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]  # any Python 3, this platform
 
@@ -283,4 +325,5 @@ setup(
     if TORCH
     else ["torch>=" + ".".join(map(str, MIN_TORCH))],  # fetched for an isolated build only then
     cmdclass={"build_ext": BuildExt, "bdist_wheel": Wheel},
+    options=OPTIONS,
 )

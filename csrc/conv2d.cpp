@@ -33,6 +33,10 @@ Conv2dShape finish(const char* op, int64_t n, int64_t c, Pair input_size, int64_
   if (k % groups != 0)
     fail("%s: groups must divide the output channels, got %" PRId64 " channels and groups=%" PRId64, op, k, groups);
 
+  const int64_t input[] = {n, c, input_size.h, input_size.w};
+  if (n != 0 && (input_size.h == 0 || input_size.w == 0))  // torch's rule
+    fail("%s: only the batch of input may be empty, got shape %s", op, text({input, 4}).chars);
+
   Conv2dShape shape;
   shape.n = n, shape.c = c, shape.h = input_size.h, shape.w = input_size.w;
   shape.k = k, shape.r = kernel_size.h, shape.s = kernel_size.w;
@@ -46,7 +50,7 @@ Conv2dShape finish(const char* op, int64_t n, int64_t c, Pair input_size, int64_
       output_extent(op, "height", shape.h, shape.pad_top, shape.pad_bottom, shape.r, shape.stride_h, shape.dilation_h);
   shape.q =
       output_extent(op, "width", shape.w, shape.pad_left, shape.pad_right, shape.s, shape.stride_w, shape.dilation_w);
-  const int64_t output[] = {n, k, shape.p, shape.q}, input[] = {n, c, shape.h, shape.w};
+  const int64_t output[] = {n, k, shape.p, shape.q};
   const int64_t weight[] = {k, c / groups, shape.r, shape.s};
   check_numel(op, "output", {output, 4});
   check_numel(op, "input", {input, 4});

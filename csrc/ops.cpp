@@ -8,7 +8,7 @@
 
 STABLE_TORCH_LIBRARY(tmc, m) {
   // conv2d: one bilinear form in three maps. geometry: stride, dilation, padding, (height, width) each, padding also as
-  // (top, bottom, left, right); precision: highest, high or medium, as torch.set_float32_matmul_precision means them.
+  // (top, bottom, left, right); precision: highest, high or medium, torch's ieee, tf32 and bf16 (precision.h).
   m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, int[] geometry, SymInt groups, str precision='highest')"
         " -> Tensor");
   m.def("conv2d_grad_input(Tensor grad_output, Tensor weight, SymInt[2] input_size, int[] geometry, SymInt groups,"
@@ -29,11 +29,12 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   m.def("max_pool2d_select(Tensor input, Tensor winners, int[] window, bool ceil_mode) -> Tensor");
   m.def("max_pool2d_indices(Tensor winners, SymInt[2] input_size, int[] window, bool ceil_mode) -> Tensor");
 
-  // avg_pool2d: window without dilation. Sum pooling is divisor_override=1.
+  // avg_pool2d: window without dilation. Sum pooling is divisor_override=1. channels_last: how grad_input lies, by default
+  // as grad_output does; max pooling's lies as the winners do.
   m.def("avg_pool2d(Tensor input, int[] window, bool ceil_mode, bool count_include_pad, SymInt? divisor_override)"
         " -> Tensor");
   m.def("avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, int[] window, bool ceil_mode,"
-        " bool count_include_pad, SymInt? divisor_override) -> Tensor");
+        " bool count_include_pad, SymInt? divisor_override, bool? channels_last=None) -> Tensor");
 
   // adaptive pooling: the same maps over windows that tile the input.
   m.def("adaptive_max_pool2d(Tensor input, SymInt[2] output_size) -> (Tensor output, Tensor winners)");
@@ -41,7 +42,7 @@ STABLE_TORCH_LIBRARY(tmc, m) {
   m.def("adaptive_max_pool2d_select(Tensor input, Tensor winners) -> Tensor");
   m.def("adaptive_max_pool2d_indices(Tensor winners, SymInt[2] input_size) -> Tensor");
   m.def("adaptive_avg_pool2d(Tensor input, SymInt[2] output_size) -> Tensor");
-  m.def("adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size) -> Tensor");
+  m.def("adaptive_avg_pool2d_grad_input(Tensor grad_output, SymInt[2] input_size, bool? channels_last=None) -> Tensor");
 
   // conv_act_pool2d: a whole stage. activation: none, sigmoid, relu or tanh; pool: none, max, avg or sum; window: as
   // avg_pool2d's. `kept` is what backward needs beside operands and output: winners for max; for avg and sum after an

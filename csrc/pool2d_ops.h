@@ -3,7 +3,7 @@
 //
 //   max_pool(op, input, shape) -> (output, winners)       max_pool_gradient(op, grad_output, winners, shape)
 //   select_winners(op, input, winners, shape)             winner_indices(op, winners, shape)
-//   average_pool(op, input, shape, rule)                  average_pool_gradient(op, grad_output, shape, rule)
+//   average_pool(op, input, shape, rule)                  average_pool_gradient(op, grad_output, layout, shape, rule)
 #pragma once
 #include <optional>
 #include <tuple>
@@ -81,11 +81,12 @@ struct Pool2dOps {
   }
 
   static Tensor avg_pool2d_grad_input(Tensor grad_output, IntList input_size, IntList window, bool ceil_mode,
-                                      bool count_include_pad, std::optional<int64_t> divisor_override) {
+                                      bool count_include_pad, std::optional<int64_t> divisor_override,
+                                      std::optional<bool> channels_last) {
     const char* op = "avg_pool2d_grad_input";
     const PoolShape shape = pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size),
                                                   average_arguments(op, window, ceil_mode));
-    return Backend::average_pool_gradient(op, grad_output, shape,
+    return Backend::average_pool_gradient(op, grad_output, channels_last, shape,
                                           average_rule(op, count_include_pad, divisor_override));
   }
 
@@ -121,11 +122,12 @@ struct Pool2dOps {
                                  {false, 0});
   }
 
-  static Tensor adaptive_avg_pool2d_grad_input(Tensor grad_output, IntList input_size) {
+  static Tensor adaptive_avg_pool2d_grad_input(Tensor grad_output, IntList input_size,
+                                               std::optional<bool> channels_last) {
     const char* op = "adaptive_avg_pool2d_grad_input";
     return Backend::average_pool_gradient(
-        op, grad_output, adaptive_pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size)),
-        {false, 0});
+        op, grad_output, channels_last,
+        adaptive_pool2d_gradient_shape(op, "grad_output", sizes(grad_output), dims(input_size)), {false, 0});
   }
 };
 

@@ -1,4 +1,5 @@
-// How exactly float32 is multiplied, in the words of torch.set_float32_matmul_precision.
+// How exactly float32 is multiplied: what torch.backends.mkldnn.conv.fp32_precision (on CUDA: cudnn.conv) calls ieee,
+// tf32 and bf16.
 #pragma once
 
 namespace tmc {

@@ -24,7 +24,7 @@ struct CpuPool {
                                   const PoolShape& shape) {
     check_floating(op, "grad_output", grad_output);
     check_device(op, "winners", winners, "grad_output", grad_output);
-    const bool channels_last = is_channels_last(grad_output) || is_channels_last(winners);
+    const bool channels_last = is_channels_last(winners);
     const Tensor checked = check_winners(op, winners, shape, channels_last);
     Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
     if (grad_input.numel() > 0)
@@ -40,10 +40,10 @@ struct CpuPool {
     return output;
   }
 
-  static Tensor average_pool_gradient(const char* op, const Tensor& grad_output, const PoolShape& shape,
-                                      const AverageRule& rule) {
+  static Tensor average_pool_gradient(const char* op, const Tensor& grad_output, std::optional<bool> layout,
+                                      const PoolShape& shape, const AverageRule& rule) {
     check_floating(op, "grad_output", grad_output);
-    const bool channels_last = is_channels_last(grad_output);
+    const bool channels_last = layout ? *layout : is_channels_last(grad_output);
     Tensor grad_input = empty_nchw(grad_output, shape.n, shape.c, shape.h.in, shape.w.in, channels_last);
     if (grad_input.numel() > 0)
       tmc::average_pool_gradient(shape, channels_last, rule, dense(grad_output, channels_last), grad_input);

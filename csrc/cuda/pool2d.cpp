@@ -35,7 +35,7 @@ struct CudaPool {
     check_winners_tensor(op, winners, shape);
     check_device(op, "winners", winners, "grad_output", grad_output);
     const DeviceGuard guard(grad_output.get_device_index());
-    const bool channels_last = is_channels_last(grad_output) || is_channels_last(winners);
+    const bool channels_last = is_channels_last(winners);
     Tensor grad_input = empty_input(grad_output, shape, channels_last);
     if (grad_input.numel() == 0) return grad_input;
     const Tensor gradient = dense(grad_output, channels_last), chosen = dense(winners, channels_last);
@@ -86,11 +86,11 @@ struct CudaPool {
     return output;
   }
 
-  static Tensor average_pool_gradient(const char* op, const Tensor& grad_output, const PoolShape& shape,
-                                      const AverageRule& rule) {
+  static Tensor average_pool_gradient(const char* op, const Tensor& grad_output, std::optional<bool> layout,
+                                      const PoolShape& shape, const AverageRule& rule) {
     check_floating(op, "grad_output", grad_output);
     const DeviceGuard guard(grad_output.get_device_index());
-    const bool channels_last = is_channels_last(grad_output);
+    const bool channels_last = layout ? *layout : is_channels_last(grad_output);
     Tensor grad_input = empty_input(grad_output, shape, channels_last);
     if (grad_input.numel() == 0) return grad_input;
     const Tensor gradient = dense(grad_output, channels_last);

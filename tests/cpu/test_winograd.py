@@ -116,13 +116,14 @@ def test_nine_points_lose_less_than_a_half_type_rounds(input, weight, padding, i
     """What float32 is in "high" precision, and what half types are before they are rounded."""
     x, w = images(*input), torch.randn(weight)
     leaves, exact_leaves = ([t.to(d).requires_grad_() for t in (x, w)] for d in (torch.float32, torch.float64))
-    before = torch.get_float32_matmul_precision()
+    switch = torch.backends.mkldnn.conv
+    before = switch.fp32_precision
     try:
-        torch.set_float32_matmul_precision("high")
+        switch.fp32_precision = "tf32"
         output = F.conv2d(*leaves, padding=padding)
         mine = [output, *torch.autograd.grad(output, leaves, output.detach())]
     finally:
-        torch.set_float32_matmul_precision(before)
+        switch.fp32_precision = before
     exact = torch_F.conv2d(*exact_leaves, padding=padding)
     wanted = [exact, *torch.autograd.grad(exact, exact_leaves, output.detach().double())]
     for what, a, b in zip(PASSES[:3], mine, wanted, strict=True):

@@ -67,13 +67,13 @@ def operands():
         "max_pool2d_select": (input, winners, [*WINDOW, 1, 1], False),
         "max_pool2d_indices": (winners, size, [*WINDOW, 1, 1], False),
         "avg_pool2d": (input, WINDOW, False, False, None),
-        "avg_pool2d_grad_input": (pooled, size, WINDOW, False, True, 5),
+        "avg_pool2d_grad_input": (pooled, size, WINDOW, False, True, 5, True),
         "adaptive_max_pool2d": (input, [4, 3]),
         "adaptive_max_pool2d_grad_input": (adaptive, adaptive_winners, size),
         "adaptive_max_pool2d_select": (input, adaptive_winners),
         "adaptive_max_pool2d_indices": (adaptive_winners, size),
         "adaptive_avg_pool2d": (input, [4, 3]),
-        "adaptive_avg_pool2d_grad_input": (adaptive, size),
+        "adaptive_avg_pool2d_grad_input": (adaptive, size, True),
     } | {
         name: (*(random(2, 4, 9, 8) for _ in operator.tensors), *operator.scalars)
         for name, operator in OPERATORS.items()

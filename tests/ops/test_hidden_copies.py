@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from checks import in_both_layouts
+from checks import LAYOUTS, in_both_layouts, memory_order, traced
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_manual_conv as tmc
@@ -116,8 +116,7 @@ def test_channels_last_models_copy_nothing(ours, make, half, fuse):
 
 @pytest.mark.parametrize("fuse", [False, True], ids=["layers", "fused"])
 def test_alexnet_changes_its_layout_only_where_it_flattens(fuse):
-    """What comes back from the classifier is contiguous, 6 x 6 positions: the last max pool takes it so. In a fused
-    stage relu's mask comes first, and lays it anew."""
+    """What comes back from the classifier is contiguous, 6 x 6 positions: the average pool takes it so."""
     net = tmc.convert(models.alexnet(layers="torch", hidden=16), fuse=fuse).to(memory_format=torch.channels_last)
     x = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     with Watching(torch.ops.tmc) as watched:
@@ -128,8 +127,7 @@ def test_alexnet_changes_its_layout_only_where_it_flattens(fuse):
         for name, args, results in watched.calls
         if name.startswith("tmc::") and not all(tensor.is_channels_last for tensor in args + results)
     ]
-    assert changed[0] == ("tmc::adaptive_avg_pool2d_grad_input", False)
-    assert changed[1:] == ([] if fuse else [("tmc::max_pool2d_grad_input", True)])
+    assert changed == [("tmc::adaptive_avg_pool2d_grad_input", True)]
 
 
 LAYERS = {
@@ -137,7 +135,12 @@ LAYERS = {
     "groups": (lambda layers, x, w: layers.conv2d(x, w, stride=2, groups=2), (2, 6, 7, 9), (4, 3, 3, 2)),
     "max_pool2d": (lambda layers, x: layers.max_pool2d(x, 3, 2), (2, 6, 7, 9)),
     "adaptive_max_pool2d": (lambda layers, x: layers.adaptive_max_pool2d(x, 3), (2, 6, 7, 9)),
+    "global_max_pool2d": (lambda layers, x: layers.adaptive_max_pool2d(x, 1), (2, 6, 7, 9)),
+    "avg_pool2d": (lambda layers, x: layers.avg_pool2d(x, 3, 2), (2, 6, 7, 9)),
+    "global_avg_pool2d": (lambda layers, x: layers.avg_pool2d(x, (7, 9)), (2, 6, 7, 9)),
+    "adaptive_avg_pool2d": (lambda layers, x: layers.adaptive_avg_pool2d(x, 3), (2, 6, 7, 9)),
 }
+POOLS = [name for name in LAYERS if "pool" in name]
 
 
 @in_both_layouts
@@ -153,6 +156,33 @@ def test_gradients_lie_as_torchs_do(name, layout, device):
         gradients = torch.autograd.grad(output, leaves, torch.randn(output.shape, device=device))
         strides.append([tensor.stride() for tensor in (output, *gradients)])
     assert strides[0] == strides[1]
+
+
+@pytest.mark.parametrize("lies", [*LAYOUTS.values(), lambda x: torch.cat([x, x], 1).contiguous(
+    memory_format=torch.channels_last)[:, :6]], ids=[*LAYOUTS, "sliced"])  # fmt: skip
+@pytest.mark.parametrize("comes", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("name", POOLS)
+def test_a_pools_gradient_lies_as_its_input_does(name, lies, comes, device):
+    """Whatever comes back, and through both doors."""
+    layer, shape = LAYERS[name]
+    x, strides = lies(torch.randn(shape, device=device)), []
+    for layers, door in ((torch.nn.functional, nullcontext), (tmc.functional, nullcontext), (tmc.functional, traced)):
+        leaf = x.detach().requires_grad_()
+        with door():
+            output = layer(layers, leaf)
+            (gradient,) = torch.autograd.grad(output, leaf, comes(torch.randn(output.shape, device=device)))
+        strides.append(memory_order(gradient))
+    assert strides[1] == strides[2] == strides[0]
+
+
+@in_both_layouts
+def test_a_global_averages_gradient_lies_as_its_input_does(layout, device):
+    """docs/layers.md: torch's is contiguous."""
+    leaf = layout(torch.randn(2, 6, 7, 9, device=device)).requires_grad_()
+    for pool in (lambda x: tmc.functional.adaptive_avg_pool2d(x, 1), lambda x: tmc.functional.sum_pool2d(x, (7, 9))):
+        output = pool(leaf)
+        (gradient,) = torch.autograd.grad(output, leaf, torch.randn_like(output))
+        assert gradient.stride() == leaf.stride()
 
 
 @in_both_layouts

@@ -56,9 +56,13 @@ def test_own_shape(capsys):
 
 
 def test_threads_are_put_back():
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    def settings():
+        conv = torch.backends.mkldnn.conv.fp32_precision
+        return torch.get_num_threads(), torch.get_float32_matmul_precision(), conv
+
+    before = settings()
     run("overhead/sigmoid", "--precision", "high")
-    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
+    assert settings() == before
 
 
 def test_isa_is_forced():

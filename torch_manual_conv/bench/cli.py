@@ -33,6 +33,7 @@ def run(argv):
     print("\n".join(f"{name:18}{fact}" for name, fact in facts.items()))
     found = {"environment": facts, "peaks": [], "records": []}
     threads_before, precision_before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    conv_before = torch.backends.mkldnn.conv.fp32_precision
     try:
         if options.scaling:
             scaling.run(options, found, progress)
@@ -41,6 +42,7 @@ def run(argv):
     finally:
         torch.set_num_threads(threads_before)
         torch.set_float32_matmul_precision(precision_before)
+        torch.backends.mkldnn.conv.fp32_precision = conv_before
         write(options, before, found)  # also the tables that were whole before an interruption
     return 0 if all(record["verified"] for record in found["records"]) else 1
 

@@ -72,7 +72,7 @@ def build_parser():
     how.add_argument("--dtype", nargs="+", default=["float32"], choices=DTYPES, help="default: float32")
     how.add_argument("--threads", nargs="+", type=at_least(1), help="default: 1 (with --scaling: 1 2)")
     how.add_argument("--precision", choices=("highest", "high", "medium"), default="highest",
-                     help="of float32: torch.set_float32_matmul_precision; default: highest")  # fmt: skip
+                     help="of float32, by torch's switches; default: highest")  # fmt: skip
     how.add_argument("--rounds", type=at_least(1), default=9, help="turns of each contestant; default: 9")
     how.add_argument("--compile", action="store_true", help="also torch.compile (takes a compiler, and a while)")
     how.add_argument("--graphs", action="store_true", help="also as CUDA graphs and, with --compile, ours compiled")

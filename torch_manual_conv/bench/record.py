@@ -19,6 +19,7 @@ ROUNDING = {"highest": 2.0**-23, "high": 2.0**-16, "medium": 2.0**-8}  # of floa
 # A winner chosen between two values that rounding cannot tell apart moves a whole gradient. In a batch of AlexNet that
 # is one window in some 10^5, whose share of a gradient's norm is about 10^-2.5.
 CHOICE = 1e-2
+FP32_PRECISION = {"highest": "ieee", "high": "tf32", "medium": "bf16"}  # torch's names of the same for convolutions
 
 
 @dataclass
@@ -46,7 +47,8 @@ class Settings:
 
     def apply(self):
         torch.set_num_threads(self.threads)
-        torch.set_float32_matmul_precision(self.precision)
+        torch.set_float32_matmul_precision(self.precision)  # of a network's linear layers
+        torch.backends.mkldnn.conv.fp32_precision = FP32_PRECISION[self.precision]
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = self.precision != "highest"
 

@@ -15,6 +15,9 @@ def check_convolution(op, input, weight, bias, stride, padding, dilation, groups
             f"{op}: input must have groups * weight.size(1) = {groups} * {weight.size(1)} channels, "
             f"got input shape {list(input.shape)} and weight shape {list(weight.shape)}"
         )
+    empty_batch = input.dim() == axes + 2 and input.size(0) == 0
+    if not empty_batch and any(extent == 0 for extent in input.shape[-axes:]):
+        raise RuntimeError(f"{op}: only the batch of input may be empty, got shape {list(input.shape)}")
     split = len(padding) > axes  # into (before, after)
     pads = [padding[2 * axis] + padding[2 * axis + 1] if split else 2 * padding[axis] for axis in range(axes)]
     for size, pad, kernel, step in zip(input.shape[-axes:], pads, weight.shape[2:], dilation, strict=True):
@@ -29,7 +32,8 @@ def check_convolution(op, input, weight, bias, stride, padding, dilation, groups
 def check_transpose(op, input, weight, bias, stride, padding, dilation, output_padding, groups):
     _check_range(op, stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=([groups], 1))
     _check_range(op, output_padding=(output_padding, 0))
-    if any(extra >= max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)):
+    empty_batch = input.dim() == 4 and input.size(0) == 0  # of which torch does not ask it
+    if not empty_batch and any(e >= max(s, d) for e, s, d in zip(output_padding, stride, dilation, strict=True)):
         raise RuntimeError(
             f"{op}: output_padding must be smaller than stride or dilation, "
             f"got output_padding={output_padding}, stride={stride}, dilation={dilation}"

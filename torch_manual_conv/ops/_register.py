@@ -140,21 +140,37 @@ def is_int(value):
 
 def integers(op, name, value, length):
     """An int, or a sequence of one or `length` ints, as a list of `length`."""
-    values = list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
+    values = list(value) if isinstance(value, (tuple, list)) else [value]
     if len(values) == 1:
         values = values * length
     if len(values) != length:
         raise RuntimeError(f"{op}: {name} must be an int or a sequence of {length} ints, got {value!r}")
-    if any(isinstance(v, int) and v.bit_length() > 63 for v in values):
-        raise RuntimeError(f"{op}: {name} must fit in 64 bits, got {value!r}")
     try:
-        return [v if is_int(v) else operator.index(v) for v in values]
+        values = [v if is_int(v) else _index(v) for v in values]
     except TypeError:
         raise TypeError(f"{op}: {name} must be an int or a sequence of {length} ints, got {value!r}") from None
+    if any(isinstance(v, int) and v.bit_length() > 63 for v in values):
+        raise RuntimeError(f"{op}: {name} must fit in 64 bits, got {value!r}")
+    return values
 
 
 def integer(op, name, value):
+    if isinstance(value, (tuple, list)) or (isinstance(value, torch.Tensor) and value.dim() > 0):
+        raise TypeError(f"{op}: {name} must be an int, got {value!r}")
     return integers(op, name, value, 1)[0]
+
+
+def _index(value):
+    """An int of numpy's or of a tensor. A bool is none, here as in torch."""
+    if isinstance(value, bool) or (isinstance(value, torch.Tensor) and value.dtype == torch.bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def boolean(op, name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be a bool, got {value!r}")
+    return value
 
 
 def autocast(*tensors):
@@ -247,6 +263,11 @@ def is_channels_last(tensor):
             return False
         least = stride * size if size > 1 else stride
     return True
+
+
+def lies_channels_last(tensor):
+    """The same, for the way of a call: a contiguous tensor, whatever else it is, needs no walk over its strides."""
+    return not tensor.is_contiguous() and is_channels_last(tensor)
 
 
 def empty_nchw(like, sizes, channels_last, dtype=None):

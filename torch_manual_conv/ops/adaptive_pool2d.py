@@ -2,19 +2,22 @@
 
 import torch
 
-from ._register import batched, integer, torch_computes
+from ._register import batched, check_tensor, integers, torch_computes
 from .adaptive_pool2d_op import adaptive_avg_pool2d_op, adaptive_max_pool2d_indices, adaptive_max_pool2d_op
 
 
 def _output_size(op, output_size, input):
-    """(P, Q) from an int or a pair in which None keeps the input's extent."""
-    sizes = list(output_size) if isinstance(output_size, (tuple, list, torch.Size)) else [output_size] * 2
+    """(P, Q) from an int or a pair, of any kind that has a length, in which None keeps the input's extent."""
+    if isinstance(output_size, (int, torch.SymInt)):
+        return integers(op, "output_size", output_size, 2)
+    try:
+        sizes = list(output_size) if len(output_size) > 0 else []
+    except TypeError:
+        raise TypeError(f"{op}: output_size must be an int or (height, width), got {output_size!r}") from None
     if len(sizes) != 2:
         raise RuntimeError(f"{op}: output_size must be an int or (height, width), got {output_size!r}")
-    return [
-        extent if size is None else integer(op, "output_size", size)
-        for size, extent in zip(sizes, input.shape[-2:], strict=True)
-    ]
+    kept = [extent if size is None else size for size, extent in zip(sizes, input.shape[-2:], strict=True)]
+    return integers(op, "output_size", kept, 2)
 
 
 def adaptive_max_pool2d(input, output_size, return_indices=False):
@@ -33,7 +36,9 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     Saves for backward: the winner of each window as one byte (int32 for windows of more than 256 positions).
     """
     op = "adaptive_max_pool2d"
-    if torch_computes(input):
+    check_tensor(op, "input", input)
+    no_channels = input.dim() == 3 and input.size(0) == 0  # torch takes none without a batch, and refuses it in one
+    if no_channels or torch_computes(input):
         return torch.nn.functional.adaptive_max_pool2d(input, output_size, return_indices)
 
     def pool(input):

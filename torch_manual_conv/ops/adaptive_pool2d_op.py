@@ -15,6 +15,7 @@ from ._register import (
     check_fake_pooled,
     empty_nchw,
     is_channels_last,
+    lies_channels_last,
     samplewise_vmap,
     two_doors,
 )
@@ -120,11 +121,11 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, ctx.output_size = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size, ctx.channels_last = input.shape[2:], lies_channels_last(input)
 
     @staticmethod
     def backward(ctx, grad_output):
-        return adaptive_avg_pool2d_grad_input(grad_output, ctx.input_size), None
+        return adaptive_avg_pool2d_grad_input(grad_output, ctx.input_size, ctx.channels_last), None
 
     @staticmethod
     def jvp(ctx, input_tangent, _):
@@ -139,21 +140,21 @@ class AdaptiveAvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its window's size, goes to every position of its window (eq. 9)."""
 
     @staticmethod
-    def forward(grad_output, input_size):
-        return torch.ops.tmc.adaptive_avg_pool2d_grad_input(grad_output, input_size)
+    def forward(grad_output, input_size, channels_last=None):
+        return torch.ops.tmc.adaptive_avg_pool2d_grad_input(grad_output, input_size, channels_last)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        grad_output, ctx.input_size = inputs
+        grad_output, ctx.input_size, ctx.channels_last = inputs
         ctx.output_size = grad_output.shape[2:]
 
     @staticmethod
     def backward(ctx, grad):
-        return adaptive_avg_pool2d_op(grad, ctx.output_size), None
+        return adaptive_avg_pool2d_op(grad, ctx.output_size), None, None
 
     @staticmethod
-    def jvp(ctx, grad_output_tangent, _):
-        return adaptive_avg_pool2d_grad_input(grad_output_tangent, ctx.input_size)
+    def jvp(ctx, grad_output_tangent, *_):
+        return adaptive_avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, ctx.channels_last)
 
     @staticmethod
     def vmap(info, in_dims, *args):
@@ -194,8 +195,7 @@ def _adaptive_max_pool2d_grad_input_fake(grad_output, winners, input_size):
     check_fake_floating(op, "grad_output", grad_output)
     check_fake_output(op, "winners", winners, grad_output.shape)
     _check_winners(op, winners, input_size)
-    channels_last = is_channels_last(grad_output) or is_channels_last(winners)
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(winners))
 
 
 def _adaptive_max_pool2d_select_fake(input, winners):
@@ -218,11 +218,12 @@ def _adaptive_avg_pool2d_fake(input, output_size):
     return empty_nchw(input, (*input.shape[:2], *output_size), is_channels_last(input))
 
 
-def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size):
+def _adaptive_avg_pool2d_grad_input_fake(grad_output, input_size, channels_last=None):
     check_fake("adaptive_avg_pool2d_grad_input", ("grad_output", grad_output, 4))
     check_fake_floating("adaptive_avg_pool2d_grad_input", "grad_output", grad_output)
     check_fake_pair("adaptive_avg_pool2d_grad_input", "input_size", input_size, 1)
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+    channels_last = is_channels_last(grad_output) if channels_last is None else channels_last
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
 adaptive_max_pool2d_op = two_doors(

@@ -233,6 +233,8 @@ def output_shape(op, input_shape, weight_shape, geometry, groups):
             f"{op}: groups={groups} must divide {k} output channels, and {c} input channels into "
             f"groups of weight.size(1) = {c_per_group}"
         )
+    if n != 0 and any(extent == 0 for extent in input_size):
+        raise RuntimeError(f"{op}: only the batch of input may be empty, got shape {list(input_shape)}")
     size = conv2d_output_size(input_size, kernel_size, geometry)
     if any(extent < 1 for extent in size):
         raise RuntimeError(

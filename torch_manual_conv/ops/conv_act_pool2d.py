@@ -11,10 +11,9 @@ from ._register import (
     check_rank,
     check_tensor,
     integers,
-    torch_computes,
 )
 from ._stage import ACTIVATIONS, POOLS
-from .conv2d import conv2d, conv_geometry, float32_precision, packed
+from .conv2d import conv2d, conv_geometry, float32_precision, packed, torch_convolves
 from .conv_act_pool2d_op import conv_act_pool2d_op
 
 
@@ -79,7 +78,7 @@ def conv_act_pool2d(
     if bias is not None:
         check_tensor(op, "bias", bias)
     geometry = conv_geometry(op, weight, stride, padding, dilation, groups)
-    if torch_computes(input, weight, bias):
+    if torch_convolves(input, weight, bias):
         return torch_stage(input, weight, bias, geometry, activation, pool, (size, step, pad))
     input, weight, bias = autocast(input, weight, bias)
     window = [*size, *step, *pad]

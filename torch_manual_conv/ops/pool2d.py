@@ -2,7 +2,7 @@
 
 import torch
 
-from ._register import batched, integer, integers, torch_computes
+from ._register import batched, boolean, integer, integers, torch_computes
 from .pool2d_op import avg_pool2d_op, max_pool2d_indices, max_pool2d_op
 
 
@@ -41,9 +41,10 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=return_indices
         )
     window = _window(op, kernel_size, stride, padding) + integers(op, "dilation", dilation, 2)
+    ceil_mode = boolean(op, "ceil_mode", ceil_mode)
     if return_indices:
-        return batched(op, input, _max_pool2d_and_indices, window, bool(ceil_mode))
-    return batched(op, input, _max_pool2d, window, bool(ceil_mode))
+        return batched(op, input, _max_pool2d_and_indices, window, ceil_mode)
+    return batched(op, input, _max_pool2d, window, ceil_mode)
 
 
 def _max_pool2d(input, *window):
@@ -87,7 +88,8 @@ def _average(op, input, kernel_size, stride, padding, ceil_mode, count_include_p
             input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
         )
     window = _window(op, kernel_size, stride, padding)
-    return batched(op, input, avg_pool2d_op, window, bool(ceil_mode), bool(count_include_pad), divisor)
+    flags = boolean(op, "ceil_mode", ceil_mode), boolean(op, "count_include_pad", count_include_pad)
+    return batched(op, input, avg_pool2d_op, window, *flags, divisor)
 
 
 def sum_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False):

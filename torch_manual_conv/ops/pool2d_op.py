@@ -17,6 +17,7 @@ from ._register import (
     check_fake_pooled,
     empty_nchw,
     is_channels_last,
+    lies_channels_last,
     samplewise_vmap,
     two_doors,
 )
@@ -122,11 +123,12 @@ class AvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, *ctx.window = inputs
-        ctx.input_size = input.shape[2:]
+        ctx.input_size, ctx.channels_last = input.shape[2:], lies_channels_last(input)
 
     @staticmethod
     def backward(ctx, grad_output):
-        return avg_pool2d_grad_input(grad_output, ctx.input_size, *ctx.window), *[None] * len(ctx.window)
+        grad_input = avg_pool2d_grad_input(grad_output, ctx.input_size, *ctx.window, ctx.channels_last)
+        return grad_input, *[None] * len(ctx.window)
 
     @staticmethod
     def jvp(ctx, input_tangent, *_):
@@ -141,22 +143,22 @@ class AvgPool2dGradInputFunction(torch.autograd.Function):
     """Each grad_output, over its divisor, goes to every position of its window (eq. 9)."""
 
     @staticmethod
-    def forward(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override):
+    def forward(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last=None):
         return torch.ops.tmc.avg_pool2d_grad_input(
-            grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override
+            grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last
         )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, ctx.input_size, *ctx.window = inputs
+        _, ctx.input_size, *ctx.window, ctx.channels_last = inputs
 
     @staticmethod
     def backward(ctx, grad):
-        return avg_pool2d_op(grad, *ctx.window), None, *[None] * len(ctx.window)
+        return avg_pool2d_op(grad, *ctx.window), None, *[None] * (len(ctx.window) + 1)
 
     @staticmethod
     def jvp(ctx, grad_output_tangent, *_):
-        return avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, *ctx.window)
+        return avg_pool2d_grad_input(grad_output_tangent, ctx.input_size, *ctx.window, ctx.channels_last)
 
     @staticmethod
     def vmap(info, in_dims, *args):
@@ -234,8 +236,7 @@ def _max_pool2d_grad_input_fake(grad_output, winners, input_size, window, ceil_m
     _check_output(op, "grad_output", grad_output, input_size, window, ceil_mode)
     check_fake_output(op, "winners", winners, grad_output.shape)
     check_fake_winners(op, winners, window[0] * window[1])
-    channels_last = is_channels_last(grad_output) or is_channels_last(winners)
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(winners))
 
 
 def _max_pool2d_select_fake(input, winners, window, ceil_mode):
@@ -263,13 +264,16 @@ def _avg_pool2d_fake(input, window, ceil_mode, count_include_pad, divisor_overri
     return empty_nchw(input, (*input.shape[:2], *size), is_channels_last(input))
 
 
-def _avg_pool2d_grad_input_fake(grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override):
+def _avg_pool2d_grad_input_fake(
+    grad_output, input_size, window, ceil_mode, count_include_pad, divisor_override, channels_last=None
+):
     op = "avg_pool2d_grad_input"
     check_fake(op, ("grad_output", grad_output, 4))
     check_fake_floating(op, "grad_output", grad_output)
     _check_output(op, "grad_output", grad_output, input_size, window, ceil_mode, length=6)
     _check_divisor(op, divisor_override)
-    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), is_channels_last(grad_output))
+    channels_last = is_channels_last(grad_output) if channels_last is None else channels_last
+    return empty_nchw(grad_output, (*grad_output.shape[:2], *input_size), channels_last)
 
 
 max_pool2d_op = two_doors("max_pool2d", MaxPool2dFunction, _max_pool2d_fake, samplewise_vmap)
