@@ -216,11 +216,9 @@ PRECISION = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medi
 
 
 def float32_precision(on_cuda):
-    """What torch's switch for convolutions, torch.backends.{cudnn,mkldnn}.conv.fp32_precision, allows in float32.
-
-    The property takes a microsecond, ten times as long as the function behind it.
-    """
-    return PRECISION[torch._C._get_fp32_precision_getter("cuda" if on_cuda else "mkldnn", "conv")]
+    """What torch's switch for convolutions, torch.backends.{cudnn,mkldnn}.conv.fp32_precision, allows in float32."""
+    backend = torch.backends.cudnn if on_cuda else torch.backends.mkldnn
+    return PRECISION[backend.conv.fp32_precision]
 
 
 # A constant of what torch.compile traces, as torch.compiler.assume_constant_result would say: that costs the import of
