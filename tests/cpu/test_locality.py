@@ -16,8 +16,12 @@ KERNELS = {
     "3x3": (3, dict(padding=1)),
     "5x5": (5, dict(padding=2)),
     "4x4": (4, dict()),
+    "1x1": (1, dict()),
+    "2x2": (2, dict()),
     "wide padding": (3, dict(padding=5)),
     "strided": (11, dict(stride=4, padding=2)),
+    "strided, wide padding": (5, dict(stride=2, padding=9)),
+    "strided, rows behind the last window": (3, dict(stride=2)),
     "dilated": (3, dict(dilation=2, padding=2)),
     "groups": (3, dict(padding=1, groups=2)),
 }

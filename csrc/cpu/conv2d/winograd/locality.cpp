@@ -35,7 +35,8 @@ struct Reads {
 
   Reads(int64_t output, int64_t outputs, int64_t stride, int64_t pad_before, int64_t reach, int64_t extent) {
     const int64_t low = output * stride - pad_before, high = low + (outputs - 1) * stride + reach + 1;
-    first = std::max<int64_t>(0, low), count = std::min(high, extent) - first, pad = first - low;
+    first = std::clamp<int64_t>(low, 0, extent - 1);  // one at least, also of outputs that see only padding
+    count = std::max<int64_t>(1, std::min(high, extent) - first), pad = first - low;
   }
 };
 
@@ -59,16 +60,24 @@ void compute_boxes(const Boxes& boxes, Tensor& result, const Compute& compute) {
   }
 }
 
+// How many pixels a tile reads beside its windows, at most, along an axis. All points but infinity read as many as the
+// last block would have taps. Its windows have fewer; a tile that is an output short has one less again (eq. 28).
+int64_t pixels_beside(int64_t taps, int64_t block) {
+  const int64_t rest = taps % block;
+  return rest == 0 ? 0 : block - 1 - rest + (taps < block);
+}
+
 }  // namespace
 
-// A tile may read one pixel more than its windows: a block of one tap does (eq. 28). Then it is judged by the windows
-// next to it too. Where the last taps are in some channels only, an output's own window may be one tap smaller, on
-// either side. Then it is judged by all such smaller windows in it.
+// A tile is judged by the windows beside it too where it reads their pixels. Where the last taps are in some channels
+// only, an output's own window may be one tap smaller, on either side: then by all such smaller windows, but for those
+// in the padding, which every image has.
 void TiledCorrelation::find_uneven_tiles(const TileGrid& grid, const Strip& strip, float* largest) const {
   const int64_t tile = filters.kernels.tile, optional = filters.last_taps_in_all ? 0 : 1;
-  const int64_t taps_h = filters.blocks.taps_h - optional, taps_w = filters.blocks.taps_w - optional;
-  const int64_t more_h = optional + (filters.blocks.taps_h % filters.kernels.taps == 1);
-  const int64_t more_w = optional + (filters.blocks.taps_w % filters.kernels.taps == 1);
+  const int64_t taps_h = std::max<int64_t>(1, filters.blocks.taps_h - optional);
+  const int64_t taps_w = std::max<int64_t>(1, filters.blocks.taps_w - optional);
+  const int64_t more_h = optional + pixels_beside(filters.blocks.taps_h, filters.kernels.taps);
+  const int64_t more_w = optional + pixels_beside(filters.blocks.taps_w, filters.kernels.taps);
   std::vector<Spoiled::Output> blind;
   grid.for_each_image(strip, [&](int64_t n, int64_t begin, int64_t end) {
     const Region region = input_region(grid, strip, begin, end);
@@ -78,6 +87,11 @@ void TiledCorrelation::find_uneven_tiles(const TileGrid& grid, const Strip& stri
     largest_of_windows(windows, region.rows * region.columns - taps_w + 1, 1, taps_w);
     largest_of_windows(windows, rows * region.columns - taps_w + 1, region.columns, taps_h);
     const auto window = [&](int64_t h, int64_t w) { return windows[(h - region.h0) * region.columns + w - region.w0]; };
+    const auto touches_image = [&](int64_t h, int64_t w) {
+      const int64_t top = h * source.step_h - source.top, left = w * source.step_w - source.left;
+      return top + taps_h * source.step_h > 0 && top < source.image.h && left + taps_w * source.step_w > 0 &&
+             left < source.image.w;
+    };
     for (int64_t i = begin; i < end; ++i)
       for (int64_t j = strip.first_column; j < strip.first_column + strip.columns; ++j) {
         const int64_t h0 = grid.down.begin(i, tile), h1 = std::min(grid.down.begin(i + 1, tile), output.h);
@@ -87,7 +101,7 @@ void TiledCorrelation::find_uneven_tiles(const TileGrid& grid, const Strip& stri
         for (int64_t h = h0; h < h1 + more_h; ++h)
           for (int64_t w = w0; w < w1 + more_w; ++w) {
             const float own = window(h, w);
-            most = std::max(most, own), zeros |= own == 0;
+            most = std::max(most, own), zeros |= own == 0 && (optional == 0 || touches_image(h, w));
             if (own > 0) least = std::min(least, own);
           }
         if (most == 0) continue;

@@ -129,6 +129,18 @@ std::vector<int64_t> not_finite(DType dtype, Tensor& result) {
   return found;
 }
 
+// The rows and columns behind the last window have no gradient; their phases are mixed with others that have one.
+void clear_unread(const Conv2dShape& shape, Tensor& grad_input) {
+  const int64_t h = (shape.p - 1) * shape.stride_h - shape.pad_top + shape.r;
+  const int64_t w = (shape.q - 1) * shape.stride_w - shape.pad_left + shape.s;
+  const auto clear = [&](int64_t axis, int64_t begin, int64_t end) {
+    if (begin >= end) return;
+    Tensor unread = torch::stable::narrow(grad_input, axis, begin, end - begin);
+    torch::stable::zero_(unread);
+  };
+  clear(2, h, shape.h), clear(3, w, shape.w);
+}
+
 // Calls again(one_sample, n) for these samples.
 template <class Again>
 void repeat(Conv2dProblem problem, const std::vector<int64_t>& samples, const Again& again) {
@@ -169,7 +181,11 @@ bool can_compute(const Conv2dProblem& problem) {
   // Phases are copied: no more of them than there are taps, or positions of each in the output, and little padding.
   const bool few = strided ? shape.stride_h <= shape.r && shape.stride_w <= shape.s
                            : shape.dilation_h <= shape.p && shape.dilation_w <= shape.q;
-  return few && (dilated || shape.groups == 1) && shape.pad_top <= shape.h && shape.pad_left <= shape.w;
+  // Every window of a strided kernel holds a pixel: one of padding alone would be mixed with its neighbours' pixels.
+  const bool seeing =
+      dilated || (shape.pad_top < shape.r && (shape.p - 1) * shape.stride_h - shape.pad_top < shape.h &&
+                  shape.pad_left < shape.s && (shape.q - 1) * shape.stride_w - shape.pad_left < shape.w);
+  return few && seeing && (dilated || shape.groups == 1) && shape.pad_top <= shape.h && shape.pad_left <= shape.w;
 }
 
 Conv2dProblem dense_problem(const Conv2dProblem& problem) {
@@ -190,8 +206,10 @@ Conv2dProblem dense_problem(const Conv2dProblem& problem) {
 std::shared_ptr<const void> prepare(Conv2dPass pass, const Conv2dProblem& problem, const Tensor& weight) {
   const Dense dense(problem);
   PreparedWeight kernel = {dense.split_weight(weight)};
-  kernel.made = dense.strided ? winograd::prepare_phases(pass, dense.problem, kernel.weight)
-                              : winograd::prepare(pass, dense.problem, kernel.weight);
+  const Conv2dShape& shape = problem.shape;
+  const bool some_lack_a_tap = dense.strided && (shape.r % shape.stride_h != 0 || shape.s % shape.stride_w != 0);
+  kernel.made = some_lack_a_tap ? winograd::prepare_phases(pass, dense.problem, kernel.weight)
+                                : winograd::prepare(pass, dense.problem, kernel.weight);
   return std::make_shared<const PreparedWeight>(kernel);
 }
 
@@ -231,6 +249,7 @@ void grad_input(const Conv2dProblem& problem, const Tensor& grad_output, const P
     Tensor result = samples(grad_input, n, count);
     join(phased, dense.input, result);
   });
+  if (whole.strided) clear_unread(problem.shape, grad_input);
   repeat(problem, not_finite(problem.dtype, grad_input), [&](const Conv2dProblem& one, int64_t n) {
     Tensor result = samples(grad_input, n, 1);
     matrix_product::grad_input(one, samples(grad_output, n, 1), weight.weight, result);
