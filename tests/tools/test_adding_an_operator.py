@@ -85,7 +85,7 @@ def run(folder, *arguments, env=None):
 # The operator's own tests, and those that go through all operators and must have found it.
 TESTS = {
     "tests/ops/test_leaky_relu.py": "test_matches_torch",
-    "tests/ops/test_opinfo.py": "test_samples[cpu-float32-nn.functional.leaky_relu",
+    "tests/ops/test_opinfo.py": "test_samples[cpu-nn.functional.leaky_relu-float32",
     "tests/ops/test_fuzz.py": "test_garbage_never_crashes",
     "tests/tools/test_package.py": "test_ops_follow_one_rule[leaky_relu.py",
     "tests/cuda/test_cuda_entry_points.py": "test_every_operator_has_an_entry_point",

@@ -248,7 +248,7 @@ def test_resume_into_another_run_is_refused(run, one_epoch, capsys):
 
 
 @pytest.mark.parametrize("number, word", [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
-def test_signals(number, word, run, monkeypatch, capsys):
+def test_signals(number, word, run, request, monkeypatch, capsys):
     original = Report.step
 
     def step(report, record):
@@ -256,6 +256,8 @@ def test_signals(number, word, run, monkeypatch, capsys):
         original(report, record)
 
     monkeypatch.setattr(Report, "step", step)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     assert train("--resume", run, "--epochs", 2) == 128 + number
     assert capsys.readouterr().err == (

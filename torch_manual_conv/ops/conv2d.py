@@ -166,8 +166,9 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
 
 def torch_convolves(input, weight, bias):
     """torch_computes, or there is nothing to compute: without input channels torch's result has no channels either."""
-    no_channels = isinstance(weight, torch.Tensor) and weight.dim() > 1 and weight.size(1) == 0
-    return no_channels or torch_computes(input, weight, bias)
+    if torch_computes(input, weight, bias):
+        return True
+    return isinstance(weight, torch.Tensor) and weight.dim() > 1 and weight.size(1) == 0
 
 
 def conv_geometry(op, weight, stride, padding, dilation, groups):
