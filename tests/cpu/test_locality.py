@@ -45,7 +45,7 @@ def weight_of(size, arguments, dtype):
 @pytest.mark.parametrize("size, arguments", KERNELS.values(), ids=KERNELS)
 def test_a_large_pixel_is_seen_by_its_windows_alone(size, arguments, ours, torchs, stored, layout, winograd):
     image, weight = layout(torch.randn(2, 64, 25, 25).to(stored)), weight_of(size, arguments, stored)
-    image[0, :, 12, 12] = 3e4
+    image[0, ::2, 12, 12] = -3e4
     seen = torch.zeros(1, 64, 25, 25, dtype=torch.float64)
     seen[..., 12, 12] = 1
     far = torchs(seen, weight.double().abs() + 1e-3, **arguments).expand(2, -1, -1, -1) == 0
